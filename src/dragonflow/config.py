@@ -1,0 +1,94 @@
+"""The options of the controller and of the ML2 driver, group ``[df]`` (oslo.config, Neutron's convention).
+
+``etc/dragonflow/dragonflow.conf.sample`` is generated from these by ``oslo-config-generator --namespace dragonflow``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from oslo_config import cfg
+
+GROUP = "df"
+
+STORE_OPTS = [
+    cfg.StrOpt(
+        "store_url",
+        default="sqlite:///var/lib/dragonflow/dfdb.sqlite",
+        help="The DF DB. sqlite:///PATH serves one machine; every process that uses it must be able to write the file and its "
+        "directory.",
+    ),
+    cfg.StrOpt(
+        "pubsub_url",
+        default="zmq+ipc:///run/dragonflow/pubsub",
+        help="The message bus. 'store' relies on the DF DB's own watch alone; zmq+ipc:///DIRECTORY serves one machine; "
+        "zmq+tcp://ADDRESS binds a free port of ADDRESS and is found by others through the DF DB.",
+    ),
+]
+
+CONTROLLER_OPTS = [
+    cfg.StrOpt(
+        "host",
+        default=socket.gethostname(),
+        sample_default="the host's name",
+        help="This chassis, as Neutron's binding:host_id calls it.",
+    ),
+    cfg.StrOpt("integration_bridge", default="br-int", help="The bridge to which VMs are plugged."),
+    cfg.StrOpt(
+        "ovsdb_connection",
+        default="unix:/run/openvswitch/db.sock",
+        help="Where Open vSwitch's database listens: unix:PATH or tcp:ADDRESS:PORT.",
+    ),
+    cfg.StrOpt(
+        "openflow_connection",
+        default="unix:/run/openvswitch/br-int.mgmt",
+        help="Where the integration bridge speaks OpenFlow: unix:PATH or tcp:ADDRESS:PORT.",
+    ),
+    cfg.StrOpt(
+        "tunnel_ip", help="The address (IPv4 or IPv6) of this chassis in the tunnel network, its VTEP. Required."
+    ),
+    cfg.ListOpt(
+        "tunnel_types",
+        default=["geneve"],
+        item_type=cfg.types.String(choices=["geneve", "vxlan", "gre"]),
+        help="The encapsulations to offer; the first is the preferred one.",
+    ),
+    cfg.ListOpt(
+        "bridge_mappings",
+        default=[],
+        help="Physical networks that this chassis reaches, each as PHYSICAL_NETWORK:BRIDGE.",
+    ),
+    cfg.StrOpt(
+        "datapath_type",
+        default="system",
+        choices=["system", "netdev"],
+        help="The integration bridge's data path: the kernel's, or Open vSwitch's own in user space.",
+    ),
+    cfg.StrOpt(
+        "vhostuser_socket_dir",
+        help="Directory of vhost-user sockets. Set it to have ports bound as vhost-user on this chassis.",
+    ),
+    cfg.StrOpt(
+        "control_socket",
+        default="/run/dragonflow/controller.sock",
+        help="Where the controller answers 'dragonflow' about its own state (mode 0600).",
+    ),
+    cfg.FloatOpt(
+        "lease_ttl",
+        default=8.0,
+        min=1.0,
+        help="Seconds after which a chassis that no longer renews its lease counts as not alive.",
+    ),
+]
+
+
+def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt]) -> None:
+    """Make the options known to ``conf``."""
+    for options in groups:
+        conf.register_opts(list(options), group=GROUP)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """For oslo-config-generator."""
+    return [(GROUP, [*STORE_OPTS, *CONTROLLER_OPTS])]

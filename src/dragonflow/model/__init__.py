@@ -1,0 +1,53 @@
+"""The nouns: rows of the DF DB, what Open vSwitch tells, and the codec. No I/O here."""
+
+from dragonflow.model.codec import KINDS, CodecError, Corrupt, NewerSchema, UnknownKind, decode, encode
+from dragonflow.model.ovs import OvsPort
+from dragonflow.model.rows import (
+    ALIVE_SCOPE,
+    CHASSIS_SCOPE,
+    AddressPair,
+    Alive,
+    AllocationPool,
+    Binding,
+    BridgeMapping,
+    Chassis,
+    FixedIP,
+    HostRoute,
+    LogicalPort,
+    LogicalSwitch,
+    PortStatus,
+    Row,
+    Subnet,
+    host_scope,
+    network_scope,
+    status_scope,
+)
+
+__all__ = [
+    "ALIVE_SCOPE",
+    "CHASSIS_SCOPE",
+    "KINDS",
+    "AddressPair",
+    "Alive",
+    "AllocationPool",
+    "Binding",
+    "BridgeMapping",
+    "Chassis",
+    "CodecError",
+    "Corrupt",
+    "FixedIP",
+    "HostRoute",
+    "LogicalPort",
+    "LogicalSwitch",
+    "NewerSchema",
+    "OvsPort",
+    "PortStatus",
+    "Row",
+    "Subnet",
+    "UnknownKind",
+    "decode",
+    "encode",
+    "host_scope",
+    "network_scope",
+    "status_scope",
+]

@@ -1,0 +1,228 @@
+"""The nouns of the DF DB: immutable rows, each in exactly one scope.
+
+A scope is what a controller subscribes to. Rows never change their scope. Adding a field with a default keeps the
+schema number; any other change of a row's shape raises it (see ``codec``).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar, Literal
+
+import msgspec
+
+CHASSIS_SCOPE = "chassis"
+ALIVE_SCOPE = "alive"
+
+
+def network_scope(network: str) -> str:
+    """Everything that belongs to one network: the switch itself, its subnets and its ports."""
+    return f"net:{network}"
+
+
+def host_scope(host: str) -> str:
+    """What is bound to one host: the pointers from which its controller learns which networks it needs."""
+    return f"host:{host}"
+
+
+def status_scope(chassis: str) -> str:
+    """The port statuses that one chassis writes, and nobody else."""
+    return f"status:{chassis}"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="schema"):
+    """A row of the DF DB. ``pooled`` names the fields whose values many rows share; they are interned."""
+
+    pooled: ClassVar[tuple[str, ...]] = ()
+
+    id: str
+
+    def __post_init__(self) -> None:
+        for name in self.pooled:
+            value = getattr(self, name)
+            if value is not None:
+                msgspec.structs.force_setattr(self, name, sys.intern(value))
+
+    @property
+    def scope(self) -> str:
+        """The one scope in which this row lies."""
+        raise NotImplementedError
+
+
+class LogicalSwitch(Row, frozen=True, kw_only=True, tag="LogicalSwitch/1"):
+    """A Neutron network. ``key`` is unique among all networks of the region (1 … 2^24-1)."""
+
+    pooled = ("project", "network_type", "physical_network")
+
+    key: int
+    name: str = ""
+    project: str = ""
+    network_type: str
+    physical_network: str | None = None
+    segmentation_id: int | None = None
+    mtu: int
+    admin_up: bool = True
+    external: bool = False
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return network_scope(self.id)
+
+
+class HostRoute(msgspec.Struct, frozen=True):
+    """A static route told to the hosts of a subnet."""
+
+    destination: str
+    nexthop: str
+
+
+class AllocationPool(msgspec.Struct, frozen=True):
+    """A range of addresses, both ends included."""
+
+    start: str
+    end: str
+
+
+class Subnet(Row, frozen=True, kw_only=True, tag="Subnet/1"):
+    """A Neutron subnet, IPv4 or IPv6."""
+
+    pooled = ("network", "project", "ipv6_ra_mode", "ipv6_address_mode")
+
+    network: str
+    name: str = ""
+    project: str = ""
+    cidr: str
+    gateway_ip: str | None = None
+    enable_dhcp: bool = True
+    ipv6_ra_mode: str | None = None
+    ipv6_address_mode: str | None = None
+    dns_nameservers: tuple[str, ...] = ()
+    host_routes: tuple[HostRoute, ...] = ()
+    allocation_pools: tuple[AllocationPool, ...] = ()
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return network_scope(self.network)
+
+
+class FixedIP(msgspec.Struct, frozen=True):
+    """An address of a port, with the subnet it comes from."""
+
+    subnet: str
+    ip: str
+
+
+class AddressPair(msgspec.Struct, frozen=True):
+    """A further (MAC, prefix) from which a port may send; without a MAC the port's own."""
+
+    ip: str
+    mac: str | None = None
+
+
+class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
+    """A Neutron port. ``key`` is unique among all ports of the region; ``generation`` counts its bindings.
+
+    ``chassis`` is the host to which Neutron has actively bound the port, None while it is unbound.
+    """
+
+    pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type")
+
+    key: int
+    network: str
+    name: str = ""
+    project: str = ""
+    mac: str
+    fixed_ips: tuple[FixedIP, ...] = ()
+    device_id: str = ""
+    device_owner: str = ""
+    admin_up: bool = True
+    chassis: str | None = None
+    generation: int = 0
+    vnic_type: str = "normal"
+    vif_type: str = "unbound"
+    security_groups: tuple[str, ...] = ()
+    address_pairs: tuple[AddressPair, ...] = ()
+    port_security: bool = True
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return network_scope(self.network)
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """The port's own addresses, without the subnets."""
+        return tuple(fixed.ip for fixed in self.fixed_ips)
+
+
+class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
+    """Says that port ``id`` is bound to ``host``. A port that is being migrated has one on each side, one ``active``."""
+
+    pooled = ("network", "host")
+
+    host: str
+    network: str
+    generation: int
+    active: bool = True
+
+    @property
+    def scope(self) -> str:
+        return host_scope(self.host)
+
+
+class BridgeMapping(msgspec.Struct, frozen=True):
+    """A physical network and the bridge that leads to it."""
+
+    physical_network: str
+    bridge: str
+
+
+class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
+    """A host with Open vSwitch and a controller; ``id`` is its host name, ``tunnel_ip`` its VTEP."""
+
+    tunnel_ip: str
+    tunnel_types: tuple[str, ...] = ("geneve",)
+    bridge_mappings: tuple[BridgeMapping, ...] = ()
+    bridge: str = "br-int"
+    datapath_type: str = "system"
+    vhostuser_socket_dir: str | None = None
+    version: str = ""
+
+    @property
+    def scope(self) -> str:
+        return CHASSIS_SCOPE
+
+
+class Alive(Row, frozen=True, kw_only=True, tag="Alive/1"):
+    """Stands as long as the controller of chassis ``id`` renews its lease. ``since`` is in seconds of the epoch."""
+
+    since: float
+
+    @property
+    def scope(self) -> str:
+        return ALIVE_SCOPE
+
+
+class PortStatus(Row, frozen=True, kw_only=True, tag="PortStatus/1"):
+    """What ``chassis`` says of port ``id`` for the given generation of its binding.
+
+    ``revision`` is the store revision of the port's row whose flows the barrier confirmed; ``at`` is in seconds of the
+    epoch and is only for people to read: revisions decide what is newer.
+    """
+
+    pooled = ("chassis", "status")
+
+    chassis: str
+    generation: int
+    status: Literal["ACTIVE", "DOWN"]
+    revision: int
+    at: float
+
+    @property
+    def scope(self) -> str:
+        return status_scope(self.chassis)
+
+
+ROWS: tuple[type[Row], ...] = (LogicalSwitch, Subnet, LogicalPort, Binding, Chassis, Alive, PortStatus)

@@ -1,0 +1,67 @@
+"""The language in which apps say what a switch should do."""
+
+from dragonflow.pipeline.action import (
+    IN_PORT,
+    Action,
+    Move,
+    Output,
+    OutputTo,
+    PopVlan,
+    PushVlan,
+    Resubmit,
+    SetField,
+    load,
+    move,
+    set_field,
+)
+from dragonflow.pipeline.facts import (
+    Bucket,
+    Distributed,
+    Fact,
+    Flow,
+    Group,
+    Local,
+    Locality,
+    Meter,
+    Place,
+    Remote,
+    TunnelPort,
+)
+from dragonflow.pipeline.match import Match, match
+from dragonflow.pipeline.registers import DESTINATION, FROM_TUNNEL, NETWORK, SOURCE, Bits
+from dragonflow.pipeline.table import Stage, Table
+
+__all__ = [
+    "DESTINATION",
+    "FROM_TUNNEL",
+    "IN_PORT",
+    "NETWORK",
+    "SOURCE",
+    "Action",
+    "Bits",
+    "Bucket",
+    "Distributed",
+    "Fact",
+    "Flow",
+    "Group",
+    "Local",
+    "Locality",
+    "Match",
+    "Meter",
+    "Move",
+    "Output",
+    "OutputTo",
+    "Place",
+    "PopVlan",
+    "PushVlan",
+    "Remote",
+    "Resubmit",
+    "SetField",
+    "Stage",
+    "Table",
+    "TunnelPort",
+    "load",
+    "match",
+    "move",
+    "set_field",
+]

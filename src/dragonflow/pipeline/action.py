@@ -1,0 +1,85 @@
+"""What a flow does with a packet. Each action is a value; ``switch.openflow`` knows how it looks on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dragonflow.pipeline.fields import FIELDS, Field, parse
+from dragonflow.pipeline.registers import Bits
+
+IN_PORT = 0xFFFFFFF8
+"""The port from which the packet came (OFPP_IN_PORT); plain output to that port is dropped by the switch."""
+
+
+class Output(msgspec.Struct, frozen=True):
+    """Send to an OpenFlow port."""
+
+    port: int
+
+
+class OutputTo(msgspec.Struct, frozen=True):
+    """Run the group's buckets."""
+
+    group: int
+
+
+class SetField(msgspec.Struct, frozen=True):
+    """Write a field, or the masked bits of it."""
+
+    field: Field
+    value: int
+    mask: int | None = None
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Copy ``width`` bits from one field to another (NXAST_REG_MOVE)."""
+
+    source: Field
+    source_offset: int
+    target: Field
+    target_offset: int
+    width: int
+
+
+class PushVlan(msgspec.Struct, frozen=True):
+    """Add an outer 802.1Q tag; set ``vlan_vid`` (with bit 12, OFPVID_PRESENT) next."""
+
+    ethertype: int = 0x8100
+
+
+class PopVlan(msgspec.Struct, frozen=True):
+    """Remove the outer 802.1Q tag."""
+
+
+class Resubmit(msgspec.Struct, frozen=True):
+    """Look the packet up in another table and come back (NXAST_RESUBMIT_TABLE); allowed in group buckets."""
+
+    table: int
+
+
+Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit
+
+
+def set_field(**fields: Any) -> tuple[SetField, ...]:
+    """``set_field(eth_src="fa:…", arp_op=2)``: one action a field, in the order given."""
+    actions = []
+    for name, given in fields.items():
+        value, mask = parse(name, given)
+        actions.append(SetField(FIELDS[name], value, None if mask == FIELDS[name].full else mask))
+    return tuple(actions)
+
+
+def load(bits: Bits, value: int) -> SetField:
+    """Write a value into named bits and leave the others."""
+    field = FIELDS[bits.field]
+    return SetField(field, bits.place(value), None if bits.mask == field.full else bits.mask)
+
+
+def move(source: str, target: str) -> Move:
+    """Copy a whole field into another of the same width."""
+    width = FIELDS[source].bits
+    if width != FIELDS[target].bits:
+        raise ValueError(f"{source} has {width} bits, {target} has {FIELDS[target].bits}")
+    return Move(FIELDS[source], 0, FIELDS[target], 0, width)

@@ -1,0 +1,81 @@
+"""What an app can want to be true. Facts are values: two that are equal are the same fact."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dragonflow.pipeline.action import Action
+from dragonflow.pipeline.match import Match
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """A flow entry. (table, priority, match) names it: two owners may not claim one name with different contents."""
+
+    table: int
+    priority: int
+    match: Match
+    actions: tuple[Action, ...] = ()
+    goto: int | None = None
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """One bucket of an ``all`` group. The ledger folds the buckets of all owners into the group; several owners may contribute
+    the same bucket (same ``id``, same actions), which then stands until the last of them is gone. ``id`` is at most 2^31."""
+
+    group: int
+    id: int
+    actions: tuple[Action, ...]
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A group of type ``all`` (a copy of the packet to each bucket). It exists while an owner wants it, with whatever buckets there are."""
+
+    id: int
+
+
+class Meter(msgspec.Struct, frozen=True):
+    """Drops what exceeds ``rate`` packets a second, after a burst of ``burst`` packets."""
+
+    id: int
+    rate: int
+    burst: int
+
+
+class TunnelPort(msgspec.Struct, frozen=True):
+    """A tunnel interface on the integration bridge. ``remote`` None makes it flow-based: flows say where packets go."""
+
+    name: str
+    type: str
+    local: str
+    remote: str | None = None
+
+
+class Local(msgspec.Struct, frozen=True):
+    """The port is handled on this chassis alone, at this OpenFlow port."""
+
+    ofport: int
+
+
+class Remote(msgspec.Struct, frozen=True):
+    """The port is on one other chassis, reached through OpenFlow port ``ofport``; ``address`` is that chassis's VTEP, if by tunnel."""
+
+    chassis: str
+    ofport: int
+    address: str | None = None
+
+
+class Distributed(msgspec.Struct, frozen=True):
+    """Every chassis handles the port itself."""
+
+
+Locality = Local | Remote | Distributed
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a logical port is, as seen from this chassis. Exactly one app places each kind of port."""
+
+    port: str
+    locality: Locality
+
+
+Fact = Flow | Group | Bucket | Meter | TunnelPort | Place

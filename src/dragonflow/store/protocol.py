@@ -1,0 +1,166 @@
+"""What every DF DB driver does, and the errors it may raise.
+
+The store keeps opaque bytes under keys and knows nothing of the model. A *revision* is a positive integer that grows by
+every commit of the whole store; each record carries the revision of the commit that last wrote it. All of a commit's writes
+become visible at once and share its revision.
+
+``conformance.py`` says the same as a test suite; each driver passes it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+
+class StoreError(Exception):
+    """Base of all that a store raises."""
+
+
+class Unavailable(StoreError):
+    """The store can't be reached or is busy; nothing is known of the fate of the request. Try again later."""
+
+
+class Conflict(StoreError):
+    """A check of a transaction failed; nothing was written."""
+
+    def __init__(self, key: Key, expected: int, found: int) -> None:
+        super().__init__(f"{key}: expected revision {expected}, found {found}")
+        self.key, self.expected, self.found = key, expected, found
+
+
+class Compacted(StoreError):
+    """The changes after the asked revision are no longer kept: take a new snapshot."""
+
+
+class LeaseExpired(StoreError):
+    """The lease is gone, and with it all records that were attached to it."""
+
+
+class StoreCorrupt(StoreError):
+    """The store's own data can't be read; the message says where and what to do."""
+
+
+class Key(NamedTuple):
+    """The name of a record. A scope ends where the subscriber's interest ends; no part may hold a NUL or be empty."""
+
+    scope: str
+    kind: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.scope}/{self.kind}/{self.id}"
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record as stored; ``data`` is None where it says that the record was deleted in ``revision``."""
+
+    key: Key
+    data: bytes | None
+    revision: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All living records of the asked scopes, as they stood together at ``revision``."""
+
+    revision: int
+    records: tuple[Record, ...]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What changed in the watched scopes, in order of revision, up to ``revision``.
+
+    A commit is never split over two; several commits may come in one. Of a record written twice in between, a driver may tell
+    only the last state.
+    """
+
+    revision: int
+    records: tuple[Record, ...]
+
+
+ABSENT = 0
+"""As the expected revision of a check: the record must not exist."""
+
+
+class Check(NamedTuple):
+    """A condition of a transaction: the record's revision is exactly this (or ``ABSENT``)."""
+
+    key: Key
+    revision: int
+
+
+class Put(NamedTuple):
+    """Write a record; with a lease it lives no longer than the lease."""
+
+    key: Key
+    data: bytes
+    lease: str | None = None
+
+
+class Delete(NamedTuple):
+    """Remove a record; removing what is not there is no error."""
+
+    key: Key
+
+
+class Txn(msgspec.Struct, frozen=True):
+    """All or nothing: if every check holds, every write is done. No key may be written twice."""
+
+    writes: tuple[Put | Delete, ...]
+    checks: tuple[Check, ...] = ()
+
+
+EVERYTHING = "*"
+"""As a scope to read: all scopes. ``"status:*"`` (any text, then a star) reads all scopes that begin with the text."""
+
+
+class Store(Protocol):
+    """A DF DB. Every method may raise ``Unavailable``; none blocks the event loop.
+
+    A method that was cancelled or raised ``Unavailable`` in ``commit`` may or may not have written: read, then decide.
+    """
+
+    async def snapshot(self, scopes: Collection[str]) -> Snapshot:
+        """All records of the scopes (exact names, or prefixes ending in ``*``) at one revision."""
+        ...
+
+    def watch(self, scopes: Collection[str], after: int) -> AsyncIterator[Changes]:
+        """Yield what changes in the scopes after revision ``after``, at once and for ever; close it with ``aclose()``.
+
+        :raises Compacted: the changes are no longer kept; also raised later, if the reader was too slow.
+        """
+        ...
+
+    async def get(self, key: Key) -> Record | None:
+        """One record, or None."""
+        ...
+
+    async def commit(self, txn: Txn) -> int:
+        """Carry out a transaction and return its revision.
+
+        :raises Conflict: a check failed; nothing was written.
+        :raises LeaseExpired: a write names a lease that is gone; nothing was written.
+        """
+        ...
+
+    async def grant_lease(self, ttl: float) -> str:
+        """A new lease that expires ``ttl`` seconds after it was last kept alive."""
+        ...
+
+    async def keep_alive(self, lease: str) -> None:
+        """Renew a lease for its full time. :raises LeaseExpired: it is gone."""
+        ...
+
+    async def revoke(self, lease: str) -> None:
+        """End a lease now; its records are deleted. Revoking what is gone is no error."""
+        ...
+
+    def hint(self) -> None:
+        """Somebody says that there is news (see pubsub): watchers look now instead of at their next turn."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files; watches end. Leases stay until they expire."""
+        ...
