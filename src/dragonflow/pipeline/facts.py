@@ -28,7 +28,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A group of type ``all`` (a copy of the packet to each bucket). It exists while an owner wants it, with whatever buckets there are."""
+    """A group of type ``all``: a copy of the packet to each bucket. It stands while an owner wants it, even without buckets."""
 
     id: int
 
@@ -57,7 +57,7 @@ class Local(msgspec.Struct, frozen=True):
 
 
 class Remote(msgspec.Struct, frozen=True):
-    """The port is on one other chassis, reached through OpenFlow port ``ofport``; ``address`` is that chassis's VTEP, if by tunnel."""
+    """The port is on one other chassis, behind OpenFlow port ``ofport``; ``address`` is that chassis's VTEP, if by tunnel."""
 
     chassis: str
     ofport: int
