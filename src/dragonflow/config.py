@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from oslo_config import cfg
 
+from dragonflow.model import TUNNEL_TYPES
+
 GROUP = "df"
 
 STORE_OPTS = [
@@ -51,7 +53,7 @@ CONTROLLER_OPTS = [
     cfg.ListOpt(
         "tunnel_types",
         default=["geneve"],
-        item_type=cfg.types.String(choices=["geneve", "vxlan", "gre"]),
+        item_type=cfg.types.String(choices=list(TUNNEL_TYPES)),
         help="The encapsulations to offer; the first is the preferred one.",
     ),
     cfg.ListOpt(
@@ -74,6 +76,7 @@ CONTROLLER_OPTS = [
         default="/run/dragonflow/controller.sock",
         help="Where the controller answers 'dragonflow' about its own state (mode 0600).",
     ),
+    cfg.StrOpt("metrics_address", help="HOST:PORT on which to answer Prometheus. Unset: not at all."),
     cfg.FloatOpt(
         "lease_ttl",
         default=8.0,
@@ -81,6 +84,27 @@ CONTROLLER_OPTS = [
         help="Seconds after which a chassis that no longer renews its lease counts as not alive.",
     ),
 ]
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message names the option and the fix."""
+
+
+def load(files: Sequence[str], *groups: Sequence[cfg.Opt]) -> cfg.ConfigOpts:
+    """Read the options from files; without any, from ``/etc/dragonflow/dragonflow.conf`` if that exists.
+
+    :raises ConfigError: a file can't be read, or a value is not of its option's type.
+    """
+    conf = cfg.ConfigOpts()
+    register(conf, *groups)
+    try:
+        conf([], project="dragonflow", default_config_files=list(files) or None)
+        for options in groups:
+            for option in options:
+                conf[GROUP][option.dest]
+    except (cfg.Error, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    return conf
 
 
 def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt]) -> None:

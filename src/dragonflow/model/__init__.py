@@ -5,6 +5,7 @@ from dragonflow.model.ovs import OvsPort
 from dragonflow.model.rows import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
+    TUNNEL_TYPES,
     AddressPair,
     Alive,
     AllocationPool,
@@ -27,6 +28,7 @@ __all__ = [
     "ALIVE_SCOPE",
     "CHASSIS_SCOPE",
     "KINDS",
+    "TUNNEL_TYPES",
     "AddressPair",
     "Alive",
     "AllocationPool",

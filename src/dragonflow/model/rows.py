@@ -14,6 +14,9 @@ import msgspec
 CHASSIS_SCOPE = "chassis"
 ALIVE_SCOPE = "alive"
 
+TUNNEL_TYPES = ("geneve", "vxlan", "gre")
+"""The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
+
 
 def network_scope(network: str) -> str:
     """Everything that belongs to one network: the switch itself, its subnets and its ports."""

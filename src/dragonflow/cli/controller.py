@@ -1,0 +1,59 @@
+"""``dragonflow controller`` runs a host's controller; ``dragonflow status`` asks a running one how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dragonflow.cli.common import ConfigFiles, Json, fail
+from dragonflow.config import CONTROLLER_OPTS, GROUP, STORE_OPTS, ConfigError, load
+from dragonflow.observe import log
+from dragonflow.observe.control import ControlError, ask
+
+
+def controller(
+    config_file: ConfigFiles = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Log what happens to single objects too.")] = False,
+) -> None:
+    """Run the local controller of this host until it gets SIGTERM or SIGINT. Flows stay when it ends."""
+    from dragonflow.controller.main import Controller, Settings  # noqa: PLC0415 - the parts take time to load
+
+    log.set_up(debug=debug)
+    try:
+        settings = Settings.of(load(config_file or (), STORE_OPTS, CONTROLLER_OPTS)[GROUP])
+        running = Controller(settings)
+    except (ConfigError, ValueError) as error:
+        raise fail(str(error)) from error
+    asyncio.run(running.run())
+
+
+def status(
+    config_file: ConfigFiles = None,
+    control_socket: Annotated[str | None, typer.Option(help="The controller's control socket.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the controller of this host whether it is in sync and what it had to leave out. Exit code 2: not in sync."""
+    try:
+        path = control_socket or load(config_file or (), CONTROLLER_OPTS)[GROUP].control_socket
+        answer = ask(path, "status")
+    except (ConfigError, ControlError) as error:
+        raise fail(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        _print(answer)
+    if not answer["in_sync"]:
+        raise typer.Exit(2)
+
+
+def _print(answer: dict[str, Any]) -> None:
+    table = Table(show_header=False, title=f"controller of {answer['chassis']}", title_justify="left")
+    for name, value in answer.items():
+        shown = "\n".join(f"{key}: {text}" for key, text in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(name.replace("_", " "), shown or "-")
+    Console(highlight=False).print(table)

@@ -1,0 +1,137 @@
+"""``dragonflow show``: what stands in the DF DB, for people and for scripts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import combinations
+from typing import Any
+
+import typer
+
+from dragonflow.cli.common import ConfigFiles, Contents, Json, StoreUrl, print_rows, read, store_url
+from dragonflow.model import TUNNEL_TYPES, Alive, Chassis, LogicalPort, LogicalSwitch, PortStatus, Subnet
+
+app = typer.Typer(no_args_is_help=True, help="Show what the DF DB holds.")
+
+
+@app.command()
+def ports(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Logical ports, where they are bound, and what their chassis says of them."""
+    contents = read(store_url(config_file, store))
+    statuses = {(row.id, row.chassis): row for row in contents.of(PortStatus)}
+    names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
+    rows = [_port(port, names, statuses) for port in contents.of(LogicalPort)]
+    columns = ["id", "name", "network", "mac", "ips", "chassis", "status"]
+    print_rows(f"{len(rows)} ports at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _port(port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus]) -> dict[str, Any]:
+    status = statuses.get((port.id, port.chassis or ""))
+    current = status is not None and status.generation == port.generation
+    return {
+        "id": port.id,
+        "name": port.name,
+        "network": names.get(port.network, port.network),
+        "network_id": port.network,
+        "project": port.project,
+        "key": port.key,
+        "mac": port.mac,
+        "ips": list(port.ips),
+        "device_owner": port.device_owner,
+        "admin_up": port.admin_up,
+        "chassis": port.chassis,
+        "generation": port.generation,
+        "status": status.status if status and current else None,
+        "confirmed_revision": status.revision if status and current else None,
+    }
+
+
+@app.command()
+def networks(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Logical switches with their subnets and the number of their ports."""
+    contents = read(store_url(config_file, store))
+    subnets, count = defaultdict(list), defaultdict(int)
+    for subnet in contents.of(Subnet):
+        subnets[subnet.network].append(subnet.cidr)
+    for port in contents.of(LogicalPort):
+        count[port.network] += 1
+    rows = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "project": row.project,
+            "key": row.key,
+            "type": row.network_type,
+            "physical_network": row.physical_network,
+            "segmentation_id": row.segmentation_id,
+            "mtu": row.mtu,
+            "admin_up": row.admin_up,
+            "subnets": subnets[row.id],
+            "ports": count[row.id],
+        }
+        for row in contents.of(LogicalSwitch)
+    ]
+    columns = ["id", "name", "key", "type", "segmentation_id", "mtu", "subnets", "ports"]
+    print_rows(f"{len(rows)} networks at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+@app.command()
+def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Hosts, whether their controllers are alive, and what they offer."""
+    contents = read(store_url(config_file, store))
+    alive = {row.id for row in contents.of(Alive)}
+    bound = _ports_by_chassis(contents)
+    rows = [
+        {
+            "name": row.id,
+            "alive": row.id in alive,
+            "tunnel_ip": row.tunnel_ip,
+            "tunnel_types": list(row.tunnel_types),
+            "bridge_mappings": [f"{mapping.physical_network}:{mapping.bridge}" for mapping in row.bridge_mappings],
+            "bridge": row.bridge,
+            "datapath_type": row.datapath_type,
+            "version": row.version,
+            "ports": len(bound[row.id]),
+        }
+        for row in contents.of(Chassis)
+    ]
+    columns = ["name", "alive", "tunnel_ip", "tunnel_types", "bridge_mappings", "ports", "version"]
+    print_rows(f"{len(rows)} chassis at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+@app.command()
+def tunnels(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Which chassis speak to each other through tunnels, and for which networks."""
+    contents = read(store_url(config_file, store))
+    switches = {row.id: row for row in contents.of(LogicalSwitch) if row.network_type in TUNNEL_TYPES}
+    hosts = {row.id: row for row in contents.of(Chassis)}
+    members: dict[str, set[str]] = defaultdict(set)
+    for name, bound in _ports_by_chassis(contents).items():
+        for port in bound:
+            if name in hosts and port.network in switches:
+                members[port.network].add(name)
+    pairs: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for network, names in members.items():
+        for one, other in combinations(sorted(names), 2):
+            pairs[switches[network].network_type, one, other].append(switches[network].name or network)
+    rows = [
+        {
+            "type": kind,
+            "chassis": one,
+            "vtep": hosts[one].tunnel_ip,
+            "peer": other,
+            "peer_vtep": hosts[other].tunnel_ip,
+            "networks": sorted(names),
+        }
+        for (kind, one, other), names in sorted(pairs.items())
+    ]
+    columns = ["type", "chassis", "vtep", "peer", "peer_vtep", "networks"]
+    print_rows(f"{len(rows)} tunnels at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _ports_by_chassis(contents: Contents) -> dict[str, list[LogicalPort]]:
+    bound: dict[str, list[LogicalPort]] = defaultdict(list)
+    for port in contents.of(LogicalPort):
+        if port.chassis:
+            bound[port.chassis].append(port)
+    return bound

@@ -1,0 +1,1 @@
+"""How operators see inside: logs, metrics and the controller's control socket."""

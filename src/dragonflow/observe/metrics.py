@@ -1,0 +1,25 @@
+"""What a controller counts and times, for Prometheus. Names follow Prometheus's conventions; times are in seconds."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+
+_FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+SETTLE_SECONDS = Histogram("dragonflow_settle_seconds", "Rendering what changed", buckets=_FAST)
+SYNC_SECONDS = Histogram("dragonflow_sync_seconds", "From the difference to the switch's barrier reply", buckets=_FAST)
+MODS = Counter("dragonflow_mods", "Flow, group and meter changes that the switch confirmed")
+ROWS_REFUSED = Counter("dragonflow_rows_refused", "Rows of the DF DB that could not be read", ["kind"])
+LOCALITY_EVENTS = Counter("dragonflow_locality_events", "Confirmed changes of ports' places", ["kind", "change"])
+STATUS_WRITES = Counter("dragonflow_status_writes", "Rows of port status, chassis and liveness written")
+STORE_FAILURES = Counter("dragonflow_store_failures", "Writes to the DF DB that failed and were tried again")
+OWNERS_DEGRADED = Gauge("dragonflow_owners_degraded", "Owners whose flows are left out because something refused them")
+IN_SYNC = Gauge("dragonflow_in_sync", "1 while the DF DB, OVSDB and the switch are all connected and in sync")
+
+
+def serve(address: str) -> None:
+    """Answer Prometheus on ``HOST:PORT`` from a thread of its own. :raises ValueError: the address can't be read."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"[df] metrics_address: {address!r} must be HOST:PORT, such as 127.0.0.1:9696")
+    start_http_server(int(port), addr=host.strip("[]"), registry=REGISTRY)
