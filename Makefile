@@ -1,0 +1,33 @@
+# What a newcomer types. `make demo` and `make test` set up the machine first where that is needed.
+
+VENV := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format generate clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## install missing system packages (as root) and .venv with locked dependencies
+	@tools/setup.sh
+
+demo: setup ## one region with a real Neutron and three chassis, two tenants, packets: DEMO='--keep' leaves it up
+	@$(VENV)/dragonflow demo $(DEMO)
+
+test: lint ## everything CI checks; TESTS='-k lab' passes options to pytest
+	@$(VENV)/pytest -n 2 --dist loadgroup $(TESTS)
+
+lint: setup ## style and types
+	@$(VENV)/ruff check
+	@$(VENV)/ruff format --check
+	@$(VENV)/mypy
+
+format: setup ## let ruff rewrite what it can
+	@$(VENV)/ruff check --fix
+	@$(VENV)/ruff format
+
+generate: setup ## write the generated files anew: the sample configuration
+	@$(VENV)/oslo-config-generator --namespace dragonflow --output-file etc/dragonflow/dragonflow.conf.sample
+
+clean: ## remove the virtual environment and caches
+	rm -rf .venv .uv build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
