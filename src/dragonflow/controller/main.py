@@ -1,0 +1,238 @@
+"""The local controller: all parts and how they are joined. This is the only module that knows all of them.
+
+    DF DB ──> Feed ──> Intake ──┐                                  ┌──> Report ──> DF DB, topic port_status
+                        │       ├──> Replica ──> Engine ──> Switch ┤
+    topology <──────────┘       │                  (apps)     │    └──> subscribers of locality events
+                                │                             │
+    OVSDB ──> Switch.on_ports ──┘                             └──> Open vSwitch: one bundle, one barrier
+
+One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
+waits for the next turn and is taken in one go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+
+from dragonflow import __version__
+from dragonflow.apps import APPS
+from dragonflow.config import ConfigError
+from dragonflow.controller.engine import Engine, LocalityEvent
+from dragonflow.controller.intake import Intake
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.report import Liveness, Report, claims, without
+from dragonflow.controller.topology import needed_scopes
+from dragonflow.controller.view import Me
+from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort
+from dragonflow.observe import metrics
+from dragonflow.observe.control import ControlServer
+from dragonflow.pipeline.facts import Locality
+from dragonflow.pubsub import open_pubsub
+from dragonflow.pubsub.protocol import CHANGES
+from dragonflow.store import open_store
+from dragonflow.store.feed import Feed
+from dragonflow.switch import Disconnected, Switch
+
+LOG = logging.getLogger(__name__)
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a controller has to be told; see the options of ``[df]`` in ``dragonflow.config``."""
+
+    chassis: Chassis
+    store_url: str
+    pubsub_url: str
+    ovsdb: str
+    openflow: str
+    control_socket: str
+    lease_ttl: float
+    metrics_address: str | None = None
+
+    @classmethod
+    def of(cls, options: Any) -> Settings:
+        """Read the option group. :raises ConfigError: names the option and the fix."""
+        chassis = Chassis(
+            id=options.host,
+            tunnel_ip=_address(options.tunnel_ip),
+            tunnel_types=tuple(options.tunnel_types),
+            bridge_mappings=tuple(map(_mapping, options.bridge_mappings)),
+            bridge=options.integration_bridge,
+            datapath_type=options.datapath_type,
+            vhostuser_socket_dir=options.vhostuser_socket_dir,
+            version=__version__,
+        )
+        return cls(
+            chassis=chassis,
+            store_url=options.store_url,
+            pubsub_url=options.pubsub_url,
+            ovsdb=options.ovsdb_connection,
+            openflow=options.openflow_connection,
+            control_socket=options.control_socket,
+            lease_ttl=options.lease_ttl,
+            metrics_address=options.metrics_address,
+        )
+
+
+def _address(text: str | None) -> str:
+    try:
+        return str(ip_address(text or ""))
+    except ValueError:
+        raise ConfigError(f"[df] tunnel_ip: {text!r} must be this host's IPv4 or IPv6 address in the tunnel network") from None
+
+
+def _mapping(text: str) -> BridgeMapping:
+    network, _, bridge = text.partition(":")
+    if not network or not bridge:
+        raise ConfigError(f"[df] bridge_mappings: {text!r} must be PHYSICAL_NETWORK:BRIDGE")
+    return BridgeMapping(network, bridge)
+
+
+class Controller:
+    """A host's controller. Build it inside no loop, then ``run`` it in one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = settings.chassis.id
+        self._store = open_store(settings.store_url)
+        self._bus = open_pubsub(settings.pubsub_url, self._store)
+        self._replica = Replica()
+        self._news = asyncio.Event()
+        self._intake = Intake(Feed(self._store), self._replica, self._news.set)
+        me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
+        self._engine = Engine(APPS, self._replica, me)
+        self._switch = Switch(
+            settings.openflow,
+            settings.ovsdb,
+            settings.chassis.bridge,
+            datapath_type=settings.chassis.datapath_type,
+            on_ports=self._ports,
+            on_connect=self._news.set,
+        )
+        self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
+        self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
+        self._control = ControlServer(
+            settings.control_socket, {"status": self._status, "places": self._places, "ports": self._ovs_ports}
+        )
+        self._unconfirmed: list[LocalityEvent] = []
+        self.subscribers: list[Callable[[Sequence[LocalityEvent]], None]] = [_count]
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Flows stay; the chassis says that it is gone."""
+        if self._settings.metrics_address:
+            metrics.serve(self._settings.metrics_address)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        LOG.info("controller of %s, DF DB %s", self._name, self._settings.store_url)
+        async with asyncio.TaskGroup() as group:
+            parts = (
+                self._intake.run(),
+                self._listen(),
+                self._switch.run(),
+                self._drive(),
+                self._report.run(),
+                self._liveness.run(),
+                self._control.run(),
+            )
+            tasks = [group.create_task(part) for part in parts]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+        await self._liveness.end()
+        await self._bus.close()
+        await self._store.close()
+        LOG.info("ended; the flows stay")
+
+    async def _listen(self) -> None:
+        async with aclosing(self._bus.subscribe([CHANGES])) as messages:
+            async for _ in messages:
+                self._store.hint()
+
+    def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
+        for port in present:
+            self._replica.upsert_port(port)
+        for name in gone:
+            self._replica.remove_port(name)
+        self._news.set()
+
+    async def _drive(self) -> None:
+        """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
+        while not await self._in_sync():
+            await self._next_news()
+        LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
+        while True:
+            await self._settle()
+            await self._next_news()
+            await self._in_sync()
+
+    async def _next_news(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+    async def _in_sync(self) -> bool:
+        """Follow the scopes that are needed now; whether all of them, and OVSDB, have arrived."""
+        needed = needed_scopes(self._name, self._replica.where(Binding, host=self._name))
+        await self._intake.follow(needed)
+        return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
+
+    async def _settle(self) -> None:
+        """Render, send, and after the barrier tell. A switch that is away keeps what is wanted; its return is news."""
+        with metrics.SETTLE_SECONDS.time():
+            settled = self._engine.settle()
+            for owner, facts in settled.facts.items():
+                self._switch.want(owner, facts)
+            self._unconfirmed += settled.events
+            said = claims(self._name, self._replica, self._engine.locality)
+        try:
+            with metrics.SYNC_SECONDS.time():
+                synced = await self._switch.sync()
+        except Disconnected as error:
+            LOG.info("switch away, flows wait: %s", error)
+            return
+        metrics.MODS.inc(synced.mods)
+        broken = {owner.id for owner in (*self._switch.degraded, *self._engine.degraded)}
+        metrics.OWNERS_DEGRADED.set(len(broken))
+        self._report.confirmed(without(broken, said))
+        confirmed, self._unconfirmed = self._unconfirmed, []
+        for subscriber in self.subscribers:
+            subscriber(confirmed)
+
+    def _status(self) -> dict[str, Any]:
+        """For operators: is it in sync, and what had to be left out."""
+        arrived = self._intake.arrived
+        return {
+            "chassis": self._name,
+            "in_sync": self._synced and self._switch.connected,
+            "switch_connected": self._switch.connected,
+            "ovsdb_in_sync": self._switch.ovsdb_in_sync,
+            "revision": self._intake.revision,
+            "scopes": len(arrived),
+            "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
+            "degraded": {str(owner): str(reason) for owner, reason in (*self._engine.degraded.items(), *self._switch.degraded.items())},
+        }
+
+    def _places(self) -> dict[str, Any]:
+        """Every port that has a place as seen from here."""
+        return {port: _plain(locality) for port, locality in self._engine.places.items()}
+
+    def _ovs_ports(self) -> list[Any]:
+        """The interfaces on the integration bridge as OVSDB tells them."""
+        return [msgspec.to_builtins(port) for port in self._replica.all(OvsPort)]
+
+
+def _plain(locality: Locality) -> dict[str, Any]:
+    return {"kind": type(locality).__name__.lower(), **msgspec.to_builtins(locality)}
+
+
+def _count(events: Sequence[LocalityEvent]) -> None:
+    for event in events:
+        metrics.LOCALITY_EVENTS.labels(event.kind, event.change).inc()
