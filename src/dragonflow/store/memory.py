@@ -1,0 +1,275 @@
+"""A DF DB in the memory of one process: for tests, and as the plainest statement of what the protocol means.
+
+Stores of the same name share their records, also over threads and event loops. ``hold`` and ``compact`` are the faults that
+other drivers suffer from outside; tests use them to see what a consumer does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection
+
+from dragonflow.store._common import Scopes, check_key, check_txn, leases_of
+from dragonflow.store.protocol import (
+    Changes,
+    Check,
+    Compacted,
+    Conflict,
+    Delete,
+    Key,
+    LeaseExpired,
+    Put,
+    Record,
+    Snapshot,
+    Txn,
+    Unavailable,
+)
+
+HISTORY = 10_000
+"""How many deletions are remembered for watchers that come late. What is alive needs no history."""
+
+
+class _Lease:
+    __slots__ = ("deadline", "keys", "ttl")
+
+    def __init__(self, ttl: float, now: float) -> None:
+        self.ttl = ttl
+        self.deadline = now + ttl
+        self.keys: set[Key] = set()
+
+
+class Memory:
+    """The records that stores of one name share. ``log`` holds the last record of each key, oldest revision first."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, history: int = HISTORY) -> None:
+        self.lock = threading.RLock()
+        self.clock = clock
+        self.history = history
+        self.revision = 1
+        self.compacted = 0
+        self.log: dict[Key, Record] = {}
+        self.graves: dict[Key, None] = {}
+        self.attached: dict[Key, str] = {}
+        self.leases: dict[str, _Lease] = {}
+        self.watchers: set[_Watcher] = set()
+        self.outage: str | None = None
+
+    def write(self, writes: Collection[Put | Delete]) -> int:
+        """Give the writes the next revision and wake the watchers."""
+        self.revision += 1
+        for write in writes:
+            data = write.data if isinstance(write, Put) else None
+            before = self.log.get(write.key)
+            self._detach(write.key)
+            if data is None and (before is None or before.data is None):
+                continue
+            self.log.pop(write.key, None)  # a key's last record stands where its revision belongs, at the end
+            self.graves.pop(write.key, None)
+            self.log[write.key] = Record(write.key, data, self.revision)
+            if data is None:
+                self.graves[write.key] = None
+            if isinstance(write, Put) and write.lease is not None:
+                self.attached[write.key] = write.lease
+                self.leases[write.lease].keys.add(write.key)
+        self.bury(self.history)
+        for watcher in self.watchers:
+            watcher.wake()
+        return self.revision
+
+    def bury(self, history: int) -> None:
+        """Forget all but the youngest deletions."""
+        while len(self.graves) > history:
+            key = next(iter(self.graves))
+            del self.graves[key]
+            self.compacted = max(self.compacted, self.log.pop(key).revision)
+
+    def end_lease(self, name: str) -> None:
+        """Drop a lease and delete what hung on it, in one commit."""
+        lease = self.leases.pop(name)
+        if lease.keys:
+            self.write([Delete(key) for key in sorted(lease.keys)])
+
+    def expire(self) -> float | None:
+        """End the leases whose time has come; return the seconds until the next one's has."""
+        now = self.clock()
+        for name in [name for name, lease in self.leases.items() if lease.deadline <= now]:
+            self.end_lease(name)
+        return min((lease.deadline for lease in self.leases.values()), default=now) - now if self.leases else None
+
+    def _detach(self, key: Key) -> None:
+        name = self.attached.pop(key, None)
+        if name is not None and name in self.leases:
+            self.leases[name].keys.discard(key)
+
+
+class _Watcher:
+    """Lets any thread wake the coroutine that waits in a watch."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        self._event.clear()
+
+
+class MemoryStore:
+    """A client of a ``Memory``; without one it has its own."""
+
+    def __init__(self, memory: Memory | None = None) -> None:
+        self.memory = memory if memory is not None else Memory()
+        self._watchers: set[_Watcher] = set()
+        self._closed = False
+
+    async def snapshot(self, scopes: Collection[str]) -> Snapshot:
+        """See ``Store``."""
+        wanted = Scopes(scopes)
+        with self.memory.lock:
+            self._look()
+            records = tuple(
+                record for record in self.memory.log.values() if record.data is not None and record.key.scope in wanted
+            )
+            return Snapshot(self.memory.revision, records)
+
+    async def watch(self, scopes: Collection[str], after: int) -> AsyncIterator[Changes]:
+        """See ``Store``."""
+        wanted = Scopes(scopes)
+        watcher = _Watcher()
+        with self.memory.lock:
+            self.memory.watchers.add(watcher)
+            self._watchers.add(watcher)
+        try:
+            while not self._closed:
+                with self.memory.lock:
+                    timeout = self._look()
+                    news = self._changes(wanted, after)
+                after = news.revision
+                if news.records:
+                    yield news
+                else:
+                    await watcher.wait(timeout)
+        finally:
+            with self.memory.lock:
+                self.memory.watchers.discard(watcher)
+                self._watchers.discard(watcher)
+
+    async def get(self, key: Key) -> Record | None:
+        """See ``Store``."""
+        check_key(key)
+        with self.memory.lock:
+            self._look()
+            record = self.memory.log.get(key)
+            return None if record is None or record.data is None else record
+
+    async def commit(self, txn: Txn) -> int:
+        """See ``Store``."""
+        check_txn(txn)
+        with self.memory.lock:
+            self._look()
+            for check in txn.checks:
+                self._check(check)
+            for lease in leases_of(txn.writes):
+                if lease not in self.memory.leases:
+                    raise LeaseExpired(f"lease {lease} is gone")
+            return self.memory.write(txn.writes) if txn.writes else self.memory.revision
+
+    async def grant_lease(self, ttl: float) -> str:
+        """See ``Store``."""
+        with self.memory.lock:
+            self._look()
+            name = uuid.uuid4().hex
+            self.memory.leases[name] = _Lease(ttl, self.memory.clock())
+            for watcher in self.memory.watchers:
+                watcher.wake()  # one of them is to wait no longer than this lease lasts
+            return name
+
+    async def keep_alive(self, lease: str) -> None:
+        """See ``Store``."""
+        with self.memory.lock:
+            self._look()
+            held = self.memory.leases.get(lease)
+            if held is None:
+                raise LeaseExpired(f"lease {lease} is gone")
+            held.deadline = self.memory.clock() + held.ttl
+
+    async def revoke(self, lease: str) -> None:
+        """See ``Store``."""
+        with self.memory.lock:
+            self._look()
+            if lease in self.memory.leases:
+                self.memory.end_lease(lease)
+
+    def hint(self) -> None:
+        """See ``Store``."""
+        with self.memory.lock:
+            for watcher in self._watchers:
+                watcher.wake()
+
+    async def close(self) -> None:
+        """See ``Store``."""
+        self._closed = True
+        self.hint()
+
+    def hold(self, outage: str | None) -> None:
+        """From now on every method of every client raises ``Unavailable`` with this text; None ends that."""
+        with self.memory.lock:
+            self.memory.outage = outage
+            for watcher in self.memory.watchers:
+                watcher.wake()
+
+    def compact(self) -> None:
+        """Forget all deletions up to now."""
+        with self.memory.lock:
+            self.memory.bury(0)
+            self.memory.compacted = self.memory.revision
+            for watcher in self.memory.watchers:
+                watcher.wake()
+
+    def _look(self) -> float | None:
+        if self._closed:
+            raise Unavailable("the store was closed")
+        if self.memory.outage is not None:
+            raise Unavailable(self.memory.outage)
+        return self.memory.expire()
+
+    def _changes(self, wanted: Scopes, after: int) -> Changes:
+        if not self.memory.compacted <= after <= self.memory.revision:
+            raise Compacted(
+                f"asked for the changes after revision {after}; kept are those after {self.memory.compacted} "
+                f"up to {self.memory.revision}"
+            )
+        records: list[Record] = []
+        for record in reversed(self.memory.log.values()):
+            if record.revision <= after:
+                break
+            if record.key.scope in wanted:
+                records.append(record)
+        records.reverse()
+        return Changes(self.memory.revision, tuple(records))
+
+    def _check(self, check: Check) -> None:
+        record = self.memory.log.get(check.key)
+        found = 0 if record is None or record.data is None else record.revision
+        if found != check.revision:
+            raise Conflict(check.key, check.revision, found)
+
+
+_named: dict[str, Memory] = {}
+_named_lock = threading.Lock()
+
+
+def named(name: str) -> Memory:
+    """The process's memory of this name, made when first asked for."""
+    with _named_lock:
+        return _named.setdefault(name, Memory())

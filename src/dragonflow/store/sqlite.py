@@ -1,0 +1,208 @@
+"""The embedded DF DB: one SQLite file that several processes of one machine share, with no server.
+
+All SQL runs in one thread per store, so the event loop never waits for the disk. The same thread looks every 20 ms whether
+another process has committed (``PRAGMA data_version``, microseconds) and so wakes the watches; ``hint`` has it look at once.
+Whichever process looks first ends the leases whose time has come. What the file itself promises is said in ``_sqlitefile``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from dragonflow.store._common import Scopes, check_key, check_txn
+from dragonflow.store._sqlitefile import SqliteFile
+from dragonflow.store.protocol import Changes, Key, Record, Snapshot, StoreError, Txn, Unavailable
+
+T = TypeVar("T")
+
+POLL = 0.02
+"""Seconds between two looks for commits of other processes while there is a watch."""
+
+EXPIRY = 0.25
+"""Seconds between two looks for leases whose time has come: so much later than promised a lease may end."""
+
+HISTORY = 100_000
+"""How many deletions are remembered for watchers that come late. What is alive needs no history."""
+
+PATIENCE = 5.0
+"""Seconds to wait for other processes' locks before a request is ``Unavailable``."""
+
+
+class _Wake:
+    """Lets the SQL thread wake the coroutine that waits in a watch."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.event = asyncio.Event()
+
+    def __call__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
+            self._loop.call_soon_threadsafe(self.event.set)
+
+
+class SqliteStore:
+    """A client of the file at ``path``, which is made (mode 0600) when first used, unless it was there before.
+
+    Build it anywhere; thread and file are opened by the first request, so in the process and after the fork that uses them.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        history: int = HISTORY,
+        patience: float = PATIENCE,
+        poll: float = POLL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = Path(path)
+        self._file = SqliteFile(self.path, history=history, patience=patience, clock=clock)
+        self._poll = poll
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._watches: set[_Wake] = set()
+        self._closed = False
+
+    async def snapshot(self, scopes: Collection[str]) -> Snapshot:
+        """See ``Store``."""
+        wanted = Scopes(scopes)
+        return await self._run(lambda: self._file.snapshot(wanted))
+
+    async def watch(self, scopes: Collection[str], after: int) -> AsyncIterator[Changes]:
+        """See ``Store``."""
+        wanted = Scopes(scopes)
+        wake = _Wake()
+        self._watches.add(wake)
+        try:
+            epoch = await self._run(self._open_epoch)
+            while not self._closed:
+                wake.event.clear()
+                news = await self._run(partial(self._file.changes, wanted, after, epoch))
+                after = news.revision
+                if news.records:
+                    yield news
+                else:
+                    await wake.event.wait()
+        finally:
+            self._watches.discard(wake)
+
+    async def get(self, key: Key) -> Record | None:
+        """See ``Store``."""
+        check_key(key)
+        return await self._run(lambda: self._file.get(key))
+
+    async def commit(self, txn: Txn) -> int:
+        """See ``Store``."""
+        check_txn(txn)
+        return await self._run(lambda: self._file.commit(txn), wakes=True)
+
+    async def grant_lease(self, ttl: float) -> str:
+        """See ``Store``."""
+        return await self._run(lambda: self._file.grant_lease(ttl))
+
+    async def keep_alive(self, lease: str) -> None:
+        """See ``Store``."""
+        await self._run(lambda: self._file.keep_alive(lease))
+
+    async def revoke(self, lease: str) -> None:
+        """See ``Store``."""
+        await self._run(lambda: self._file.revoke(lease), wakes=True)
+
+    async def compact(self) -> None:
+        """Forget all deletions up to now, as the history's limit does by itself; watchers that missed some start anew."""
+        await self._run(self._file.compact, wakes=True)
+
+    def hint(self) -> None:
+        """See ``Store``. May be called from any thread."""
+        if self._watches:
+            self._jobs.put(self._wake_all)
+
+    async def close(self) -> None:
+        """See ``Store``."""
+        with self._starting:
+            self._closed = True
+            thread = self._thread
+        if thread is not None:
+            self._jobs.put(None)
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        self._wake_all()
+
+    # -- the SQL thread --------------------------------------------------------------------------------------------
+
+    async def _run(self, work: Callable[[], T], wakes: bool = False) -> T:
+        """Have the SQL thread do the work; a job whose caller was cancelled before its turn is not begun."""
+        done: Future[T] = Future()
+
+        def job() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                result = work()
+            except BaseException as error:  # whatever it is, it is the caller's
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+                if wakes:
+                    self._wake_all()
+
+        with self._starting:
+            if self._closed:
+                raise Unavailable("the store was closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name=f"sqlite {self.path.name}", daemon=True)
+                self._thread.start()
+            self._jobs.put(job)
+        return await asyncio.wrap_future(done)
+
+    def _serve(self) -> None:
+        seen: tuple[int, int] | None = None
+        look = expiry = time.monotonic()
+        while True:
+            interval = self._poll if self._watches else EXPIRY
+            with contextlib.suppress(queue.Empty):
+                job = self._jobs.get(timeout=max(0.0, min(look + interval, expiry + EXPIRY) - time.monotonic()))
+                if job is None:
+                    break
+                job()
+                del job  # or the last result would stay alive until the next job
+            now = time.monotonic()
+            if now >= expiry + EXPIRY:
+                expiry = now
+                self._expire()
+            if now >= look + interval:
+                look = now
+                seen = self._look(seen)
+        self._file.close()
+
+    def _expire(self) -> None:
+        with contextlib.suppress(StoreError):  # whoever uses the store will be told
+            if self._file.expire():
+                self._wake_all()
+
+    def _look(self, seen: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Wake the watches if there is news, or trouble: they will look themselves and tell their readers."""
+        try:
+            version = self._file.data_version()
+        except StoreError:
+            version = None
+        if version is None or version != seen:
+            self._wake_all()
+        return version
+
+    def _open_epoch(self) -> int:
+        self._file.data_version()
+        return self._file.epoch
+
+    def _wake_all(self) -> None:
+        for wake in tuple(self._watches):
+            wake()
