@@ -59,7 +59,13 @@ class Resubmit(msgspec.Struct, frozen=True):
     table: int
 
 
-Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit
+class ApplyMeter(msgspec.Struct, frozen=True):
+    """Drop the packet if it exceeds the meter; the meter must be a fact of its own."""
+
+    meter: int
+
+
+Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit | ApplyMeter
 
 
 def set_field(**fields: Any) -> tuple[SetField, ...]:

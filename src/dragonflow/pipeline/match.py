@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from dragonflow.pipeline.fields import FIELDS, Field, parse
+from dragonflow.pipeline.fields import FIELDS, Field, check_needs, parse
 from dragonflow.pipeline.registers import Bits
 
 
@@ -30,7 +30,8 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
     Values are integers, ``(value, mask)`` pairs, or the usual text of addresses and prefixes. Several ``Bits`` of one register
     become one condition.
 
-    :raises ValueError: unknown field, value out of range, or bits that contradict each other; names the field.
+    :raises ValueError: unknown field, value out of range, bits that contradict each other, or a field without the others that
+        it needs (``ipv4_src`` without ``eth_type=0x0800``); names the field.
     """
     found: dict[str, tuple[int, int]] = {}
     for where, number in bits:
@@ -42,6 +43,7 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
         if name in found:
             raise ValueError(f"{name}: matched as a register and as a field")
         found[name] = parse(name, given)
+    check_needs(found)
     conditions = [
         Condition(FIELDS[name], value, None if mask == FIELDS[name].full else mask)
         for name, (value, mask) in found.items()
