@@ -127,7 +127,8 @@ class AddressPair(msgspec.Struct, frozen=True):
 class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     """A Neutron port. ``key`` is unique among all ports of the region; ``generation`` counts its bindings.
 
-    ``chassis`` is the host to which Neutron has actively bound the port, None while it is unbound.
+    ``chassis`` is the host to which Neutron has actively bound the port, None while it is unbound; ``standby`` are the hosts
+    that are prepared for it besides (inactive bindings: the targets of a live migration).
     """
 
     pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type")
@@ -142,6 +143,7 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     device_owner: str = ""
     admin_up: bool = True
     chassis: str | None = None
+    standby: tuple[str, ...] = ()
     generation: int = 0
     vnic_type: str = "normal"
     vif_type: str = "unbound"

@@ -1,0 +1,53 @@
+"""The driver's own options, group ``[df]``, beside those that it shares with the controller."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+
+from dragonflow import config
+
+NEUTRON_OPTS = [
+    cfg.FloatOpt(
+        "journal_period",
+        default=2.0,
+        min=0.05,
+        help="Seconds between two looks for changes that still have to be written to the DF DB: those that another API "
+        "worker left unfinished. One's own are written at once.",
+    ),
+    cfg.FloatOpt(
+        "journal_claim",
+        default=30.0,
+        min=1.0,
+        help="Seconds for which an API worker keeps others from the changes it is writing. After a worker died, its changes "
+        "wait that long.",
+    ),
+    cfg.FloatOpt(
+        "leader_ttl",
+        default=3.0,
+        min=0.5,
+        help="Seconds after which another API worker takes over the port status and the agent list from one that died.",
+    ),
+    cfg.FloatOpt(
+        "reconcile_period",
+        default=5.0,
+        min=0.1,
+        help="Seconds between two comparisons of all port statuses in the DF DB with those in Neutron.",
+    ),
+    cfg.FloatOpt(
+        "agent_heartbeat",
+        default=20.0,
+        min=0.1,
+        help="Seconds between two writes of the heartbeat of all live chassis to Neutron's agent list. Keep it below half of "
+        "agent_down_time.",
+    ),
+]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Make known all options that the driver reads."""
+    config.register(conf, config.STORE_OPTS, NEUTRON_OPTS)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """For oslo-config-generator: only what ``dragonflow.config`` doesn't list."""
+    return [(config.GROUP, list(NEUTRON_OPTS))]

@@ -1,0 +1,23 @@
+"""Dragonflow's own tables in Neutron's SQL database, their alembic branch and the statements on them."""
+
+from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record
+from dragonflow.neutron.db.listeners import listen
+from dragonflow.neutron.db.models import JournalEntry, PortGeneration
+from dragonflow.neutron.db.ports import PortNow, exists, generation, generations, ports_now
+
+__all__ = [
+    "Entry",
+    "JournalEntry",
+    "PortGeneration",
+    "PortNow",
+    "claim",
+    "done",
+    "exists",
+    "generation",
+    "generations",
+    "listen",
+    "pending",
+    "ports_now",
+    "postpone",
+    "record",
+]

@@ -1,0 +1,88 @@
+"""The journal: which objects' rows in the DF DB may be out of date. Written in the transaction of Neutron's change."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from neutron_lib.db import api as db_api
+
+from dragonflow.neutron.db.models import JournalEntry
+
+
+class Entry(NamedTuple):
+    """An object whose rows may be out of date; ``attempts`` have failed so far."""
+
+    seq: int
+    kind: str
+    id: str
+    parent: str
+    attempts: int
+
+
+def record(context: Any, kind: str, id: str, parent: str) -> None:
+    """Say that the object changed, in the transaction that changes it."""
+    context.session.execute(
+        sa.insert(JournalEntry).values(kind=kind, object_id=id, parent=parent, created_at=time.time())
+    )
+
+
+@db_api.retry_if_session_inactive()
+def claim(context: Any, lease: float, limit: int = 100) -> list[Entry]:
+    """Take up to ``limit`` due entries in their order and keep others from them for ``lease`` seconds.
+
+    A claim only spares double work: two who write the same object harm nobody, because the DF DB compares revisions.
+    """
+    now, claimant = time.time(), str(uuid.uuid4())
+    due = sa.select(JournalEntry.seq).where(JournalEntry.due <= now).order_by(JournalEntry.seq).limit(limit)
+    with db_api.CONTEXT_READER.using(context):
+        seqs = context.session.scalars(due).all()
+    if not seqs:
+        return []
+    taken = sa.and_(JournalEntry.seq.in_(seqs), JournalEntry.due <= now)
+    with db_api.CONTEXT_WRITER.using(context):
+        context.session.execute(
+            sa.update(JournalEntry).where(taken).values(due=now + lease, claimant=claimant),
+            execution_options={"synchronize_session": False},
+        )
+    mine = (
+        sa.select(
+            JournalEntry.seq, JournalEntry.kind, JournalEntry.object_id, JournalEntry.parent, JournalEntry.attempts
+        )
+        .where(JournalEntry.seq.in_(seqs), JournalEntry.claimant == claimant)
+        .order_by(JournalEntry.seq)
+    )
+    with db_api.CONTEXT_READER.using(context):
+        return [Entry(*row) for row in context.session.execute(mine)]
+
+
+@db_api.retry_if_session_inactive()
+def done(context: Any, seqs: Collection[int]) -> None:
+    """Strike the entries: the DF DB holds what Neutron held after they were written."""
+    with db_api.CONTEXT_WRITER.using(context):
+        context.session.execute(
+            sa.delete(JournalEntry).where(JournalEntry.seq.in_(seqs)),
+            execution_options={"synchronize_session": False},
+        )
+
+
+@db_api.retry_if_session_inactive()
+def postpone(context: Any, seqs: Collection[int], delay: float, failed: bool = True) -> None:
+    """Give the entries back: anybody may take them ``delay`` seconds from now."""
+    with db_api.CONTEXT_WRITER.using(context):
+        context.session.execute(
+            sa.update(JournalEntry)
+            .where(JournalEntry.seq.in_(seqs))
+            .values(due=time.time() + delay, claimant=None, attempts=JournalEntry.attempts + int(failed)),
+            execution_options={"synchronize_session": False},
+        )
+
+
+@db_api.retry_if_session_inactive()
+def pending(context: Any) -> int:
+    """How many entries still wait, whoever has claimed them."""
+    with db_api.CONTEXT_READER.using(context):
+        return int(context.session.scalar(sa.select(sa.func.count()).select_from(JournalEntry)))

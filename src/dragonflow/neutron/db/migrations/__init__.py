@@ -1,0 +1,1 @@
+"""Dragonflow's alembic branch: ``neutron-db-manage --subproject dragonflow upgrade heads``."""

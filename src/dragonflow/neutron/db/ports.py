@@ -1,0 +1,91 @@
+"""Light questions to Neutron's own tables, where the plugin's full answer would cost too much."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from neutron.db import models_v2
+from neutron.plugins.ml2 import models as ml2_models
+from neutron_lib import constants
+from neutron_lib.db import api as db_api
+
+from dragonflow.neutron.db.models import PortGeneration
+
+PAGE = 500
+_MODELS = {"network": models_v2.Network, "subnet": models_v2.Subnet, "port": models_v2.Port}
+
+
+class PortNow(NamedTuple):
+    """What decides a port's status: its binding as it is now, and the status that Neutron shows."""
+
+    id: str
+    status: str
+    admin_up: bool
+    host: str
+    vif_type: str
+    generation: int
+    ours: bool
+
+
+@db_api.retry_if_session_inactive()
+def exists(context: Any, kind: str, id: str) -> bool:
+    """Whether Neutron has the object now."""
+    model = _MODELS[kind]
+    with db_api.CONTEXT_READER.using(context):
+        return context.session.scalar(sa.select(sa.literal(1)).where(model.id == id)) is not None
+
+
+@db_api.retry_if_session_inactive()
+def generation(context: Any, port_id: str) -> int:
+    """The generation of the port's binding; 0 before the first."""
+    with db_api.CONTEXT_READER.using(context):
+        return context.session.scalar(sa.select(PortGeneration.generation).filter_by(port_id=port_id)) or 0
+
+
+@db_api.retry_if_session_inactive()
+def generations(context: Any) -> dict[str, int]:
+    """The generations of all ports' bindings."""
+    with db_api.CONTEXT_READER.using(context):
+        return dict(context.session.execute(sa.select(PortGeneration.port_id, PortGeneration.generation)).all())
+
+
+def ports_now(context: Any, driver: str, ids: Collection[str] | None = None) -> Iterator[PortNow]:
+    """The ports as they are now, of all or of the given ids, in pages of ``PAGE`` each in a transaction of its own.
+
+    ``ours`` says that ``driver`` bound the port to its host.
+    """
+    if ids is not None:
+        wanted = sorted(ids)
+        for start in range(0, len(wanted), PAGE):
+            yield from _page(context, driver, models_v2.Port.id.in_(wanted[start : start + PAGE]))
+        return
+    last = ""
+    while page := _page(context, driver, models_v2.Port.id > last):
+        yield from page
+        last = page[-1].id
+
+
+@db_api.retry_if_session_inactive()
+def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
+    port, binding, level = models_v2.Port, ml2_models.PortBinding, ml2_models.PortBindingLevel
+    ours = sa.exists().where(level.port_id == port.id, level.host == binding.host, level.driver == driver)
+    query = (
+        sa.select(
+            port.id,
+            port.status,
+            port.admin_state_up,
+            binding.host,
+            binding.vif_type,
+            sa.func.coalesce(PortGeneration.generation, 0),
+            ours,
+        )
+        .join(binding, sa.and_(binding.port_id == port.id, binding.status == constants.ACTIVE))
+        .outerjoin(PortGeneration, PortGeneration.port_id == port.id)
+        .where(condition)
+        .order_by(port.id)
+        .limit(PAGE)
+    )
+    with db_api.CONTEXT_READER.using(context):
+        return [PortNow(*row[:-1], ours=bool(row[-1])) for row in context.session.execute(query)]

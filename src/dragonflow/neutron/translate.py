@@ -1,0 +1,136 @@
+"""Neutron's dicts to rows of the DF DB. Pure: what comes out depends on nothing but the arguments.
+
+Neutron's API has validated the dicts; keys that come from extensions may be missing and have Neutron's own defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from dragonflow.model import (
+    AddressPair,
+    AllocationPool,
+    Binding,
+    FixedIP,
+    HostRoute,
+    LogicalPort,
+    LogicalSwitch,
+    Subnet,
+)
+
+UNBOUND_VIF_TYPES = frozenset({"unbound", "binding_failed", "distributed"})
+"""With these, no host has the port (``distributed``: bound per host elsewhere)."""
+
+
+class PortBinding(NamedTuple):
+    """One of a port's bindings, as in ``ml2_port_bindings``."""
+
+    host: str
+    vif_type: str
+    active: bool
+
+
+def logical_switch(network: Mapping[str, Any], key: int) -> LogicalSwitch:
+    """A network's row. Of a multi-segment network the first segment counts."""
+    segment = (network.get("segments") or [network])[0]
+    return LogicalSwitch(
+        id=network["id"],
+        key=key,
+        name=network["name"],
+        project=network["project_id"],
+        network_type=segment.get("provider:network_type") or "local",
+        physical_network=segment.get("provider:physical_network"),
+        segmentation_id=segment.get("provider:segmentation_id"),
+        mtu=network["mtu"],
+        admin_up=network["admin_state_up"],
+        external=network.get("router:external", False),
+        revision=network["revision_number"],
+    )
+
+
+def subnet(subnet: Mapping[str, Any]) -> Subnet:
+    """A subnet's row."""
+    return Subnet(
+        id=subnet["id"],
+        network=subnet["network_id"],
+        name=subnet["name"],
+        project=subnet["project_id"],
+        cidr=str(subnet["cidr"]),
+        gateway_ip=_text(subnet["gateway_ip"]),
+        enable_dhcp=subnet["enable_dhcp"],
+        ipv6_ra_mode=subnet["ipv6_ra_mode"],
+        ipv6_address_mode=subnet["ipv6_address_mode"],
+        dns_nameservers=tuple(str(server) for server in subnet["dns_nameservers"]),
+        host_routes=tuple(
+            sorted(
+                (HostRoute(str(route["destination"]), str(route["nexthop"])) for route in subnet["host_routes"]),
+                key=lambda route: (route.destination, route.nexthop),
+            )
+        ),
+        allocation_pools=tuple(
+            sorted(
+                (AllocationPool(str(pool["start"]), str(pool["end"])) for pool in subnet["allocation_pools"]),
+                key=lambda pool: (pool.start, pool.end),
+            )
+        ),
+        revision=subnet["revision_number"],
+    )
+
+
+def logical_port(
+    port: Mapping[str, Any], key: int, generation: int, others: Collection[PortBinding] = ()
+) -> LogicalPort:
+    """A port's row; ``others`` are its bindings beside the active one that the port dict tells."""
+    mac = str(port["mac_address"])
+    vif_type = port.get("binding:vif_type") or "unbound"
+    return LogicalPort(
+        id=port["id"],
+        key=key,
+        network=port["network_id"],
+        name=port["name"],
+        project=port["project_id"],
+        mac=mac,
+        fixed_ips=tuple(FixedIP(fixed["subnet_id"], str(fixed["ip_address"])) for fixed in port["fixed_ips"]),
+        device_id=port["device_id"],
+        device_owner=port["device_owner"],
+        admin_up=port["admin_state_up"],
+        chassis=None if vif_type in UNBOUND_VIF_TYPES else port.get("binding:host_id") or None,
+        standby=tuple(
+            sorted(
+                binding.host
+                for binding in others
+                if not binding.active and binding.host and binding.vif_type not in UNBOUND_VIF_TYPES
+            )
+        ),
+        generation=generation,
+        vnic_type=port.get("binding:vnic_type") or "normal",
+        vif_type=vif_type,
+        security_groups=tuple(sorted(port.get("security_groups", ()))),
+        address_pairs=tuple(
+            sorted(
+                (_address_pair(pair, mac) for pair in port.get("allowed_address_pairs", ())),
+                key=lambda pair: (pair.ip, pair.mac or ""),
+            )
+        ),
+        port_security=port.get("port_security_enabled", True),
+        revision=port["revision_number"],
+    )
+
+
+def bindings(port: LogicalPort) -> tuple[Binding, ...]:
+    """The rows by which controllers find the port: one for each host that has it or is prepared for it."""
+    hosts = ((port.chassis, True),) if port.chassis else ()
+    return tuple(
+        Binding(id=port.id, host=host, network=port.network, generation=port.generation, active=active)
+        for host, active in (*hosts, *((host, False) for host in port.standby if host != port.chassis))
+    )
+
+
+def _address_pair(pair: Mapping[str, Any], port_mac: str) -> AddressPair:
+    mac = _text(pair.get("mac_address"))
+    return AddressPair(str(pair["ip_address"]), None if mac == port_mac else mac)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
