@@ -7,7 +7,7 @@ depends on a message but speed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import Protocol
 
 import msgspec
@@ -35,7 +35,7 @@ class PubSub(Protocol):
         """Send to whoever listens now. A bus that is out of reach drops it and counts that."""
         ...
 
-    def subscribe(self, topics: Collection[str]) -> AsyncIterator[Message]:
+    def subscribe(self, topics: Collection[str]) -> AsyncGenerator[Message, None]:
         """Yield messages of the topics for ever; close it with ``aclose()``. What can't be read is dropped and counted."""
         ...
 

@@ -14,6 +14,7 @@ transaction compares the path's inode with the one that was opened; a file that 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import re
@@ -41,6 +42,7 @@ from dragonflow.store.protocol import (
     Unavailable,
 )
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LAYOUT = 1
@@ -110,8 +112,9 @@ class SqliteFile:
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._identity: str | None = None
-        self._newest = 0
-        self.epoch = 0
+        self._newest = 0  # what was told to our callers
+        self._replaced = False
+        self._opened = 0
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -131,11 +134,9 @@ class SqliteFile:
                 records = list({record.key: record for record in records}.values())
             return Snapshot(revision, tuple(records))
 
-    def changes(self, scopes: Scopes, after: int, epoch: int) -> Changes:
+    def changes(self, scopes: Scopes, after: int) -> Changes:
         """The last record of each key in the scopes that changed after the revision. :raises Compacted: see ``Store``."""
         with self._transaction("BEGIN") as (db, revision, compacted):
-            if self.epoch != epoch:
-                raise Compacted(f"{self.path} was replaced by another file")
             if not compacted <= after <= revision:
                 raise Compacted(
                     f"asked for the changes after revision {after}; kept are those after {compacted} up to {revision}"
@@ -164,7 +165,11 @@ class SqliteFile:
                     raise Conflict(check.key, check.revision, found)
             for lease in leases_of(txn.writes):
                 self._check_lease(db, lease)
-            return self._write(db, txn.writes, revision + 1) if txn.writes else revision
+            if not txn.writes:
+                return revision
+            self._write(db, txn.writes, revision + 1)
+        self._newest = revision + 1
+        return revision + 1
 
     def grant_lease(self, ttl: float) -> str:
         """A new lease."""
@@ -210,7 +215,7 @@ class SqliteFile:
         with self._errors():
             db = self._connection()
             version: int = db.execute("PRAGMA data_version").fetchone()[0]
-            return self.epoch, version
+            return self._opened, version
 
     def close(self) -> None:
         """Let go of the file."""
@@ -221,7 +226,7 @@ class SqliteFile:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def _write(self, db: sqlite3.Connection, writes: Collection[Put | Delete], revision: int) -> int:
+    def _write(self, db: sqlite3.Connection, writes: Collection[Put | Delete], revision: int) -> None:
         graves = False
         for write in writes:
             if isinstance(write, Put):
@@ -231,7 +236,6 @@ class SqliteFile:
         db.execute("UPDATE store SET revision = ?", (revision,))
         if graves:
             self._bury(db, self._history)
-        return revision
 
     def _bury(self, db: sqlite3.Connection, history: int) -> None:
         row = db.execute(
@@ -274,10 +278,25 @@ class SqliteFile:
         if row is None:
             raise StoreCorrupt(f"{self.path}: the table 'store' is empty; {self._advice()}")
         identity, revision, compacted = row
-        if self._identity is not None and (identity != self._identity or revision < self._newest):
-            self.epoch += 1  # the file's content is another one, or went back in time
-        self._identity, self._newest = identity, revision
+        another = self._replaced or revision < self._newest or self._identity not in (None, identity)
+        self._identity, self._replaced = identity, False
+        if another and compacted <= self._newest:
+            db.execute("ROLLBACK")
+            self._adopt(db)
+            return self._begin(db, begin)
+        self._newest = max(self._newest, revision)
         return revision, compacted
+
+    def _adopt(self, db: sqlite3.Connection) -> None:
+        """Make a file that was put in the old one's place carry on its revisions, so that they never go back.
+
+        What our callers know of the old file tells nothing of this one: the history is cut off above all they know.
+        """
+        LOG.warning("another file was put in the place of %s; its records are taken as they are", self.path)
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE store SET revision = max(revision, ?) + 1", (self._newest,))
+        db.execute("UPDATE store SET compacted = revision")
+        db.execute("COMMIT")
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """While others hold the lock, try again after short jittered naps: SQLite's own grow to 100 ms."""
@@ -301,8 +320,9 @@ class SqliteFile:
             self._create()
         elif self._inode not in (None, inode):
             self.close()
-            self.epoch += 1
+            self._replaced = True
         self._db = self._open()
+        self._opened += 1
         self._inode = self._look_up()
         return self._db
 

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 
 from dragonflow.store._common import Scopes, check_key, check_txn, leases_of
 from dragonflow.store.protocol import (
@@ -142,7 +142,7 @@ class MemoryStore:
             )
             return Snapshot(self.memory.revision, records)
 
-    async def watch(self, scopes: Collection[str], after: int) -> AsyncIterator[Changes]:
+    async def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
         """See ``Store``."""
         wanted = Scopes(scopes)
         watcher = _Watcher()

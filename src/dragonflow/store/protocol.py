@@ -9,7 +9,7 @@ become visible at once and share its revision.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -126,7 +126,7 @@ class Store(Protocol):
         """All records of the scopes (exact names, or prefixes ending in ``*``) at one revision."""
         ...
 
-    def watch(self, scopes: Collection[str], after: int) -> AsyncIterator[Changes]:
+    def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
         """Yield what changes in the scopes after revision ``after``, at once and for ever; close it with ``aclose()``.
 
         :raises Compacted: the changes are no longer kept; also raised later, if the reader was too slow.

@@ -12,7 +12,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -78,16 +78,15 @@ class SqliteStore:
         wanted = Scopes(scopes)
         return await self._run(lambda: self._file.snapshot(wanted))
 
-    async def watch(self, scopes: Collection[str], after: int) -> AsyncIterator[Changes]:
+    async def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
         """See ``Store``."""
         wanted = Scopes(scopes)
         wake = _Wake()
         self._watches.add(wake)
         try:
-            epoch = await self._run(self._open_epoch)
             while not self._closed:
                 wake.event.clear()
-                news = await self._run(partial(self._file.changes, wanted, after, epoch))
+                news = await self._run(partial(self._file.changes, wanted, after))
                 after = news.revision
                 if news.records:
                     yield news
@@ -198,10 +197,6 @@ class SqliteStore:
         if version is None or version != seen:
             self._wake_all()
         return version
-
-    def _open_epoch(self) -> int:
-        self._file.data_version()
-        return self._file.epoch
 
     def _wake_all(self) -> None:
         for wake in tuple(self._watches):
