@@ -23,8 +23,10 @@ from dragonflow.pipeline.facts import (
     Local,
     Locality,
     Meter,
+    Owner,
     Place,
     Remote,
+    Trouble,
     TunnelPort,
 )
 from dragonflow.pipeline.match import Match, match
@@ -51,6 +53,7 @@ __all__ = [
     "Move",
     "Output",
     "OutputTo",
+    "Owner",
     "Place",
     "PopVlan",
     "PushVlan",
@@ -59,6 +62,7 @@ __all__ = [
     "SetField",
     "Stage",
     "Table",
+    "Trouble",
     "TunnelPort",
     "load",
     "match",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from dragonflow.pipeline.action import Action
 from dragonflow.pipeline.match import Match
+
+
+class Owner(NamedTuple):
+    """Who wants a fact: the app, and the kind and id of the object for which it was rendered."""
+
+    app: str
+    kind: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.app}/{self.kind}/{self.id}"
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -78,4 +91,10 @@ class Place(msgspec.Struct, frozen=True):
     locality: Locality
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | Place
+class Trouble(msgspec.Struct, frozen=True):
+    """Something about the object that an operator should know. It changes nothing on the switch; the engine reports it."""
+
+    reason: str
+
+
+Fact = Flow | Group | Bucket | Meter | TunnelPort | Place | Trouble

@@ -1,0 +1,62 @@
+"""What an app is: a name, tables, and pure generators that say which facts an object calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from dragonflow.controller.view import Me, View
+from dragonflow.model import OvsPort, Row
+from dragonflow.pipeline import Fact, Table, match
+
+A = TypeVar("A", bound="App")
+O = TypeVar("O", bound="Row | OvsPort | Me")  # noqa: E741 - one letter, as is usual for type variables
+
+Render = Callable[[Any, View], Iterator[Fact]]
+
+
+def renders(
+    model: type[O],
+) -> Callable[[Callable[[A, O, View], Iterator[Fact]]], Callable[[A, O, View], Iterator[Fact]]]:
+    """Mark a method as the app's rendering of one kind of object."""
+
+    def mark(method: Callable[[A, O, View], Iterator[Fact]]) -> Callable[[A, O, View], Iterator[Fact]]:
+        method.__dict__["renders"] = model
+        return method
+
+    return mark
+
+
+class App:
+    """A feature. Its renderings depend on their arguments alone, so what they yield now is all that should be there now.
+
+    ``places`` says in words which ports the app gives a place, empty if none; only one app may place a kind of port.
+    ``follows`` names the apps on whose places its own rest; they must stand earlier in the list of apps, so places are acyclic.
+    """
+
+    name: ClassVar[str]
+    places: ClassVar[str] = ""
+    follows: ClassVar[tuple[str, ...]] = ()
+
+    @renders(Me)
+    def host(self, me: Me, view: View) -> Iterator[Fact]:
+        """Flows that rest on no row: here, what becomes of packets that nothing else matches. Extend it with ``super()``."""
+        for table in self.tables():
+            yield table.flow(0, match(), goto=table.miss)
+
+    @classmethod
+    def tables(cls) -> tuple[Table, ...]:
+        """The app's tables in the order of a packet's way."""
+        return tuple(sorted((it for it in vars(cls).values() if isinstance(it, Table)), key=lambda table: table.number))
+
+    def renderings(self) -> Mapping[type[Any], Render]:
+        """The marked methods by the kind of object that they render. :raises TypeError: two claim one kind."""
+        found: dict[type[Any], Render] = {}
+        for name in dir(self):
+            method = getattr(self, name)
+            model = getattr(method, "renders", None)
+            if isinstance(model, type):
+                if model in found:
+                    raise TypeError(f"app {self.name}: two methods render {model.__name__}")
+                found[model] = method
+        return found

@@ -1,0 +1,215 @@
+"""The controller's copy of its part of the world: rows of the followed scopes, and the interfaces on the integration bridge.
+
+Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
+that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from dragonflow.model import LogicalPort, OvsPort, Row
+from dragonflow.model.rows import ROWS, Binding, Subnet
+
+M = TypeVar("M", bound="Row | OvsPort")
+
+Object = Row | OvsPort
+
+INDICES: dict[type[Object], tuple[str, ...]] = {
+    Binding: ("host", "network"),
+    LogicalPort: ("network", "chassis"),
+    OvsPort: ("iface_id", "tunnel"),
+    Subnet: ("network",),
+}
+"""The fields by which ``where`` finds objects."""
+
+TOMBSTONES = 10_000
+"""How many deletions are remembered. The feed delivers in order, so only overtaken messages need any at all."""
+
+
+class Change(NamedTuple):
+    """An object that differs from what it was when changes were last taken; None stands for absent."""
+
+    model: type[Object]
+    id: str
+    old: Object | None
+    new: Object | None
+
+
+class _Tombstone(NamedTuple):
+    revision: int
+    scope: str | None
+
+
+class Replica:
+    """Objects by (model, id). Reading costs a dictionary look-up; ``where`` costs what it returns."""
+
+    def __init__(self) -> None:
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort)
+        self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
+        self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
+        self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
+            (model, field): {} for model, fields in INDICES.items() for field in fields
+        }
+        self._floors: dict[str, int] = {}
+        self._members: dict[str, set[tuple[type[Row], str]]] = {}
+        self._gone: dict[tuple[type[Row], str], _Tombstone] = {}
+        self._before: dict[tuple[type[Object], str], Object | None] = {}
+
+    # What is read
+
+    def get(self, model: type[M], id: str) -> M | None:
+        """The object, or None."""
+        return self._objects[model].get(id)
+
+    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+        """The objects whose field (one of ``INDICES``) has the given value, ordered by id."""
+        ((field, value),) = condition.items()
+        objects = self._objects[model]
+        return tuple(objects[name] for name in sorted(self._indices[model, field].get(value, ())))
+
+    def all(self, model: type[M]) -> tuple[M, ...]:
+        """All objects of a kind, ordered by id."""
+        return tuple(found for _, found in sorted(self._objects[model].items()))
+
+    def revision(self, model: type[Row], id: str) -> int:
+        """The store revision of a row that is held, else 0."""
+        return self._revisions[model].get(id, 0)
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes that are held."""
+        return frozenset(self._floors)
+
+    # What comes from the DF DB
+
+    def reset_scope(self, scope: str, rows: Iterable[tuple[Row, int]], revision: int) -> bool:
+        """Take in a snapshot: at ``revision`` the scope held exactly these rows, each with the revision that wrote it.
+
+        What is known to be newer than the snapshot stays. Returns False for a snapshot older than the one before, which says
+        nothing; to begin anew with a store whose revisions went back, drop the scope first.
+        """
+        if revision < self._floors.get(scope, 0):
+            return False
+        members = self._members.setdefault(scope, set())
+        missing = set(members)
+        self._floors[scope] = revision
+        for row, written in rows:
+            if row.scope != scope:
+                raise ValueError(f"{type(row).__name__} {row.id} lies in scope {row.scope}, not in {scope}")
+            missing.discard((type(row), row.id))
+            self._accept(row, written)
+        for model, name in missing:
+            if self._revisions[model][name] <= revision:
+                self._discard(model, name)
+        return True
+
+    def drop_scope(self, scope: str) -> None:
+        """Forget the scope and all that is in it."""
+        for model, name in tuple(self._members.get(scope, ())):
+            self._discard(model, name)
+        self._members.pop(scope, None)
+        self._floors.pop(scope, None)
+        for key in [key for key, tombstone in self._gone.items() if tombstone.scope == scope]:
+            del self._gone[key]
+
+    def upsert(self, row: Row, revision: int) -> bool:
+        """Take in a row that was written in ``revision``. Returns False if that is no news."""
+        floor = self._floors.get(row.scope)
+        if floor is None or revision <= floor:
+            return False
+        return self._accept(row, revision)
+
+    def remove(self, model: type[Row], id: str, revision: int) -> bool:
+        """Take in that a row was deleted in ``revision``. Returns False if that is no news."""
+        key = (model, id)
+        row = self._objects[model].get(id)
+        known = self._gone.get(key)
+        if row is not None:
+            if revision <= max(self._revisions[model][id], self._floors[row.scope]):
+                return False
+            self._discard(model, id)
+        elif known is not None and revision <= known.revision:
+            return False
+        scope = row.scope if row is not None else known.scope if known is not None else None
+        self._gone.pop(key, None)
+        self._gone[key] = _Tombstone(revision, scope)
+        if len(self._gone) > TOMBSTONES:
+            del self._gone[next(iter(self._gone))]
+        return row is not None
+
+    # What comes from OVSDB, which speaks in order and for itself
+
+    def upsert_port(self, port: OvsPort) -> None:
+        """Take in an interface of the integration bridge."""
+        self._set(OvsPort, port.id, port)
+
+    def remove_port(self, name: str) -> None:
+        """Take in that an interface is gone."""
+        self._set(OvsPort, name, None)
+
+    def reset_ports(self, ports: Iterable[OvsPort]) -> None:
+        """Take in that these are all interfaces that there are."""
+        gone = set(self._objects[OvsPort])
+        for port in ports:
+            gone.discard(port.id)
+            self.upsert_port(port)
+        for name in gone:
+            self.remove_port(name)
+
+    # What changed
+
+    def take_changes(self) -> list[Change]:
+        """What differs from the last time this was called, one entry an object."""
+        before, self._before = self._before, {}
+        changes = []
+        for (model, name), old in before.items():
+            new = self._objects[model].get(name)
+            if new != old:
+                changes.append(Change(model, name, old, new))
+        return changes
+
+    def _accept(self, row: Row, revision: int) -> bool:
+        key = (type(row), row.id)
+        tombstone = self._gone.get(key)
+        if revision <= self._revisions[key[0]].get(row.id, 0) or (
+            tombstone is not None and revision <= tombstone.revision
+        ):
+            return False
+        old = self._objects[key[0]].get(row.id)
+        if old is not None and old.scope != row.scope:
+            self._members[old.scope].discard(key)
+        self._gone.pop(key, None)
+        self._members[row.scope].add(key)
+        self._revisions[key[0]][row.id] = revision
+        self._set(key[0], row.id, row)
+        return True
+
+    def _discard(self, model: type[Row], id: str) -> None:
+        row = self._objects[model][id]
+        self._members[row.scope].discard((model, id))
+        del self._revisions[model][id]
+        self._set(model, id, None)
+
+    def _set(self, model: type[Object], id: str, new: Object | None) -> None:
+        """Put the object in place of the old one, in the indices too, and note the change."""
+        objects = self._objects[model]
+        old = objects.get(id)
+        self._before.setdefault((model, id), old)
+        for field in INDICES.get(model, ()):
+            was = None if old is None else getattr(old, field)
+            now = None if new is None else getattr(new, field)
+            if was == now:
+                continue
+            index = self._indices[model, field]
+            if was is not None:
+                index[was].discard(id)
+                if not index[was]:
+                    del index[was]
+            if now is not None:
+                index.setdefault(now, set()).add(id)
+        if new is None:
+            objects.pop(id, None)
+        else:
+            objects[id] = new

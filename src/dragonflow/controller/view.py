@@ -1,0 +1,88 @@
+"""The only window through which apps see the world. It records every read, so the engine knows what each rendering rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from dragonflow.controller.replica import INDICES, Change, Replica
+from dragonflow.model import OvsPort, Row
+from dragonflow.pipeline.facts import Locality
+
+M = TypeVar("M", bound="Row | OvsPort")
+
+
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """This chassis, the same for the whole life of the process. Apps render it like a row, for flows that rest on no row."""
+
+    chassis: str
+    tunnel_ip: str
+    tunnel_types: tuple[str, ...] = ("geneve",)
+
+    @property
+    def id(self) -> str:
+        """The chassis's name."""
+        return self.chassis
+
+
+Read = tuple[Any, ...]
+"""What a rendering rests on: ``(model, id)``, ``(model, field, value)`` for an index, ``("locality", port)``, or ``(model,)``
+for all of a kind."""
+
+_LOCALITY = "locality"
+
+
+def locality_read(port: str) -> Read:
+    """The read of a port's place."""
+    return (_LOCALITY, port)
+
+
+def touched_reads(change: Change) -> list[Read]:
+    """The reads whose answer differs because of the change."""
+    reads: list[Read] = [(change.model, change.id), (change.model,)]
+    for field in INDICES.get(change.model, ()):
+        values = {getattr(side, field) for side in (change.old, change.new) if side is not None}
+        reads += [(change.model, field, value) for value in values if value is not None]
+    return reads
+
+
+class View:
+    """Read-only; a miss and an empty index are answers that can change, and are recorded like any other."""
+
+    def __init__(self, replica: Replica, places: Mapping[str, Locality], me: Me) -> None:
+        self.me = me
+        self._replica = replica
+        self._places = places
+        self._reads: dict[Read, None] = {}
+
+    def get(self, model: type[M], id: str) -> M | None:
+        """The object, or None."""
+        self._reads[model, id] = None
+        return self._replica.get(model, id)
+
+    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+        """The objects whose indexed field has the given value, ordered by id: ``view.where(OvsPort, iface_id=port.id)``.
+
+        Whoever reads this renders again whenever any of them changes: ask for small sets only.
+        """
+        ((field, value),) = condition.items()
+        self._reads[model, field, value] = None
+        return self._replica.where(model, **condition)
+
+    def all(self, model: type[M]) -> tuple[M, ...]:
+        """All objects of a kind, ordered by id; the same warning holds."""
+        self._reads[model,] = None
+        return self._replica.all(model)
+
+    def locality(self, port: str) -> Locality | None:
+        """Where an app has placed the port, or None."""
+        self._reads[_LOCALITY, port] = None
+        return self._places.get(port)
+
+    def take_reads(self) -> tuple[Read, ...]:
+        """What was read since this was last called, each once."""
+        reads = tuple(self._reads)
+        self._reads = {}
+        return reads
