@@ -44,6 +44,11 @@ class Intake:
         if added:
             await self._feed.add(added)
 
+    @property
+    def revision(self) -> int:
+        """The store revision up to which everything has been taken in."""
+        return self._feed.revision
+
     async def run(self) -> None:
         """Take in news until cancelled."""
         async for news in self._feed:
@@ -58,7 +63,12 @@ class Intake:
             return
         self._forget_refusals(news.scope)
         rows = [(row, record.revision) for record in news.records if (row := self._read(record)) is not None]
-        self._replica.reset_scope(news.scope, rows, news.revision)
+        if not self._replica.reset_scope(news.scope, rows, news.revision):
+            LOG.warning(
+                "scope %s went back to revision %d (a restored DF DB?); taking it as it is", news.scope, news.revision
+            )
+            self._replica.drop_scope(news.scope)
+            self._replica.reset_scope(news.scope, rows, news.revision)
         self.arrived.add(news.scope)
 
     def _change(self, news: Changes) -> None:

@@ -86,7 +86,9 @@ def _address(text: str | None) -> str:
     try:
         return str(ip_address(text or ""))
     except ValueError:
-        raise ConfigError(f"[df] tunnel_ip: {text!r} must be this host's IPv4 or IPv6 address in the tunnel network") from None
+        raise ConfigError(
+            f"[df] tunnel_ip: {text!r} must be this host's IPv4 or IPv6 address in the tunnel network"
+        ) from None
 
 
 def _mapping(text: str) -> BridgeMapping:
@@ -208,16 +210,16 @@ class Controller:
 
     def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
-        arrived = self._intake.arrived
+        degraded = {**self._engine.degraded, **self._switch.degraded}
         return {
             "chassis": self._name,
-            "in_sync": self._synced and self._switch.connected,
+            "in_sync": self._took_over and self._switch.connected,
             "switch_connected": self._switch.connected,
             "ovsdb_in_sync": self._switch.ovsdb_in_sync,
             "revision": self._intake.revision,
-            "scopes": len(arrived),
+            "scopes": sorted(self._intake.arrived),
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
-            "degraded": {str(owner): str(reason) for owner, reason in (*self._engine.degraded.items(), *self._switch.degraded.items())},
+            "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }
 
     def _places(self) -> dict[str, Any]:

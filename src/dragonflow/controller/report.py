@@ -1,7 +1,7 @@
 """The way back: this chassis's own rows of the DF DB say what is, whatever was lost in between.
 
 Level-triggered: the rows that should stand (the chassis itself, the status of each port bound here) are compared with those that
-stand in the replica, and the difference is written. A lost write, a lost row or a restart changes nothing about what should stand.
+stand in the replica, and the difference is written. No lost write, lost row or restart changes what should stand.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def without(broken: Collection[str], said: Mapping[str, Claim]) -> dict[str, Cla
 
 
 class Report:
-    """Writes the rows of ``chassis`` and keeps it alive. ``run`` does so until cancelled; ``wake`` says that something changed."""
+    """Writes the rows of ``chassis``: itself, and the status of the ports bound to it."""
 
     def __init__(
         self,
@@ -117,7 +117,11 @@ class Report:
             return different
         for port, claim in self._claims.items():
             row = self._replica.get(PortStatus, port)
-            if row is None or (row.generation, row.status, row.revision) != (claim.generation, claim.status, claim.revision):
+            if row is None or (row.generation, row.status, row.revision) != (
+                claim.generation,
+                claim.status,
+                claim.revision,
+            ):
                 status = self._status(port, claim)
                 different.append((_key(status), status))
         for row in self._replica.all(PortStatus):

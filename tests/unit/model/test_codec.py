@@ -96,7 +96,10 @@ def test_values_that_many_rows_share_are_held_once() -> None:
 
 
 def test_ten_thousand_ports_fit_into_fifteen_megabytes() -> None:
-    data = [(f"p{n}", encode(LogicalPort(id=f"p{n}", key=n, network="n1", mac=f"fa:{n}", revision=1))) for n in range(10_000)]
+    data = [
+        (f"p{n}", encode(LogicalPort(id=f"p{n}", key=n, network="n1", mac=f"fa:{n}", revision=1)))
+        for n in range(10_000)
+    ]
     gc.collect()
     tracemalloc.start()
     rows = [decode("LogicalPort", name, row) for name, row in data]

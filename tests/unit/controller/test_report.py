@@ -1,0 +1,197 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+
+import msgspec
+import pytest
+
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.report import Claim, Liveness, Report, claims, without
+from dragonflow.model import (
+    Alive,
+    Binding,
+    Chassis,
+    LogicalPort,
+    PortStatus,
+    Row,
+    decode,
+    encode,
+    host_scope,
+    network_scope,
+    status_scope,
+)
+from dragonflow.pipeline import Local, Locality, Remote
+from dragonflow.pubsub.protocol import PORT_STATUS, Message
+from dragonflow.store.memory import MemoryStore
+from dragonflow.store.protocol import Delete, Key, Put, Txn, Unavailable
+
+HERE = Chassis(id="h1", tunnel_ip="192.0.2.1")
+PORT = LogicalPort(id="p1", key=1, network="n1", mac="fa:16:3e:00:00:01", chassis="h1", generation=3, revision=1)
+BINDING = Binding(id="p1", host="h1", network="n1", generation=3)
+ACTIVE = Claim("n1", 3, "ACTIVE", 7)
+
+
+class Bus:
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    async def publish(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def subscribe(self, topics: Collection[str]) -> AsyncIterator[Message]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+class FaultyStore(MemoryStore):
+    """Memory whose next commits fail: before they are done, or after (the answer is lost)."""
+
+    faults: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults = []
+
+    async def commit(self, txn: Txn) -> int:
+        fault = self.faults.pop() if self.faults else ""
+        if fault == "before":
+            raise Unavailable("away")
+        revision = await super().commit(txn)
+        if fault == "after":
+            raise Unavailable("answer lost")
+        return revision
+
+
+def replica(*rows: tuple[Row, int]) -> Replica:
+    held = Replica()
+    for scope in ("chassis", host_scope("h1"), status_scope("h1"), network_scope("n1")):
+        held.reset_scope(scope, [(row, revision) for row, revision in rows if row.scope == scope], 0)
+    return held
+
+
+@pytest.mark.parametrize(
+    ("port", "binding", "place", "said"),
+    [
+        (PORT, BINDING, Local(5), ACTIVE),
+        (PORT, BINDING, None, Claim("n1", 3, "DOWN", 7)),
+        (PORT, BINDING, Remote("h2", 1, "192.0.2.2"), Claim("n1", 3, "DOWN", 7)),
+        (msgspec.structs.replace(PORT, admin_up=False), BINDING, Local(5), Claim("n1", 3, "DOWN", 7)),
+        (msgspec.structs.replace(PORT, chassis="h2"), BINDING, Local(5), None),
+        (PORT, msgspec.structs.replace(BINDING, generation=4), Local(5), None),
+        (PORT, msgspec.structs.replace(BINDING, active=False), Local(5), None),
+        (None, BINDING, None, None),
+        (PORT, None, Local(5), None),
+    ],
+)
+def test_a_chassis_speaks_only_of_ports_actively_bound_to_it(
+    port: LogicalPort | None, binding: Binding | None, place: Locality | None, said: Claim | None
+) -> None:
+    held = replica(*((row, 7) for row in (port, binding) if row is not None))
+    assert claims("h1", held, {"p1": place}.get) == ({} if said is None else {"p1": said})
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"), [(set(), "ACTIVE"), ({"p1"}, "DOWN"), ({"n1"}, "DOWN"), ({"p2"}, "ACTIVE")]
+)
+def test_what_is_not_wholly_installed_is_down(broken: set[str], status: str) -> None:
+    assert without(broken, {"p1": ACTIVE})["p1"].status == status
+
+
+class World:
+    def __init__(self) -> None:
+        self.store, self.bus, self.replica = FaultyStore(), Bus(), replica((PORT, 7), (BINDING, 7))
+        self.report = Report(self.store, self.bus, self.replica, HERE, now=lambda: 1000.0)
+
+    async def stored(self, kind: type[Row], id: str) -> Row | None:
+        scope = {PortStatus: status_scope("h1"), Chassis: "chassis", Alive: "alive"}[kind]
+        record = await self.store.get(Key(scope, kind.__name__, id))
+        return None if record is None or record.data is None else decode(kind.__name__, id, record.data)
+
+    async def until(self, holds: Callable[[Row | None], bool], kind: type[Row] = PortStatus, id: str = "p1") -> None:
+        async with asyncio.timeout(5):
+            while not holds(await self.stored(kind, id)):
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    task = asyncio.create_task(world.report.run())
+    yield world
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_confirmed_port_is_written_and_told(world: World) -> None:
+    world.report.confirmed({"p1": ACTIVE})
+    row = PortStatus(id="p1", chassis="h1", generation=3, status="ACTIVE", revision=7, at=1000.0)
+    await world.until(lambda found: found == row)
+    assert await world.stored(Chassis, "h1") == HERE
+    (message,) = world.bus.sent
+    assert message.topic == PORT_STATUS
+    assert [record.data for record in message.records] == [encode(row)]
+
+
+async def test_what_stands_already_is_not_written_again(world: World) -> None:
+    world.report.confirmed({"p1": ACTIVE})
+    await world.until(lambda found: found is not None)
+    before = (await world.store.snapshot(["*"])).revision
+    world.report.confirmed({"p1": ACTIVE})
+    world.report.wake()
+    world.report.confirmed({"p1": msgspec.structs.replace(ACTIVE, status="DOWN")})
+    await world.until(lambda found: isinstance(found, PortStatus) and found.status == "DOWN")
+    assert (await world.store.snapshot(["*"])).revision == before + 1
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_an_outage_of_the_store_loses_nothing(world: World, fault: str) -> None:
+    world.store.faults = [fault]
+    world.report.confirmed({"p1": ACTIVE})
+    await world.until(lambda found: found is not None)
+
+
+async def test_a_row_lost_behind_our_back_is_written_again(world: World) -> None:
+    world.report.confirmed({"p1": ACTIVE})
+    await world.until(lambda found: found is not None)
+    key = Key(status_scope("h1"), "PortStatus", "p1")
+    revision = await world.store.commit(Txn((Delete(key),)))
+    world.replica.remove(PortStatus, "p1", revision)
+    world.report.wake()
+    await world.until(lambda found: found is not None)
+
+
+async def test_the_status_of_a_port_that_is_no_longer_bound_here_goes(world: World) -> None:
+    world.report.confirmed({"p1": ACTIVE})
+    await world.until(lambda found: found is not None)
+    world.replica.remove(Binding, "p1", 1000)
+    world.report.confirmed({})
+    await world.until(lambda found: found is None)
+    assert world.bus.sent[-1].records[0].data is None
+
+
+async def test_liveness_comes_back_when_its_row_or_its_lease_is_lost() -> None:
+    world = World()
+    liveness = Liveness(world.store, "h1", 0.4, now=lambda: 5.0)
+    task = asyncio.create_task(liveness.run())
+    await world.until(lambda found: found is not None, Alive, "h1")
+    await world.store.commit(Txn((Delete(Key("alive", "Alive", "h1")),)))
+    await world.until(lambda found: found is not None, Alive, "h1")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await liveness.end()
+    assert await world.stored(Alive, "h1") is None
+
+
+async def test_two_controllers_of_one_name_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    task = asyncio.create_task(Liveness(world.store, "h1", 0.4, now=lambda: 5.0).run())
+    await world.until(lambda found: found is not None, Alive, "h1")
+    await world.store.commit(Txn((Put(Key("alive", "Alive", "h1"), encode(Alive(id="h1", since=6.0))),)))
+    async with asyncio.timeout(5):
+        while "another controller calls itself h1" not in caplog.text:
+            await asyncio.sleep(0.01)
+    task.cancel()
