@@ -124,6 +124,7 @@ class Controller:
         self._control = ControlServer(
             settings.control_socket, {"status": self._status, "places": self._places, "ports": self._ovs_ports}
         )
+        self._took_over = False
         self._unconfirmed: list[LocalityEvent] = []
         self.subscribers: list[Callable[[Sequence[LocalityEvent]], None]] = [_count]
 
@@ -171,6 +172,7 @@ class Controller:
         while not await self._in_sync():
             await self._next_news()
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
+        self._took_over = True
         while True:
             await self._settle()
             await self._next_news()
@@ -179,6 +181,7 @@ class Controller:
     async def _next_news(self) -> None:
         await self._news.wait()
         self._news.clear()
+        self._report.wake()
 
     async def _in_sync(self) -> bool:
         """Follow the scopes that are needed now; whether all of them, and OVSDB, have arrived."""

@@ -111,6 +111,8 @@ class Report:
     def _difference(self) -> list[tuple[Key, Row | None]]:
         """What to write: rows under their keys, None where the record should go."""
         different: list[tuple[Key, Row | None]] = []
+        if self._chassis.scope not in self._replica.scopes:
+            return different
         if self._replica.get(Chassis, self._chassis.id) != self._chassis:
             different.append((_key(self._chassis), self._chassis))
         if self._claims is None:

@@ -1,0 +1,116 @@
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dragonflow.cli import show
+from dragonflow.model import (
+    Alive,
+    BridgeMapping,
+    Chassis,
+    FixedIP,
+    LogicalPort,
+    LogicalSwitch,
+    PortStatus,
+    Row,
+    Subnet,
+    encode,
+)
+from dragonflow.store import open_store
+from dragonflow.store.protocol import Key, Put, Txn
+
+ROWS: list[Row] = [
+    LogicalSwitch(id="n1", key=1, name="blue", network_type="geneve", segmentation_id=77, mtu=1442, revision=1),
+    LogicalSwitch(id="n2", key=2, name="flat", network_type="flat", physical_network="physnet1", mtu=1500, revision=1),
+    Subnet(id="s1", network="n1", cidr="10.0.0.0/24", revision=1),
+    Subnet(id="s2", network="n1", cidr="2001:db8::/64", revision=1),
+    LogicalPort(
+        id="p1",
+        key=10,
+        network="n1",
+        name="vm1",
+        mac="fa:16:3e:00:00:01",
+        fixed_ips=(FixedIP("s1", "10.0.0.5"),),
+        chassis="h1",
+        generation=2,
+        revision=1,
+    ),
+    LogicalPort(id="p2", key=11, network="n1", mac="fa:16:3e:00:00:02", chassis="h2", generation=1, revision=1),
+    LogicalPort(id="p3", key=12, network="n2", mac="fa:16:3e:00:00:03", chassis="h2", generation=1, revision=1),
+    LogicalPort(id="p4", key=13, network="n1", mac="fa:16:3e:00:00:04", revision=1),
+    Chassis(id="h1", tunnel_ip="192.0.2.1", bridge_mappings=(BridgeMapping("physnet1", "br-ex"),)),
+    Chassis(id="h2", tunnel_ip="192.0.2.2"),
+    Alive(id="h1", since=1.0),
+    PortStatus(id="p1", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
+    PortStatus(id="p2", chassis="h2", generation=0, status="ACTIVE", revision=5, at=1.0),
+]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    url = f"sqlite://{tmp_path}/dfdb.sqlite"
+
+    async def fill() -> None:
+        store = open_store(url)
+        puts = [Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in ROWS]
+        puts.append(Put(Key("net:n1", "LogicalPort", "bad"), b"{}"))
+        puts.append(Put(Key("keys:port", "Slot", "1"), b"p1"))
+        await store.commit(Txn(tuple(puts)))
+        await store.close()
+
+    asyncio.run(fill())
+    return url
+
+
+def shown(url: str, what: str) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(show.app, [what, "--store-url", url, "--json"])
+    assert result.exit_code == 0, result.output
+    assert "LogicalPort bad" in result.stderr
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows
+
+
+def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: str) -> None:
+    ports = {port["id"]: port for port in shown(url, "ports")}
+    assert list(ports) == ["p1", "p2", "p3", "p4"]
+    assert ports["p1"]["network"] == "blue"
+    assert ports["p1"]["ips"] == ["10.0.0.5"]
+    assert (ports["p1"]["status"], ports["p1"]["confirmed_revision"]) == ("ACTIVE", 5)
+    assert ports["p2"]["status"] is None
+    assert ports["p4"]["chassis"] is None
+
+
+def test_networks_tell_their_subnets_and_how_many_ports_they_have(url: str) -> None:
+    blue, flat = shown(url, "networks")
+    assert (blue["subnets"], blue["ports"]) == (["10.0.0.0/24", "2001:db8::/64"], 3)
+    assert flat["physical_network"] == "physnet1"
+
+
+def test_chassis_tell_whether_they_are_alive(url: str) -> None:
+    h1, h2 = shown(url, "chassis")
+    assert (h1["alive"], h2["alive"]) == (True, False)
+    assert h1["bridge_mappings"] == ["physnet1:br-ex"]
+    assert h2["ports"] == 2
+
+
+def test_tunnels_join_the_chassis_of_a_tunnelled_network(url: str) -> None:
+    (tunnel,) = shown(url, "tunnels")
+    assert (tunnel["chassis"], tunnel["peer"], tunnel["peer_vtep"]) == ("h1", "h2", "192.0.2.2")
+    assert tunnel["networks"] == ["blue"]
+
+
+@pytest.mark.parametrize("what", ["ports", "networks", "chassis", "tunnels"])
+def test_people_get_a_table(url: str, what: str) -> None:
+    result = CliRunner().invoke(show.app, [what, "--store-url", url], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "at revision" in result.stdout
+
+
+@pytest.mark.parametrize("url", ["etcd://nowhere", "nonsense"])
+def test_a_url_that_no_driver_knows_is_refused(url: str) -> None:
+    result = CliRunner().invoke(show.app, ["ports", "--store-url", url])
+    assert result.exit_code == 1
+    assert "store_url" in result.stderr
