@@ -1,7 +1,11 @@
 """The features, in the order in which they render: those that place ports stand before those that read places."""
 
 from dragonflow.apps.base import App
+from dragonflow.apps.classification import Classification
+from dragonflow.apps.l2 import L2
+from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.tunnel import Tunnel
 
-APPS: tuple[App, ...] = ()
+APPS: tuple[App, ...] = (Classification(), Tunnel(), Resolution(), L2())
 
 __all__ = ["APPS", "App"]

@@ -39,3 +39,15 @@ DESTINATION = Bits("reg7", 0, 32)
 
 FROM_TUNNEL = Bits("reg0", 0, 1)
 """1 where the packet came from another chassis: it is not sent out to a chassis again."""
+
+SCRATCH = Bits("reg8", 0, 32)
+"""Holds a value for a moment within one flow's actions; no table may count on it."""
+
+LAYOUT: tuple[tuple[str, Bits], ...] = (
+    ("NETWORK", NETWORK),
+    ("SOURCE", SOURCE),
+    ("DESTINATION", DESTINATION),
+    ("FROM_TUNNEL", FROM_TUNNEL),
+    ("SCRATCH", SCRATCH),
+)
+"""All named bits; ``check`` refuses overlaps."""

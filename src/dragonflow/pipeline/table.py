@@ -1,11 +1,13 @@
-"""Stages and tables. A table states which stage it stands in and what becomes of a packet that no flow matches."""
+"""Stages and tables. A table states its contract, and refuses flows that don't keep it where they are written."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-import msgspec
+from dragonflow.pipeline.fields import FIELDS
+from dragonflow.pipeline.registers import Bits
 
 if TYPE_CHECKING:
     from dragonflow.pipeline.action import Action
@@ -25,29 +27,58 @@ class Stage(IntEnum):
     DELIVERY = 24
 
 
-class Table(msgspec.Struct, frozen=True):
-    """A flow table: ``slot`` is its place within the stage; ``miss`` the table that unmatched packets go to (None: drop)."""
+class Table:
+    """A flow table and its contract. Tables are compared by identity: there is one object of each.
 
-    name: str
-    stage: Stage
-    slot: int = 0
-    miss: Table | None = None
+    ``purpose`` is a sentence for ``docs/pipeline.md``. ``matches`` are the fields, or named bits of them, that flows may match.
+    ``next`` are the tables to which flows may lead; ``miss`` is the one that unmatched packets go to (None: they are dropped).
+    ``slot`` is the table's place within its stage.
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.slot < SLOTS:
-            raise ValueError(f"table {self.name}: slot {self.slot} is not within 0 … {SLOTS - 1}")
-        if self.miss is not None and self.miss.number <= self.number:
-            raise ValueError(f"table {self.name}: a miss must lead to a later table, not to {self.miss.name}")
+    :raises ValueError: a slot that doesn't exist, or a way that doesn't lead forward.
+    """
 
-    @property
-    def number(self) -> int:
+    __slots__ = ("_allowed", "_ways", "matches", "miss", "name", "next", "number", "purpose", "slot", "stage")
+
+    def __init__(
+        self,
+        name: str,
+        stage: Stage,
+        slot: int = 0,
+        *,
+        purpose: str,
+        matches: Iterable[Bits | str] = (),
+        next: Iterable[Table] = (),
+        miss: Table | None = None,
+    ) -> None:
+        if not 0 <= slot < SLOTS:
+            raise ValueError(f"table {name}: slot {slot} is not within 0 … {SLOTS - 1}")
+        self.name, self.stage, self.slot, self.purpose, self.miss = name, stage, slot, purpose, miss
+        self.matches, self.next = tuple(matches), tuple(next)
+        self.number = stage * SLOTS + slot
         """The OpenFlow table id."""
-        return self.stage * SLOTS + self.slot
+        self._ways = {table.number for table in (*self.next, *((miss,) if miss is not None else ()))}
+        for way in (*self.next, *((miss,) if miss is not None else ())):
+            if way.number <= self.number:
+                raise ValueError(f"table {name}: the way must lead to a later table, not to {way.name}")
+        self._allowed: dict[str, int] = {}
+        for it in self.matches:
+            field, mask = (it, FIELDS[it].full) if isinstance(it, str) else (it.field, it.mask)
+            self._allowed[field] = self._allowed.get(field, 0) | mask
+
+    def __repr__(self) -> str:
+        return f"<Table {self.number} {self.name}>"
 
     def flow(self, priority: int, match: Match, *actions: Action, goto: Table | None = None) -> Flow:
-        """A flow of this table: the actions are done at once, then the packet goes on to ``goto`` (None: ends here)."""
+        """A flow of this table: the actions are done at once, then the packet goes on to ``goto`` (None: ends here).
+
+        :raises ValueError: a match or a way that isn't in the contract; names the table and the field.
+        """
         from dragonflow.pipeline.facts import Flow
 
-        if goto is not None and goto.number <= self.number:
-            raise ValueError(f"table {self.name}: a flow can't go back to {goto.name}")
+        if goto is not None and goto.number not in self._ways:
+            raise ValueError(f"table {self.name}: its contract has no way to {goto.name}")
+        for condition in match.conditions:
+            mask = condition.field.full if condition.mask is None else condition.mask
+            if mask & ~self._allowed.get(condition.field.name, 0):
+                raise ValueError(f"table {self.name}: its contract doesn't let flows match {condition.field.name}")
         return Flow(self.number, priority, match, actions, None if goto is None else goto.number)

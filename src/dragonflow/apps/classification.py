@@ -1,0 +1,61 @@
+"""Where a packet comes from: the port of this chassis, or the network in which another chassis sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dragonflow.apps.base import App, renders
+from dragonflow.apps.l2 import L2
+from dragonflow.apps.resolution import Resolution
+from dragonflow.controller.view import View
+from dragonflow.model import LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.pipeline import NETWORK, SOURCE, Fact, Local, Place, Stage, Table, Trouble, load, match
+
+
+class Classification(App):
+    """Says of each packet whose it is, and of each compute port that is plugged here that it is here.
+
+    A port is Local if Neutron has actively bound it to this chassis, it and its network are administratively up, and an interface
+    with its id has an OpenFlow port. During a live migration the destination therefore waits until Neutron moves the binding.
+    """
+
+    name = "classification"
+    places = "compute ports that are plugged into this chassis"
+
+    tunnelled = Table(
+        "tunnelled",
+        Stage.CLASSIFICATION,
+        slot=1,
+        purpose="Find the network of a packet from another chassis by its encapsulation and VNI.",
+        matches=("in_port", "tunnel_id"),
+        next=(L2.lookup,),
+    )
+    ports = Table(
+        "ports",
+        Stage.CLASSIFICATION,
+        purpose="Find out where the packet comes from: a local port, or a known chassis. Others are dropped.",
+        matches=("in_port", "tun_ipv4_src", "tun_ipv6_src"),
+        next=(tunnelled, Resolution.known),
+    )
+
+    @renders(LogicalPort)
+    def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
+        """The port's place and the marking of what it sends."""
+        if port.chassis != view.me.chassis or not port.admin_up:
+            return
+        network = view.get(LogicalSwitch, port.network)
+        if network is None or not network.admin_up:
+            return
+        interfaces = [it for it in view.where(OvsPort, iface_id=port.id) if it.ofport is not None and it.ofport > 0]
+        if not interfaces:
+            return
+        chosen = min(interfaces, key=lambda it: (it.attached_mac != port.mac, it.ofport))
+        if len(interfaces) > 1:
+            others = ", ".join(it.id for it in interfaces if it is not chosen)
+            yield Trouble(f"several interfaces have iface-id {port.id}: {chosen.id} is used, not {others}")
+        ofport = chosen.ofport
+        assert ofport is not None
+        yield Place(port.id, Local(ofport))
+        yield self.ports.flow(
+            20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Resolution.known
+        )

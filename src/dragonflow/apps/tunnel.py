@@ -1,0 +1,137 @@
+"""Networks that span chassis: one flow-based tunnel port per encapsulation, and the ways to and from other chassis.
+
+The encapsulation is the network's own type, the VNI its segmentation id; both chassis must offer it. Only packets from the
+VTEP of a known chassis are let in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from ipaddress import ip_address
+from typing import Any
+
+from dragonflow.apps.base import App, renders
+from dragonflow.apps.classification import Classification
+from dragonflow.apps.l2 import L2
+from dragonflow.controller.view import Me, View
+from dragonflow.model import Chassis, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.pipeline import (
+    DESTINATION,
+    FROM_TUNNEL,
+    NETWORK,
+    Action,
+    Bucket,
+    Fact,
+    Output,
+    Place,
+    Remote,
+    Trouble,
+    TunnelPort,
+    load,
+    match,
+    set_field,
+)
+from dragonflow.pipeline.groups import GroupKind, group_id
+
+TUNNEL_TYPES = ("geneve", "vxlan", "gre")
+"""Encapsulations; Neutron's network types of the same names use them."""
+
+_CHASSIS_BUCKETS = 1 << 30
+"""From here on a bucket's id stands for a chassis; below, for a port."""
+
+
+class Tunnel(App):
+    """Sends to and receives from other chassis of the region."""
+
+    name = "tunnel"
+    places = "ports of other chassis that are reached by a tunnel"
+
+    @renders(Me)
+    def host(self, me: Me, view: View) -> Iterator[Fact]:
+        """The tunnel ports themselves."""
+        yield from super().host(me, view)
+        for encapsulation in me.tunnel_types:
+            yield TunnelPort(tunnel_name(encapsulation), encapsulation, me.tunnel_ip)
+
+    @renders(Chassis)
+    def chassis(self, chassis: Chassis, view: View) -> Iterator[Fact]:
+        """Let in what comes from the chassis's VTEP."""
+        if not _is_peer(chassis, view.me):
+            return
+        for encapsulation in view.me.tunnel_types:
+            ofport = _tunnel_ofport(encapsulation, view)
+            if ofport is not None and encapsulation in chassis.tunnel_types:
+                source = _tunnel_address("src", chassis.tunnel_ip)
+                yield Classification.ports.flow(10, match(in_port=ofport, **source), goto=Classification.tunnelled)
+
+    @renders(LogicalSwitch)
+    def network(self, network: LogicalSwitch, view: View) -> Iterator[Fact]:
+        """Say by the VNI that a packet is in this network."""
+        ofport = _tunnel_ofport(network.network_type, view)
+        if ofport is None or network.segmentation_id is None or not network.admin_up:
+            return
+        yield Classification.tunnelled.flow(
+            10,
+            match(in_port=ofport, tunnel_id=network.segmentation_id),
+            load(NETWORK, network.key),
+            load(FROM_TUNNEL, 1),
+            goto=L2.lookup,
+        )
+
+    @renders(LogicalPort)
+    def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
+        """Place the ports of other chassis and send to them; their chassis gets a copy of what is flooded."""
+        if port.chassis is None or port.chassis == view.me.chassis or not port.admin_up:
+            return
+        network, chassis = view.get(LogicalSwitch, port.network), view.get(Chassis, port.chassis)
+        if network is None or network.segmentation_id is None or not network.admin_up or chassis is None:
+            return
+        ofport = _tunnel_ofport(network.network_type, view)
+        if ofport is None or not _is_peer(chassis, view.me):
+            return
+        if network.network_type not in chassis.tunnel_types:
+            yield Trouble(f"chassis {chassis.id} doesn't offer {network.network_type} for network {network.id}")
+            return
+        yield Place(port.id, Remote(chassis.id, ofport, chassis.tunnel_ip))
+        send: tuple[Action, ...] = (
+            *set_field(tunnel_id=network.segmentation_id, **_tunnel_address("dst", chassis.tunnel_ip)),
+            Output(ofport),
+        )
+        yield L2.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), *send)
+        yield Bucket(group_id(GroupKind.FLOOD, network.key), _bucket_id(chassis.id), send)
+        if not port.port_security:
+            yield Bucket(group_id(GroupKind.UNKNOWN, network.key), _bucket_id(chassis.id), send)
+
+
+def tunnel_name(encapsulation: str) -> str:
+    """The name of the interface on the integration bridge."""
+    return f"df-{encapsulation}"
+
+
+def _tunnel_ofport(encapsulation: str, view: View) -> int | None:
+    """The OpenFlow port of this chassis's tunnel port; None if it doesn't offer the encapsulation or has no port yet."""
+    if encapsulation not in TUNNEL_TYPES or encapsulation not in view.me.tunnel_types:
+        return None
+    interface = view.get(OvsPort, tunnel_name(encapsulation))
+    if interface is None or interface.tunnel is None or interface.ofport is None or interface.ofport <= 0:
+        return None
+    return interface.ofport
+
+
+def _is_peer(chassis: Chassis, me: Me) -> bool:
+    """Whether packets can be sent there: another chassis, at another address of the same family."""
+    if chassis.id == me.chassis:
+        return False
+    here, there = ip_address(me.tunnel_ip), ip_address(chassis.tunnel_ip)
+    return here.version == there.version and here != there
+
+
+def _tunnel_address(end: str, address: str) -> dict[str, Any]:
+    family = "ipv6" if ":" in address else "ipv4"
+    return {f"tun_{family}_{end}": address}
+
+
+def _bucket_id(chassis: str) -> int:
+    """A number for the chassis. Of 1,000 chassis, two share one with a probability of 1 : 2,000; the ledger reports that."""
+    return _CHASSIS_BUCKETS | int.from_bytes(blake2b(chassis.encode(), digest_size=4).digest(), "big") >> 2
