@@ -1,0 +1,42 @@
+"""The message bus: ``protocol`` says what every bus does, ``open_pubsub`` finds one for a URL, ``news`` ties it to the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dragonflow.pubsub import memory
+from dragonflow.pubsub.none import NoPubSub
+from dragonflow.pubsub.protocol import PubSub
+from dragonflow.pubsub.zmq import IpcTransport, TcpTransport, ZmqPubSub
+from dragonflow.store.protocol import Store
+
+__all__ = ["UnknownPubSub", "open_pubsub"]
+
+
+class UnknownPubSub(ValueError):
+    """The URL names no bus that this version knows."""
+
+
+def open_pubsub(url: str, store: Store) -> PubSub:
+    """The bus of a URL: ``store`` (none but the store's own watch), ``zmq+ipc:///DIRECTORY``, ``zmq+tcp://ADDRESS``, or
+    ``memory://NAME`` within one process. No I/O happens yet. The store must stay open as long as the bus.
+
+    :raises UnknownPubSub: with what to write in the option ``[df] pubsub_url``.
+    """
+    scheme, separator, rest = url.partition("://")
+    try:
+        match scheme:
+            case "store" if not separator:
+                return NoPubSub()
+            case "memory" if rest:
+                return memory.MemoryPubSub(memory.named(rest))
+            case "zmq+ipc" if rest.startswith("/") and len(rest) > 1:
+                return ZmqPubSub(store, IpcTransport(Path(rest)))
+            case "zmq+tcp" if rest:
+                return ZmqPubSub(store, TcpTransport(rest))
+    except ValueError as error:
+        raise UnknownPubSub(f"[df] pubsub_url = {url!r}: {error}") from error
+    raise UnknownPubSub(
+        f"[df] pubsub_url = {url!r} is no bus that this version knows; write 'store', zmq+ipc:///ABSOLUTE/DIRECTORY or "
+        "zmq+tcp://ADDRESS (or memory://NAME within one process)"
+    )

@@ -1,0 +1,349 @@
+"""A bus without a broker: every process that uses it binds one ZeroMQ PUB socket and tells its address in the DF DB.
+
+The address is a record of kind ``Endpoint`` in the scope ``pubsub``, on a lease, so the dead vanish; subscribers follow that
+scope and connect and disconnect. A subscriber that joins late, or whose queue is full, misses messages: the store has it all.
+
+Messages are neither signed nor encrypted. ``zmq+ipc`` is guarded by the directory's mode (0700); give ``zmq+tcp`` an address
+of the management network, which only hosts of the region reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import stat
+import time
+import uuid
+from collections.abc import AsyncGenerator, Collection
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from dragonflow.pubsub import wire
+from dragonflow.pubsub._subscription import Subscription
+from dragonflow.pubsub.protocol import Message
+from dragonflow.store.feed import Backoff, Feed, ScopeReset
+from dragonflow.store.protocol import Key, LeaseExpired, Put, Record, Store, StoreError, Txn
+
+LOG = logging.getLogger(__name__)
+
+SCOPE = "pubsub"
+"""Where the endpoints stand in the DF DB."""
+
+TTL = 15.0
+"""Seconds after which the endpoint of a process that died is forgotten."""
+
+HIGH_WATER = 10_000
+"""Messages that may wait in a socket for one peer; beyond that they are lost."""
+
+_DRAIN = 500  # messages taken from the socket before others on the loop have their turn
+_RETRY_BIND = 1.0  # seconds between attempts to bind
+_STALE = 5.0  # seconds that a socket file must be old before it can be a dead process's
+_SOCKET_PATH = 107  # bytes of a unix socket's path, unix(7)
+_LOG_EVERY = 60.0
+
+
+class Endpoint(msgspec.Struct, frozen=True, tag_field="schema", tag="Endpoint/1"):
+    """Where a process publishes."""
+
+    address: str
+
+
+class Stats(msgspec.Struct):
+    """Counts since the bus was made: ``dropped`` could not be sent, ``unreadable`` could not be understood."""
+
+    sent: int = 0
+    received: int = 0
+    dropped: int = 0
+    unreadable: int = 0
+
+
+class IpcTransport:
+    """Unix sockets in a directory that only its owner may enter."""
+
+    scheme = "ipc://"
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        longest = len(os.fsencode(directory)) + len("/4194304-12345678.sock")
+        if longest > _SOCKET_PATH:
+            raise ValueError(
+                f"[df] pubsub_url: the path {directory} is {longest - _SOCKET_PATH} bytes too long for a socket"
+            )
+
+    def bind(self, pub: zmq.Socket[bytes]) -> str:
+        """Bind to a fresh name and return the address. :raises OSError, zmq.ZMQError: say why not."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(self._directory.stat().st_mode) & 0o022:
+            raise PermissionError(f"{self._directory} may be written by others: chmod 700 {self._directory}")
+        self._clean()
+        address = f"ipc://{self._directory}/{os.getpid()}-{uuid.uuid4().hex[:8]}.sock"
+        pub.bind(address)
+        return address
+
+    def clear(self, address: str) -> None:
+        """Remove what a bound socket leaves behind: libzmq doesn't."""
+        Path(address.removeprefix(self.scheme)).unlink(missing_ok=True)
+
+    def allows(self, address: str) -> bool:
+        """Whether an announced address is one to connect to."""
+        return address.startswith(f"ipc://{self._directory}/") and ".." not in address
+
+    def _clean(self) -> None:
+        """Remove the sockets on which nobody listens any more. A young one may be about to be listened on."""
+        for path in self._directory.glob("*.sock"):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if time.time() - path.stat().st_mtime < _STALE:
+                    continue
+                probe.setblocking(False)
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+
+
+class TcpTransport:
+    """A free port of one address of this host."""
+
+    scheme = "tcp://"
+
+    def __init__(self, address: str) -> None:
+        ip = ipaddress.ip_address(address.strip("[]"))
+        if ip.is_unspecified:
+            raise ValueError(
+                f"[df] pubsub_url: {address} is every address of this host; name one that other hosts reach"
+            )
+        self._host = f"[{ip}]" if ip.version == 6 else str(ip)
+
+    def bind(self, pub: zmq.Socket[bytes]) -> str:
+        """Bind and return the address with its port. :raises zmq.ZMQError: says why not."""
+        pub.setsockopt(zmq.IPV6, self._host.startswith("["))
+        pub.bind(f"tcp://{self._host}:*")
+        return pub.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def clear(self, address: str) -> None:
+        """A port leaves nothing behind."""
+
+    def allows(self, address: str) -> bool:
+        """Whether an announced address is one to connect to."""
+        return address.startswith(self.scheme)
+
+
+class ZmqPubSub:
+    """The bus of one process. Sockets are opened by the first use, so in the process and on the loop that uses them."""
+
+    def __init__(self, store: Store, transport: IpcTransport | TcpTransport, *, ttl: float = TTL) -> None:
+        self._store = store
+        self._transport = transport
+        self._ttl = ttl
+        self._key = Key(SCOPE, "Endpoint", uuid.uuid4().hex)
+        self._context: zmq.asyncio.Context | None = None
+        self._pub: zmq.Socket[bytes] | None = None
+        self._sub: zmq.asyncio.Socket | None = None
+        self._bound = ""
+        self._lease: str | None = None
+        self._ends: set[Subscription] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._bind_again = 0.0
+        self._log_again = 0.0
+        self._closed = False
+        self.peers: dict[str, str] = {}
+        self.stats = Stats()
+
+    async def publish(self, message: Message) -> None:
+        """See ``PubSub``."""
+        self._bind()
+        frames = wire.pack(message)
+        if self._pub is None or len(frames[1]) > wire.MAX_SIZE:
+            self.stats.dropped += 1
+            return
+        try:
+            self._pub.send_multipart(frames, zmq.NOBLOCK)
+            self.stats.sent += 1
+        except zmq.ZMQError as error:
+            self.stats.dropped += 1
+            self._log("message not sent: %s", error)
+
+    async def subscribe(self, topics: Collection[str]) -> AsyncGenerator[Message, None]:
+        """See ``PubSub``."""
+        if self._closed:
+            return
+        end = Subscription(topics)
+        self._bind()
+        sub = self._listen()
+        for topic in end.topics:
+            sub.setsockopt(zmq.SUBSCRIBE, wire.topic_frame(topic))
+        self._ends.add(end)
+        try:
+            async for message in end.messages():
+                yield message
+        finally:
+            self._ends.discard(end)
+            if not self._closed:
+                for topic in end.topics:
+                    sub.setsockopt(zmq.UNSUBSCRIBE, wire.topic_frame(topic))
+
+    async def close(self) -> None:
+        """See ``PubSub``."""
+        self._closed = True
+        for end in tuple(self._ends):
+            end.end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._lease is not None:
+            with contextlib.suppress(StoreError):  # the lease will end by itself
+                await self._store.revoke(self._lease)
+        if self._sub is not None:
+            self._sub.close(linger=0)
+        if self._pub is not None:
+            self._pub.close(linger=0)
+            self._transport.clear(self._bound)
+        if self._context is not None:
+            self._context.term()
+        self._pub = self._sub = None
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        """Bind and announce, unless that is done; what fails is tried again later."""
+        if self._closed or self._pub is not None or time.monotonic() < self._bind_again:
+            return
+        pub: zmq.Socket[bytes] = zmq.Context.shadow(self._open().underlying).socket(zmq.PUB)
+        _configure(pub)
+        pub.setsockopt(zmq.SNDHWM, HIGH_WATER)
+        try:
+            address = self._transport.bind(pub)
+        except (OSError, zmq.ZMQError) as error:
+            pub.close(linger=0)
+            self._bind_again = time.monotonic() + _RETRY_BIND
+            self._log("can't publish, others will have news later: %s", error)
+            return
+        self._pub, self._bound = pub, address
+        self._tasks.append(asyncio.create_task(self._announce(Endpoint(address))))
+
+    async def _announce(self, endpoint: Endpoint) -> None:
+        """Keep our endpoint standing in the DF DB until cancelled."""
+        backoff, failures = Backoff(), 0
+        put = msgspec.json.encode(endpoint)
+        while True:
+            try:
+                if self._lease is None:
+                    lease = await self._store.grant_lease(self._ttl)
+                    await self._store.commit(Txn((Put(self._key, put, lease),)))
+                    self._lease = lease
+                else:
+                    await self._store.keep_alive(self._lease)
+                failures = 0
+                await asyncio.sleep(self._ttl / 3)
+            except LeaseExpired:
+                self._lease = None
+            except StoreError as error:
+                failures += 1
+                LOG.debug("endpoint not announced: %s", error)
+                await asyncio.sleep(backoff.delay(failures, 0.5))
+
+    # -- receiving -----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> zmq.asyncio.Socket:
+        if self._sub is None:
+            self._sub = self._open().socket(zmq.SUB)
+            _configure(self._sub)
+            self._sub.setsockopt(zmq.RCVHWM, HIGH_WATER)
+            self._sub.setsockopt(zmq.MAXMSGSIZE, wire.MAX_SIZE)
+            self._tasks.append(asyncio.create_task(self._follow(self._sub)))
+            self._tasks.append(asyncio.create_task(self._receive(self._sub)))
+        return self._sub
+
+    async def _follow(self, sub: zmq.asyncio.Socket) -> None:
+        """Be connected to exactly the endpoints that stand in the DF DB."""
+        feed = Feed(self._store)
+        await feed.add([SCOPE])
+        async with contextlib.aclosing(feed):
+            async for news in feed:
+                if isinstance(news, ScopeReset):
+                    for node in self.peers.keys() - {record.key.id for record in news.records}:
+                        self._disconnect(sub, node)
+                for record in news.records:
+                    self._disconnect(sub, record.key.id, unless=record)
+                    self._connect(sub, record)
+
+    def _connect(self, sub: zmq.asyncio.Socket, record: Record) -> None:
+        address = _address(record)
+        if address is None or record.key.id in self.peers:
+            return
+        try:
+            if not self._transport.allows(address):
+                raise ValueError(f"it is none of this bus ({self._transport.scheme})")
+            sub.connect(address)
+            self.peers[record.key.id] = address
+        except (ValueError, zmq.ZMQError) as error:
+            self._log("endpoint %s left out: %s", address, error)
+
+    def _disconnect(self, sub: zmq.asyncio.Socket, node: str, unless: Record | None = None) -> None:
+        """Leave a node, unless the record says that it stands where we are connected to."""
+        if node in self.peers and (unless is None or self.peers[node] != _address(unless)):
+            with contextlib.suppress(zmq.ZMQError):
+                sub.disconnect(self.peers.pop(node))
+
+    async def _receive(self, sub: zmq.asyncio.Socket) -> None:
+        """Take what has come without waiting, then wait: three times as fast as to wait for each."""
+        raw: zmq.Socket[bytes] = zmq.Socket.shadow(sub.underlying)
+        while True:
+            await sub.poll()
+            for _ in range(_DRAIN):
+                try:
+                    frames = raw.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                self._take(frames)
+            await asyncio.sleep(0)
+
+    def _take(self, frames: list[bytes]) -> None:
+        try:
+            message = wire.unpack(frames)
+        except wire.Unreadable as error:
+            self.stats.unreadable += 1
+            self._log("message dropped: %s (%d so far)", error, self.stats.unreadable)
+            return
+        self.stats.received += 1
+        for end in self._ends:
+            end.offer(message)
+
+    # -- both ----------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> zmq.asyncio.Context:
+        if self._context is None:
+            self._context = zmq.asyncio.Context()
+        return self._context
+
+    def _log(self, text: str, *arguments: object) -> None:
+        """Warn, but not more often than once a minute: a stranger may send us anything as fast as he likes."""
+        if time.monotonic() >= self._log_again:
+            self._log_again = time.monotonic() + _LOG_EVERY
+            LOG.warning(text, *arguments)
+
+
+def _configure(sock: zmq.Socket[bytes] | zmq.asyncio.Socket) -> None:
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.IPV6, 1)
+    sock.setsockopt(zmq.RECONNECT_IVL, 50)  # ms
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+
+
+def _address(record: Record) -> str | None:
+    """The address that a record announces; None if it is a deletion or no endpoint."""
+    if record.data is None:
+        return None
+    try:
+        return msgspec.json.decode(record.data, type=Endpoint).address
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
