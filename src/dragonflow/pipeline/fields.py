@@ -71,11 +71,11 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     ("icmpv4_code", 8, _BASIC, 20, "icmpv4", False),
     ("icmpv6_type", 8, _BASIC, 29, "icmpv6", False),
     ("icmpv6_code", 8, _BASIC, 30, "icmpv6", False),
+    ("nd_reserved", 32, _ERICSSON, 1, "nd", False),
     ("nd_target", 128, _BASIC, 31, "nd", True),
+    ("nd_options_type", 8, _ERICSSON, 2, "nd", False),
     ("nd_sll", 48, _BASIC, 32, "ns", True),
     ("nd_tll", 48, _BASIC, 33, "na", True),
-    ("nd_reserved", 32, _ERICSSON, 1, "nd", False),
-    ("nd_options_type", 8, _ERICSSON, 2, "nd", False),
     ("arp_op", 16, _BASIC, 21, "arp", False),
     ("arp_spa", 32, _BASIC, 22, "arp", True),
     ("arp_tpa", 32, _BASIC, 23, "arp", True),
@@ -91,7 +91,8 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
 )
 
 
-def _field(order: int, name: str, bits: int, oxm_class: int, number: int, needs: str | None, maskable: bool) -> Field:
+def _field(order: int, row: tuple[str, int, int, int, str | None, bool]) -> Field:
+    name, bits, oxm_class, number, needs, maskable = row
     size = (bits + 7) // 8
     return Field(
         name=name,
@@ -107,7 +108,7 @@ def _field(order: int, name: str, bits: int, oxm_class: int, number: int, needs:
     )
 
 
-FIELDS: Mapping[str, Field] = {row[0]: _field(order, *row) for order, row in enumerate(_TABLE)}
+FIELDS: Mapping[str, Field] = {row[0]: _field(order, row) for order, row in enumerate(_TABLE)}
 
 _VLAN_PRESENT = 0x1000
 

@@ -1,0 +1,94 @@
+"""OpenFlow 1.5 dumps → the names and contents that ``encode`` makes, so that a switch can be compared by bytes.
+
+Sources: OpenFlow 1.5.1 §7.3.5.2 (flow desc), §7.3.5.8 (group desc), §7.3.5.14 (meter desc).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from dragonflow.switch.openflow.messages import METER_FLAGS, BucketBytes
+
+FOREIGN = b""
+"""As a flow's contents: none that the ledger could ever want (it has timeouts, flags or an importance)."""
+
+_FLOW = Struct(">H2xBxHHHHH8s HH")
+_LENGTHS = Struct(">HH")
+_FLOW_FIXED = 24
+_TABLE_PRIORITY = Struct(">BH")
+
+
+class GroupBytes(NamedTuple):
+    """A group as dumped; ``buckets`` is None where it isn't a plain ``all`` group."""
+
+    id: int
+    buckets: tuple[BucketBytes, ...] | None
+
+
+class MeterFigures(NamedTuple):
+    """A meter as dumped; ``figures`` (rate, burst) is None where it isn't one that drops by packets."""
+
+    id: int
+    figures: tuple[int, int] | None
+
+
+def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, contents) of each flow in a reply's body. :raises struct.error: the reply is cut short."""
+    at, end = 0, len(body)
+    while at < end:
+        length, table, priority, idle, hard, flags, importance, cookie, _, match_length = _FLOW.unpack_from(body, at)
+        match_end = at + _FLOW_FIXED + (match_length + 7 & ~7)
+        _, stats_length = _LENGTHS.unpack_from(body, match_end)
+        instructions = match_end + (stats_length + 7 & ~7)
+        name = _TABLE_PRIORITY.pack(table, priority) + body[at + _FLOW_FIXED : match_end]
+        plain = not (idle or hard or flags or importance)
+        yield name, cookie + body[instructions : at + length] if plain else FOREIGN
+        at += length
+
+
+_GROUP = Struct(">HBxIH")
+_GROUP_FIXED = 16
+_BUCKET = Struct(">HHI")
+
+
+def decode_groups(body: bytes) -> Iterator[GroupBytes]:
+    """Each group in a reply's body."""
+    at = 0
+    while at < len(body):
+        length, kind, group, buckets_length = _GROUP.unpack_from(body, at)
+        start = at + _GROUP_FIXED
+        properties = length - _GROUP_FIXED - buckets_length
+        buckets = tuple(_decode_buckets(body[start : start + buckets_length]))
+        plain = kind == 0 and not properties and None not in buckets
+        yield GroupBytes(group, tuple(bucket for bucket in buckets if bucket) if plain else None)
+        at += length
+
+
+def _decode_buckets(body: bytes) -> Iterator[BucketBytes | None]:
+    """Each bucket; None for one with properties (watch ports, weights), which ours never have."""
+    at = 0
+    while at < len(body):
+        length, actions_length, bucket = _BUCKET.unpack_from(body, at)
+        start = at + _BUCKET.size
+        plain = length == _BUCKET.size + actions_length
+        yield BucketBytes(bucket, body[start : start + actions_length]) if plain else None
+        at += length
+
+
+_METER = Struct(">HHI")
+_BAND = Struct(">HHII")
+
+
+def decode_meters(body: bytes) -> Iterator[MeterFigures]:
+    """Each meter in a reply's body."""
+    at = 0
+    while at < len(body):
+        length, flags, meter = _METER.unpack_from(body, at)
+        figures = None
+        if length == _METER.size + 16 and flags == METER_FLAGS:
+            kind, _, rate, burst = _BAND.unpack_from(body, at + _METER.size)
+            figures = (rate, burst) if kind == 1 else None
+        yield MeterFigures(meter, figures)
+        at += length

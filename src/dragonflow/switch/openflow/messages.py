@@ -1,0 +1,216 @@
+"""OpenFlow 1.5 messages that change or ask a switch, as a type and a body; the connection adds header and xid.
+
+A flow's *name* and *contents* are the bytes of ``encode.flow_name`` and ``flow_contents``; a bucket's actions those of
+``encode_actions``. Sources: OpenFlow 1.5.1 §7.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+VERSION = 6
+"""OpenFlow 1.5 on the wire."""
+
+HEADER = Struct(">BBHI")
+MAX_MESSAGE = 0xFFFF
+"""Bytes: the header's length field has 16 bits."""
+
+BUNDLE_ADD_OVERHEAD = 24
+"""Bytes that a message costs beyond its body when it rides in a bundle."""
+
+
+class Type(IntEnum):
+    """Message types (§7.1.1)."""
+
+    HELLO = 0
+    ERROR = 1
+    ECHO_REQUEST = 2
+    ECHO_REPLY = 3
+    FEATURES_REQUEST = 5
+    FEATURES_REPLY = 6
+    FLOW_MOD = 14
+    GROUP_MOD = 15
+    MULTIPART_REQUEST = 18
+    MULTIPART_REPLY = 19
+    BARRIER_REQUEST = 20
+    BARRIER_REPLY = 21
+    METER_MOD = 29
+    BUNDLE_CONTROL = 33
+    BUNDLE_ADD_MESSAGE = 34
+
+
+class Multipart(IntEnum):
+    """Multipart types (§7.3.5)."""
+
+    FLOW_DESC = 1
+    GROUP_DESC = 7
+    METER_DESC = 10
+
+
+class Message(NamedTuple):
+    """A message without header."""
+
+    type: int
+    body: bytes
+
+
+class BucketBytes(NamedTuple):
+    """A group's bucket: its id, and its actions encoded."""
+
+    id: int
+    actions: bytes
+
+
+_ANY = 0xFFFFFFFF
+_ALL_TABLES = 0xFF
+_ADD, _DELETE_STRICT = b"\0", b"\4"
+_NO_COOKIE = _NO_MASK = bytes(8)
+_NO_TIMEOUTS = bytes(4)
+_FLOW_TAIL = Struct(">IIIHH").pack(_ANY, _ANY, _ANY, 0, 0)  # no buffer, any port, any group, no flags, importance 0
+
+
+def flow_add(name: bytes, contents: bytes) -> Message:
+    """Add a flow, or give the flow of this name new contents; counters stay."""
+    head = (contents[:8], _NO_MASK, name[:1], _ADD, _NO_TIMEOUTS, name[1:3], _FLOW_TAIL)
+    return Message(Type.FLOW_MOD, b"".join((*head, name[3:], contents[8:])))
+
+
+def flow_delete(name: bytes) -> Message:
+    """Remove the flow of this name; if there is none, nothing happens."""
+    head = (_NO_COOKIE, _NO_MASK, name[:1], _DELETE_STRICT, _NO_TIMEOUTS, name[1:3], _FLOW_TAIL)
+    return Message(Type.FLOW_MOD, b"".join((*head, name[3:])))
+
+
+_GROUP_MOD = Struct(">HBxIHxxI")
+_BUCKET = Struct(">HHI")
+_GROUP_ADD, _GROUP_MODIFY, _GROUP_DELETE, _INSERT_BUCKET, _REMOVE_BUCKET = 0, 1, 2, 3, 5
+_TYPE_ALL = 0
+_BUCKET_LAST, _BUCKET_ALL = 0xFFFFFFFE, 0xFFFFFFFF
+_GROUP_BODY_LIMIT = MAX_MESSAGE - BUNDLE_ADD_OVERHEAD - _GROUP_MOD.size
+
+
+def group_add(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
+    """Make an ``all`` group; a long list of buckets takes several messages."""
+    return _group_with_buckets(_GROUP_ADD, group, buckets)
+
+
+def group_modify(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
+    """Replace an existing group, whatever its type, with an ``all`` group of exactly these buckets."""
+    return _group_with_buckets(_GROUP_MODIFY, group, buckets)
+
+
+def group_delete(group: int) -> Message:
+    """Remove a group. Open vSwitch also removes every flow that sends to it."""
+    return Message(Type.GROUP_MOD, _GROUP_MOD.pack(_GROUP_DELETE, _TYPE_ALL, group, 0, _BUCKET_ALL))
+
+
+def buckets_insert(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
+    """Append buckets to a group; no other bucket is touched."""
+    for chunk in _chunks(buckets):
+        yield _buckets_message(_INSERT_BUCKET, group, chunk)
+
+
+def bucket_remove(group: int, bucket: int) -> Message:
+    """Take one bucket out of a group. :raises Refused: (from the switch) there is no such bucket."""
+    return Message(Type.GROUP_MOD, _GROUP_MOD.pack(_REMOVE_BUCKET, _TYPE_ALL, group, 0, bucket))
+
+
+def _group_with_buckets(command: int, group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
+    chunks = _chunks(buckets)
+    yield _buckets_message(command, group, next(chunks, b""))
+    for chunk in chunks:
+        yield _buckets_message(_INSERT_BUCKET, group, chunk)
+
+
+def _buckets_message(command: int, group: int, buckets: bytes) -> Message:
+    last = _BUCKET_LAST if command == _INSERT_BUCKET else _BUCKET_ALL
+    return Message(Type.GROUP_MOD, _GROUP_MOD.pack(command, _TYPE_ALL, group, len(buckets), last) + buckets)
+
+
+def _chunks(buckets: Iterable[BucketBytes]) -> Iterator[bytes]:
+    """Encoded buckets, joined up to what fits into one message."""
+    chunk: list[bytes] = []
+    size = 0
+    for bucket in buckets:
+        encoded = _BUCKET.pack(_BUCKET.size + len(bucket.actions), len(bucket.actions), bucket.id) + bucket.actions
+        if size + len(encoded) > _GROUP_BODY_LIMIT:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+        chunk.append(encoded)
+        size += len(encoded)
+    if chunk:
+        yield b"".join(chunk)
+
+
+_METER_MOD = Struct(">HHI")
+_METER_DROP_BAND = Struct(">HHII4x")
+_METER_ADD, _METER_MODIFY, _METER_DELETE = 0, 1, 2
+METER_FLAGS = 0b0110
+"""OFPMF_PKTPS and OFPMF_BURST."""
+
+
+def meter_add(meter: int, rate: int, burst: int) -> Message:
+    """Make a meter that drops what exceeds ``rate`` packets a second after ``burst`` packets."""
+    return _meter(_METER_ADD, meter, rate, burst)
+
+
+def meter_modify(meter: int, rate: int, burst: int) -> Message:
+    """Give a meter new figures."""
+    return _meter(_METER_MODIFY, meter, rate, burst)
+
+
+def meter_delete(meter: int) -> Message:
+    """Remove a meter. Open vSwitch also removes every flow that uses it."""
+    return Message(Type.METER_MOD, _METER_MOD.pack(_METER_DELETE, METER_FLAGS, meter))
+
+
+def _meter(command: int, meter: int, rate: int, burst: int) -> Message:
+    band = _METER_DROP_BAND.pack(1, _METER_DROP_BAND.size, rate, burst)
+    return Message(Type.METER_MOD, _METER_MOD.pack(command, METER_FLAGS, meter) + band)
+
+
+_BUNDLE_CONTROL = Struct(">IHH")
+_BUNDLE_ADD = Struct(">BBHI I2xH BBHI")
+_ATOMIC_ORDERED = 0b11
+OPEN, COMMIT, DISCARD = 0, 4, 6
+"""Bundle control types (§7.3.9.2)."""
+
+
+def bundle_control(bundle: int, control: int) -> Message:
+    """Open, commit or discard an atomic, ordered bundle."""
+    return Message(Type.BUNDLE_CONTROL, _BUNDLE_CONTROL.pack(bundle, control, _ATOMIC_ORDERED))
+
+
+def bundle_add(bundle: int, xid: int, message: Message) -> bytes:
+    """A message on its way into a bundle, header included; both headers bear the same xid, as §7.3.9.6 demands."""
+    kind, body = message
+    length = len(body)
+    head = _BUNDLE_ADD.pack(
+        *(VERSION, 34, length + 24, xid),
+        *(bundle, _ATOMIC_ORDERED),
+        *(VERSION, kind, length + 8, xid),
+    )
+    return head + body
+
+
+_MULTIPART = Struct(">HH4x")
+_FLOW_DESC = Struct(">B3xII4xQQHH4x")
+
+
+def ask_flows() -> Message:
+    """Describe every flow of every table."""
+    everything = _FLOW_DESC.pack(_ALL_TABLES, _ANY, _ANY, 0, 0, 1, 4)
+    return Message(Type.MULTIPART_REQUEST, _MULTIPART.pack(Multipart.FLOW_DESC, 0) + everything)
+
+
+def ask_groups() -> Message:
+    """Describe every group."""
+    return Message(Type.MULTIPART_REQUEST, _MULTIPART.pack(Multipart.GROUP_DESC, 0) + Struct(">I4x").pack(0xFFFFFFFC))
+
+
+def ask_meters() -> Message:
+    """Describe every meter."""
+    return Message(Type.MULTIPART_REQUEST, _MULTIPART.pack(Multipart.METER_DESC, 0) + Struct(">I4x").pack(0xFFFFFFFF))
