@@ -1,0 +1,190 @@
+"""``dragonflow lab …``: regions, hosts and VMs on one machine, to try things out, to test and to measure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dragonflow.cli.common import Json, fail
+
+if TYPE_CHECKING:
+    from dragonflow.lab import Lab
+
+app = typer.Typer(
+    no_args_is_help=True, help="Regions, hosts and VMs on this machine, as network namespaces. Needs root."
+)
+
+Name = Annotated[str, typer.Option("--name", help="The lab; several can stand side by side.")]
+Region = Annotated[str | None, typer.Option("--region", help="The region; default the first.")]
+HostOption = Annotated[str, typer.Option("--host", help="The host to plug into.")]
+PortId = Annotated[str, typer.Argument(help="A Neutron port's id; of a plugged one, its beginning will do.")]
+ProcessName = Annotated[str, typer.Argument(metavar="PROCESS", help="As `lab info` names it.")]
+Command = Annotated[list[str], typer.Argument(metavar="-- CMD", help="The command, after two dashes.")]
+DEFAULT = "lab"
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Turn the lab's errors into a message and exit code 1."""
+    from dragonflow.lab import LabError  # noqa: PLC0415 - see _lab
+    from dragonflow.lab.vswitch import VSwitchError  # noqa: PLC0415
+
+    try:
+        yield
+    except (LabError, VSwitchError) as error:
+        raise fail(str(error)) from error
+
+
+def _lab(name: str) -> Lab:
+    from dragonflow.lab import Lab  # noqa: PLC0415 - the lab needs the extra [lab], which a compute host doesn't have
+
+    return Lab.open(name)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+
+
+@app.command()
+def up(
+    name: Name = DEFAULT,
+    hosts: Annotated[int, typer.Option(help="Hosts in each region.")] = 3,
+    store: Annotated[str, typer.Option(help="What keeps the DF DB: sqlite.")] = "sqlite",
+    regions: Annotated[int, typer.Option(help="Independent regions, each with its own Neutron and DF DB.")] = 1,
+) -> None:
+    """Bring a lab up. What a crashed one of that name left is cleaned away first."""
+    from dragonflow.lab import Lab  # noqa: PLC0415
+
+    with _errors():
+        Lab.up(name, hosts=hosts, store=store, regions=regions, progress=_say)
+    option = "" if name == DEFAULT else f" --name {name}"
+    _say(f"lab {name!r} is up; `dragonflow lab info{option}` shows it, `dragonflow lab down{option}` takes it down")
+
+
+@app.command()
+def info(name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Show what there is: regions, hosts, processes, VMs."""
+    with _errors():
+        content = _lab(name).info()
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        _print(content)
+
+
+@app.command()
+def plug(
+    port_id: Annotated[str, typer.Argument(help="A Neutron port's id.")],
+    host: HostOption,
+    region: Region = None,
+    address: Annotated[
+        Literal["static", "dhcp", "none"], typer.Option(help="static: as Neutron says; dhcp: by asking a server; none.")
+    ] = "static",
+    name: Name = DEFAULT,
+) -> None:
+    """Plug a VM for a port into a host, as os-vif does; prints the VM's network namespace."""
+    with _errors():
+        vm = _lab(name).plug(port_id, host, region=region, address=address, warn=_say)
+    _say(f"port {vm.port_id} is plugged in {vm.region} {vm.host}: {vm.mac} {' '.join(vm.ips)}")
+    typer.echo(vm.netns)
+
+
+@app.command()
+def unplug(port_id: PortId, name: Name = DEFAULT) -> None:
+    """Take a VM out; its namespace and what runs in it go too."""
+    with _errors():
+        _lab(name).unplug(port_id)
+
+
+@app.command("exec")
+def exec_(port_id: PortId, command: Command, name: Name = DEFAULT) -> None:
+    """Run a command in a VM."""
+    with _errors():
+        line = _lab(name).vm_command(port_id, command)
+    _become(line)
+
+
+@app.command()
+def host(
+    host_name: Annotated[str, typer.Argument(metavar="HOST")],
+    command: Command,
+    region: Region = None,
+    name: Name = DEFAULT,
+) -> None:
+    """Run a command in a host, for instance `ovs-ofctl dump-flows br-int`."""
+    with _errors():
+        line = _lab(name).host_command(host_name, command, region)
+    _become(line)
+
+
+@app.command()
+def kill(process: ProcessName, name: Name = DEFAULT) -> None:
+    """End a process without a warning (SIGKILL). Of a store without a process, the data become unreachable."""
+    with _errors():
+        _lab(name).process(process).kill()
+
+
+@app.command()
+def stop(process: ProcessName, name: Name = DEFAULT) -> None:
+    """Stop a process as a service manager would."""
+    with _errors():
+        _lab(name).process(process).stop()
+
+
+@app.command()
+def start(process: ProcessName, name: Name = DEFAULT) -> None:
+    """Start a process again, on the data and configuration that it had."""
+    with _errors():
+        _lab(name).process(process).start()
+
+
+@app.command()
+def down(name: Name = DEFAULT) -> None:
+    """Take a lab down, also one that failed; nothing of it stays."""
+    from dragonflow.lab import clean, state, system  # noqa: PLC0415
+
+    with _errors():
+        system.require_root("dragonflow lab")
+        with state.locked(name):
+            found = clean(name)
+    _say(f"lab {name!r} is down" if found else f"there is no lab {name!r} (there are: {system.listed(state.names())})")
+
+
+def _become(line: list[str]) -> None:
+    """Be the command from here on: its output, signals and exit code are the caller's."""
+    try:
+        os.execvp(line[0], line)
+    except OSError as error:
+        raise fail(f"{line[0]}: {error.strerror}") from error
+
+
+def _print(content: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    for region in content["regions"]:
+        console.print(
+            f"[bold]{region['name']}[/]  Neutron {region['neutron_url']}  DF DB {region['dfdb_url']}", soft_wrap=True
+        )
+        _table(console, region["hosts"], "name", "netns", "vtep", "openflow")
+        _table(console, region["processes"], "name", "pid", "log")
+    if content["vms"]:
+        _table(console, content["vms"], "port_id", "region", "host", "netns", "mac", "ips")
+
+
+def _table(console: Console, rows: list[dict[str, Any]], *columns: str) -> None:
+    table = Table(header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("\n".join(row[key]) if isinstance(row[key], list) else str(row[key] or "-") for key in columns))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

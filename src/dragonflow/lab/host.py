@@ -1,0 +1,122 @@
+"""The ground that hosts stand on: a fabric that joins them, and each host with its Open vSwitch and its controller.
+
+::
+
+    namespace LAB-fabric                     namespace LAB-host1
+      bridge region1, 198.18.1.254 ── veth ── underlay ─ br-phy (VTEP 198.18.1.1)
+      bridge region2, 198.18.2.254            br-int ◄── dragonflow controller
+      routes between them                       └ tap… ── veth ── eth0 in LAB-vm-…
+
+Nothing of it touches the machine's own network, so every lab uses the same addresses (198.18.0.0/15, RFC 2544).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from dragonflow.lab import system
+from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.vswitch import VSwitch
+
+INTEGRATION_BRIDGE = "br-int"
+MAX_HOSTS = 250
+MAX_REGIONS = 250
+UNDERLAY_MTU = 9000
+"""Room for the tunnels' headers around a full frame."""
+
+
+def vtep(region: int, host: int) -> str:
+    """The tunnel address of a host; both count from 1."""
+    return f"198.18.{region}.{host}"
+
+
+def gateway(region: int) -> str:
+    """The fabric's own address in a region's subnet."""
+    return f"198.18.{region}.254"
+
+
+class Fabric:
+    """A namespace with a bridge per region, and routing between the bridges."""
+
+    def __init__(self, netns: str) -> None:
+        self.netns = netns
+
+    def up(self, regions: int) -> None:
+        """Make it."""
+        system.netns_add(self.netns)
+        system.sysctl(self.netns, {"net/ipv4/ip_forward": "1"})
+        for region in range(1, regions + 1):
+            system.ip(
+                self.netns,
+                f"link add region{region} type bridge",
+                f"link set region{region} mtu {UNDERLAY_MTU} up",
+                f"address add {gateway(region)}/24 dev region{region}",
+            )
+
+
+class Host:
+    """One chassis: a namespace with Open vSwitch, joined to the fabric, and the controller that works there.
+
+    ``region`` and ``index`` count from 1 and make its address; ``suffix`` ends the names of its processes.
+    """
+
+    def __init__(
+        self, name: str, *, region: int, index: int, netns: str, home: Path, directory: Path, suffix: str
+    ) -> None:
+        self.name, self.region, self.index, self.netns, self.directory = name, region, index, netns, directory
+        self.vtep = vtep(region, index)
+        self.switch = VSwitch(directory, netns)
+        self.control_socket = directory / "controller.sock"
+        self.config = directory / "dragonflow.conf"
+        program = [str(Path(sys.executable).with_name("dragonflow")), "controller", "--config-file", str(self.config)]
+        self.controller = Daemon(f"controller{suffix}", home, directory, program, netns=netns)
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Write the controller's configuration: what all hosts share, and this host's own."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        own = {
+            "host": self.name,
+            "tunnel_ip": self.vtep,
+            "integration_bridge": INTEGRATION_BRIDGE,
+            "datapath_type": "netdev",
+            "ovsdb_connection": f"unix:{self.switch.db_sock}",
+            "openflow_connection": f"unix:{self.switch.openflow(INTEGRATION_BRIDGE)}",
+            "control_socket": str(self.control_socket),
+        }
+        lines = "\n".join(f"{name} = {value}" for name, value in (dict(settings) | own).items())
+        self.config.write_text(f"[df]\n{lines}\n")
+
+    def up(self, fabric: Fabric) -> None:
+        """Make the namespace, the way to the fabric, and the switch with its bridges; the controller isn't started."""
+        link = f"r{self.region}h{self.index}"
+        system.netns_add(self.netns)
+        system.ip(
+            fabric.netns,
+            f"link add {link} mtu {UNDERLAY_MTU} type veth peer name underlay mtu {UNDERLAY_MTU} netns {self.netns}",
+            f"link set {link} master region{self.region} up",
+        )
+        system.ip(self.netns, "link set underlay up")
+        system.offload_off(fabric.netns, link)
+        system.offload_off(self.netns, "underlay")
+        self.switch.start()
+        self.switch.add_bridge(INTEGRATION_BRIDGE)
+        self.switch.vsctl(
+            *("add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone"),
+            *("--", "add-port", "br-phy", "underlay"),
+        )
+        system.ip(
+            self.netns,
+            f"link set br-phy mtu {UNDERLAY_MTU} up",
+            f"address add {self.vtep}/24 dev br-phy",
+            f"route add default via {gateway(self.region)}",
+        )
+
+    def down(self) -> None:
+        """Stop everything that runs here; the namespace stays."""
+        self.controller.kill()
+        self.switch.stop_vswitchd(kill=True)
+        self.switch.stop_ovsdb(kill=True)
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,387 @@
+"""A whole lab: bring it up, plug VMs, break it, ask it, take it down.
+
+All a lab is lies under /var/lib/dragonflow-lab/NAME, in network namespaces NAME-…, and in processes recorded there. So the
+object is only a view: any process may make another one with ``Lab.open``, and ``clean`` needs nothing but the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import msgspec
+
+from dragonflow.lab import state, system
+from dragonflow.lab.daemon import end_all, marked, started_at
+from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host
+from dragonflow.lab.region import Process, Region
+from dragonflow.lab.state import RegionState, State, Vm
+from dragonflow.lab.system import LabError, listed
+from dragonflow.lab.vm import Address, give_address, plug, remove, unplug
+
+DEFAULT_NAME = "lab"
+STORES = ("sqlite",)
+FIRST_PORT, LAST_PORT = 19600, 29999
+"""Where ports for Neutron and Nova are looked for: below those that the kernel lends to clients, so they stay free while a
+killed server is down."""
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+class Lab:
+    """A lab that is up. Make one with ``Lab.up`` or ``Lab.open``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.home = state.home_of(name)
+        self._state = state.load(name)
+        several = len(self._state.regions) > 1
+        self.regions = {each.name: Region(name, each, self.home, several=several) for each in self._state.regions}
+
+    @classmethod
+    def open(cls, name: str = DEFAULT_NAME) -> Lab:
+        """Take hold of a lab that is up.
+
+        :raises LabError: there is none of that name, or it is only being brought up.
+        """
+        system.require_root("dragonflow lab")
+        lab = cls(name)
+        if lab._state.maker is not None:
+            raise LabError(
+                f"lab {name!r} is not up: its `up` is still at work or failed; `dragonflow lab up` starts anew"
+            )
+        return lab
+
+    @classmethod
+    def up(
+        cls,
+        name: str = DEFAULT_NAME,
+        *,
+        hosts: int = 3,
+        store: str = "sqlite",
+        regions: int = 1,
+        progress: Progress = _silent,
+    ) -> Lab:
+        """Bring a lab up, after cleaning away what a crashed one of that name left.
+
+        :raises LabError: it is up already, or can't be brought up; then nothing of it stays but its directory's logs.
+        """
+        system.require_root("dragonflow lab")
+        _check(hosts, store, regions)
+        with state.locked(name):
+            _refuse_living(name)
+            if clean(name):
+                progress(f"cleaned away what an earlier lab {name!r} had left")
+            with state.allocating():
+                maker = (os.getpid(), started_at(os.getpid()) or 0)
+                shape = State(name=name, store=store, regions=_regions(hosts, regions), maker=maker)
+                state.save(shape)
+            lab = cls(name)
+            try:
+                lab._bring_up(progress)
+            except BaseException:
+                kept = _keep_logs(lab)
+                clean(name)
+                progress(f"lab {name!r} did not come up; its logs are in {kept}")
+                raise
+            state.save(msgspec.structs.replace(shape, maker=None))
+        return cls(name)
+
+    def _bring_up(self, progress: Progress) -> None:
+        fabric = Fabric(f"{self.name}-fabric")
+        fabric.up(len(self.regions))
+        with ThreadPoolExecutor() as pool:
+            for each in [pool.submit(region.up, fabric, progress) for region in self.regions.values()]:
+                each.result()
+
+    def down(self) -> None:
+        """Take it down: no process, namespace or file of it stays."""
+        with state.locked(self.name):
+            clean(self.name)
+
+    # What is there
+
+    @property
+    def vms(self) -> dict[str, Vm]:
+        """The plugged VMs by port id, as they are now."""
+        return {each.port_id: each for each in state.load(self.name).vms}
+
+    def region(self, name: str | None = None) -> Region:
+        """A region by name; None means the first.
+
+        :raises LabError: there is none of that name.
+        """
+        if name is None:
+            return next(iter(self.regions.values()))
+        if name not in self.regions:
+            raise LabError(f"no region {name!r}; there are: {listed(self.regions)}")
+        return self.regions[name]
+
+    def host(self, name: str, region: str | None = None) -> Host:
+        """A host by name.
+
+        :raises LabError: there is none of that name in the region.
+        """
+        hosts = self.region(region).hosts
+        if name not in hosts:
+            raise LabError(f"no host {name!r} in {self.region(region).name}; there are: {listed(hosts)}")
+        return hosts[name]
+
+    def vm(self, port_id: str) -> Vm:
+        """A plugged VM by its port's id, or by as much of it as names one alone.
+
+        :raises LabError: none is plugged, or several fit.
+        """
+        vms = self.vms
+        found = [vms[port_id]] if port_id in vms else [each for key, each in vms.items() if key.startswith(port_id)]
+        if len(found) != 1 or not port_id:
+            problem = "several plugged ports begin with" if found else "no plugged port"
+            raise LabError(f"{problem} {port_id!r}; there are: {listed(vms)}")
+        return found[0]
+
+    def process(self, name: str) -> Process:
+        """A process by the name that ``info`` shows.
+
+        :raises LabError: there is none of that name.
+        """
+        processes = {key: each for region in self.regions.values() for key, each in region.processes.items()}
+        if name not in processes:
+            raise LabError(f"no process {name!r}; there are: {listed(processes)}")
+        return processes[name]
+
+    def info(self) -> dict[str, Any]:
+        """What ``dragonflow lab info --json`` prints. A process that doesn't run has the pid None."""
+        return {
+            "name": self.name,
+            "regions": [
+                {
+                    "name": region.name,
+                    "neutron_url": region.neutron.url,
+                    "dfdb_url": region.store.url,
+                    "processes": [
+                        {"name": name, "pid": process.pid, "log": None if process.log is None else str(process.log)}
+                        for name, process in region.processes.items()
+                    ],
+                    "hosts": [
+                        {
+                            "name": host.name,
+                            "netns": host.netns,
+                            "vtep": host.vtep,
+                            "ovsdb": f"unix:{host.switch.db_sock}",
+                            "openflow": f"unix:{host.switch.openflow(INTEGRATION_BRIDGE)}",
+                            "bridge": INTEGRATION_BRIDGE,
+                        }
+                        for host in region.hosts.values()
+                    ],
+                }
+                for region in self.regions.values()
+            ],
+            "vms": [
+                {key: getattr(each, key) for key in ("port_id", "region", "host", "netns", "mac")}
+                | {"ips": list(each.ips)}
+                for each in self.vms.values()
+            ],
+        }
+
+    # VMs
+
+    def plug(
+        self,
+        port_id: str,
+        host: str,
+        *,
+        region: str | None = None,
+        address: Address = "static",
+        warn: Progress = _silent,
+    ) -> Vm:
+        """Plug a VM for a Neutron port into a host, as os-vif would; says by ``warn`` what Nova would have done before.
+
+        :raises LabError: no such port, host or region; plugged already; no DHCP server answered (the VM stays plugged).
+        """
+        place, there = self.region(region), self.host(host, region)
+        port, subnets, mtu = _port(place, port_id)
+        if port.get("binding:host_id") != host:
+            bound = port.get("binding:host_id") or "no host"
+            warn(f"Neutron has bound port {port_id} to {bound}: it will not work before it is bound to {host}")
+        netns = f"{self.name}-vm-{port_id[:11]}"
+        with state.locked(self.name):
+            if port_id in self.vms or system.netns_exists(netns):
+                raise LabError(f"port {port_id} is plugged already; `dragonflow lab unplug {port_id}` takes it out")
+            try:
+                made = plug(there, region=place.name, netns=netns, port=port, subnets=subnets, mtu=mtu)
+            except BaseException:
+                with contextlib.suppress(LabError):
+                    remove(netns)
+                raise
+            self._remember_vms([*self.vms.values(), made])
+        give_address(made, address, subnets, place.directory)
+        return made
+
+    def unplug(self, port_id: str) -> None:
+        """Take a VM out; its namespace and what runs in it go too.
+
+        :raises LabError: it isn't plugged.
+        """
+        with state.locked(self.name):
+            gone = self.vm(port_id)
+            unplug(self.host(gone.host, gone.region), gone)
+            self._remember_vms([each for each in self.vms.values() if each.port_id != gone.port_id])
+
+    def _remember_vms(self, vms: Sequence[Vm]) -> None:
+        state.save(msgspec.structs.replace(state.load(self.name), vms=tuple(vms)))
+
+    # Commands inside
+
+    def vm_command(self, port_id: str, command: Sequence[str]) -> list[str]:
+        """The command line that runs ``command`` in a VM."""
+        return [*system.inside(self.vm(port_id).netns), *command]
+
+    def host_command(self, host: str, command: Sequence[str], region: str | None = None) -> list[str]:
+        """The command line that runs ``command`` in a host, where the tools of Open vSwitch find the host's own."""
+        there = self.host(host, region)
+        directory = there.switch.directory
+        places = [f"OVS_{kind}DIR={directory}" for kind in ("RUN", "LOG", "DB", "SYSCONF")]
+        return [*system.inside(there.netns), "env", *places, *command]
+
+    def exec(self, port_id: str, *command: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command in a VM to its end; the exit code is the caller's to look at."""
+        return _call(self.vm_command(port_id, command), timeout)
+
+    def host_exec(
+        self, host: str, *command: str, region: str | None = None, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a host to its end; the exit code is the caller's to look at."""
+        return _call(self.host_command(host, command, region), timeout)
+
+    def nova_events(self, region: str | None = None) -> list[dict[str, Any]]:
+        """What Nova was told so far, oldest first."""
+        lines = self.region(region).nova_events.read_bytes().splitlines()
+        return [msgspec.json.decode(line) for line in lines]
+
+
+def clean(name: str) -> bool:
+    """End and remove whatever there is of a lab, whole or in pieces. Says whether there was anything.
+
+    Processes are known by the record of each, by the lab's mark in their environment, and by running in one of the lab's
+    namespaces; none by its program's name.
+    """
+    home = state.home_of(name)
+    spaces = list(_netns_of(name))
+    found = home.exists() or bool(spaces)
+    with contextlib.suppress(LabError):
+        for region in Lab(name).regions.values():
+            region.down()
+    strays = marked(home)
+    for netns in spaces:
+        strays |= system.netns_pids(netns)
+    end_all(strays)
+    for netns in spaces:
+        system.netns_delete(netns)
+    if home.exists():
+        shutil.rmtree(home)
+    return found
+
+
+def _netns_of(name: str) -> Iterator[str]:
+    """The lab's namespaces: of the fabric, of hosts, of VMs."""
+    pattern = re.compile(rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+|vm-[0-9a-f-]{{1,11}})")
+    return (netns for netns in system.netns_names() if pattern.fullmatch(netns))
+
+
+def _refuse_living(name: str) -> None:
+    """:raises LabError: a lab of that name is up and something of it runs. One without processes is a crashed one."""
+    try:
+        lab = Lab(name)
+    except LabError:
+        return
+    if lab._state.maker is not None:  # its `up` held the lock that we hold now, so it is dead
+        return
+    if any(process.pid for region in lab.regions.values() for process in region.processes.values()):
+        raise LabError(f"lab {name!r} is up already; `dragonflow lab down --name {name}` takes it down")
+
+
+def _check(hosts: int, store: str, regions: int) -> None:
+    if store not in STORES:
+        raise LabError(f"no store {store!r}; there are: {listed(STORES)}")
+    for what, number, most in (("hosts", hosts, MAX_HOSTS), ("regions", regions, MAX_REGIONS)):
+        if not 1 <= number <= most:
+            raise LabError(f"{number} {what}: 1 to {most} are possible")
+
+
+def _regions(hosts: int, regions: int) -> tuple[RegionState, ...]:
+    ports = iter(_free_ports(2 * regions))
+    names = tuple(f"host{number}" for number in range(1, hosts + 1))
+    return tuple(
+        RegionState(name=f"region{index}", index=index, neutron_port=next(ports), nova_port=next(ports), hosts=names)
+        for index in range(1, regions + 1)
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Loopback TCP ports that nobody listens on and no other lab has as its own."""
+    taken = set(_ports_of_labs())
+    free = []
+    for port in range(FIRST_PORT, LAST_PORT):
+        if port not in taken and _bindable(port):
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise LabError(f"no {count} free TCP ports from {FIRST_PORT} to {LAST_PORT}")
+
+
+def _ports_of_labs() -> Iterator[int]:
+    for name in state.names():
+        with contextlib.suppress(LabError):
+            for region in state.load(name).regions:
+                yield from (region.neutron_port, region.nova_port)
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _port(region: Region, port_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+    """A port, its network's subnets and MTU, as the administrator sees them."""
+    try:
+        with region.neutron.client() as neutron:
+            port = neutron.get(f"/ports/{port_id}").json()["port"]
+            subnets = neutron.get("/subnets", params={"network_id": port["network_id"]}).json()["subnets"]
+            network = neutron.get(f"/networks/{port['network_id']}").json()["network"]
+    except httpx.HTTPError as error:
+        raise LabError(f"port {port_id} in {region.name}: {error}") from error
+    return port, subnets, network["mtu"]
+
+
+def _call(command: Collection[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def _keep_logs(lab: Lab) -> str:
+    """Copy the logs of a lab that failed to come up to where the clean-up leaves them."""
+    kept = state.ROOT / f"{lab.name}-failed-logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    for log in lab.home.rglob("*.log"):
+        target = kept / log.relative_to(lab.home)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, target)
+    return str(kept)

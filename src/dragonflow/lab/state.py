@@ -1,0 +1,111 @@
+"""What the lab remembers between two commands: its shape, in one JSON file that is replaced whole.
+
+Everything else (addresses, file names, namespaces) follows from it, so that a clean-up after a crash needs no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from dragonflow.lab.system import LabError, listed
+
+ROOT = Path("/var/lib/dragonflow-lab")
+LOCKS = Path("/run/lock/dragonflow-lab")
+FILE = "lab.json"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+
+
+class RegionState(msgspec.Struct, frozen=True):
+    """One region; ``index`` counts from 1 and stands in its addresses."""
+
+    name: str
+    index: int
+    neutron_port: int
+    nova_port: int
+    hosts: tuple[str, ...]
+
+
+class Vm(msgspec.Struct, frozen=True):
+    """A stand-in for a VM: a namespace whose interface is plugged into a host's integration bridge."""
+
+    port_id: str
+    region: str
+    host: str
+    netns: str
+    mac: str
+    ips: tuple[str, ...]
+    interface: str
+
+
+class State(msgspec.Struct, frozen=True):
+    """A lab. ``maker`` is the process (id and start time) that brings it up; None once it is up."""
+
+    name: str
+    store: str
+    regions: tuple[RegionState, ...]
+    vms: tuple[Vm, ...] = ()
+    maker: tuple[int, int] | None = None
+
+
+def home_of(name: str) -> Path:
+    """The directory of a lab.
+
+    :raises LabError: the name is none for a lab; it becomes part of the names of namespaces, so it is kept plain.
+    """
+    if not _NAME.fullmatch(name):
+        raise LabError(f"{name!r}: a lab's name is a lower-case letter, then at most 19 letters, digits and dashes")
+    return ROOT / name
+
+
+def names() -> list[str]:
+    """The labs of this machine."""
+    return sorted(path.parent.name for path in ROOT.glob(f"*/{FILE}"))
+
+
+def load(name: str) -> State:
+    """:raises LabError: there is no such lab; the message lists those there are."""
+    try:
+        return msgspec.json.decode((home_of(name) / FILE).read_bytes(), type=State)
+    except FileNotFoundError:
+        raise LabError(f"no lab {name!r} (there are: {listed(names())}); `dragonflow lab up` makes one") from None
+    except msgspec.DecodeError as error:
+        raise LabError(f"{home_of(name) / FILE}: {error}; `dragonflow lab down` clears the lab away") from None
+
+
+def save(state: State) -> None:
+    """Replace what is remembered, whole."""
+    home = home_of(state.name)
+    home.mkdir(parents=True, exist_ok=True)
+    part = home / f"{FILE}.part"
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
+    part.replace(home / FILE)
+
+
+def locked(name: str) -> contextlib.AbstractContextManager[None]:
+    """Keep other commands from changing a lab meanwhile."""
+    home_of(name)
+    return _locked(f"lab-{name}")
+
+
+def allocating() -> contextlib.AbstractContextManager[None]:
+    """Keep other labs from choosing what must differ between labs, until it is saved."""
+    return _locked("allocation")
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Hold a lock that ends with the process. It lies apart from the lab's directory, so that a lab can vanish under it."""
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    handle = os.open(LOCKS / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

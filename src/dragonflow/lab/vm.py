@@ -1,0 +1,145 @@
+"""Stand-ins for VMs: a namespace whose one interface is plugged into a host's integration bridge as os-vif does it.
+
+os-vif (``vif_plug_ovs/ovsdb/ovsdb_lib.py``, ``create_ovs_vif_port``) sets ``iface-id``, ``iface-status``, ``attached-mac`` and
+``vm-uuid`` on the interface; a controller learns from these which port it is.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import Any, Literal
+
+from dragonflow.lab import system
+from dragonflow.lab.daemon import end_all
+from dragonflow.lab.host import INTEGRATION_BRIDGE, Host
+from dragonflow.lab.state import Vm
+from dragonflow.lab.system import LabError
+
+Address = Literal["static", "dhcp", "none"]
+INTERFACE = "eth0"
+DHCP_TRIES, DHCP_WAIT = 5, 2
+
+
+def interface_of(port_id: str) -> str:
+    """The host's end: ``tap`` and 11 characters, as Nova names it."""
+    return f"tap{port_id[:11]}"
+
+
+def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], subnets: list[dict[str, Any]], mtu: int) -> Vm:
+    """Make the namespace and plug it; the interface is up and has the port's MAC, but no address.
+
+    ``port`` and ``subnets`` are as Neutron's API gives them.
+    """
+    tap, mac = interface_of(port["id"]), port["mac_address"]
+    system.netns_add(netns)
+    # No duplicate address detection: the addresses are Neutron's to give, and it would hold them back for a second.
+    system.sysctl(netns, {"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
+    system.ip(
+        netns,
+        f"link add {INTERFACE} address {mac} mtu {mtu} type veth peer name {tap} mtu {mtu} netns {host.netns}",
+    )
+    system.offload_off(netns, INTERFACE)
+    system.offload_off(host.netns, tap)
+    system.ip(host.netns, f"link set {tap} up")
+    system.ip(netns, f"link set {INTERFACE} up")
+    attach(host, port["id"], mac, port.get("device_id") or port["id"])
+    prefixes = {subnet["id"]: ip_network(subnet["cidr"]).prefixlen for subnet in subnets}
+    ips = tuple(f"{fixed['ip_address']}/{prefixes[fixed['subnet_id']]}" for fixed in port["fixed_ips"])
+    return Vm(port["id"], region, host.name, netns, mac, ips, tap)
+
+
+def attach(host: Host, port_id: str, mac: str, vm: str) -> None:
+    """Put the host's end on the integration bridge."""
+    tap = interface_of(port_id)
+    host.switch.vsctl(
+        *("--may-exist", "add-port", INTEGRATION_BRIDGE, tap, "--", "set", "Interface", tap),
+        *(f"external_ids:iface-id={port_id}", "external_ids:iface-status=active"),
+        *(f'external_ids:attached-mac="{mac}"', f"external_ids:vm-uuid={vm}"),
+    )
+
+
+def give_address(vm: Vm, how: Address, subnets: list[dict[str, Any]], directory: Path) -> None:
+    """Give it its addresses: ``static`` from Neutron's word, ``dhcp`` by asking, ``none`` not at all."""
+    if how == "static":
+        _static(vm, subnets)
+    elif how == "dhcp":
+        _dhcp(vm, directory)
+
+
+def _static(vm: Vm, subnets: list[dict[str, Any]]) -> None:
+    system.sysctl(vm.netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
+    commands = [f"address add {ip} dev {INTERFACE}{' nodad' if ':' in ip else ''}" for ip in vm.ips]
+    for subnet in subnets:
+        network, router = ip_network(subnet["cidr"]), subnet["gateway_ip"]
+        if router is not None and any(ip_interface(ip).network == network for ip in vm.ips):
+            commands.append(f"-{network.version} route replace default via {router} dev {INTERFACE} onlink")
+    if commands:
+        system.ip(vm.netns, *commands)
+
+
+def _dhcp(vm: Vm, directory: Path) -> None:
+    script = directory / "udhcpc.sh"
+    script.write_text(_UDHCPC)
+    script.chmod(0o755)
+    client = [
+        "udhcpc",
+        "-i",
+        INTERFACE,
+        "-f",
+        "-n",
+        "-q",
+        "-t",
+        str(DHCP_TRIES),
+        "-T",
+        str(DHCP_WAIT),
+        "-s",
+        str(script),
+    ]
+    try:
+        system.run(client, netns=vm.netns, timeout=DHCP_TRIES * DHCP_WAIT + 20)
+    except LabError as error:
+        raise LabError(
+            f"port {vm.port_id} is plugged in {vm.netns}, but no DHCP server gave it an address: {error}"
+        ) from None
+
+
+_UDHCPC = """\
+#!/bin/sh
+# udhcpc tells the lease in its environment; the package's own script would write the machine's /etc/resolv.conf.
+set -e
+case $1 in
+    deconfig)
+        ip -4 address flush dev "$interface"
+        ;;
+    bound | renew)
+        [ -z "$mtu" ] || ip link set "$interface" mtu "$mtu"
+        ip -4 address replace "$ip/$mask" dev "$interface"
+        if [ -n "$staticroutes" ]; then # option 121 takes the place of option 3 (RFC 3442)
+            set -- $staticroutes
+            while [ $# -ge 2 ]; do
+                ip -4 route replace "$1" via "$2" dev "$interface" onlink
+                shift 2
+            done
+        else
+            for each in $router; do
+                ip -4 route replace default via "$each" dev "$interface" onlink
+                break
+            done
+        fi
+        ;;
+esac
+"""
+
+
+def unplug(host: Host, vm: Vm) -> None:
+    """Take the interface off the bridge and delete the namespace with all that runs in it. Each may be gone already."""
+    host.switch.vsctl("--if-exists", "del-port", INTEGRATION_BRIDGE, vm.interface)
+    remove(vm.netns)
+
+
+def remove(netns: str) -> None:
+    """Delete a namespace and end what runs in it."""
+    if system.netns_exists(netns):
+        end_all(system.netns_pids(netns))
+        system.netns_delete(netns)
