@@ -35,7 +35,7 @@ class Vif(NamedTuple):
     details: dict[str, Any]
 
 
-def refusal(host: str, now: HostNow, segment: Mapping[str, Any]) -> str | None:
+def obstacle(host: str, now: HostNow, segment: Mapping[str, Any]) -> str | None:  # noqa: PLR0911 - a list of reasons, each its own line
     """Why ``host`` can't take a port of ``segment``, with what to do about it; None if it can."""
     chassis = now.chassis
     if chassis is None:
@@ -53,7 +53,9 @@ def refusal(host: str, now: HostNow, segment: Mapping[str, Any]) -> str | None:
         physical_network = segment[api.PHYSICAL_NETWORK]
         if any(mapping.physical_network == physical_network for mapping in chassis.bridge_mappings):
             return None
-        return f"host {host} has no bridge for physical network {physical_network}; add it to [df] bridge_mappings there"
+        return (
+            f"host {host} has no bridge for physical network {physical_network}; add it to [df] bridge_mappings there"
+        )
     return f"segments of type {network_type} are not supported"
 
 
@@ -78,7 +80,9 @@ def vif(chassis: Chassis, port_id: str) -> Vif:
     return Vif(portbindings.VIF_TYPE_VHOST_USER, details)
 
 
-def segments_for(segments: Collection[Mapping[str, Any]], subnet_segments: Collection[str | None]) -> list[Mapping[str, Any]]:
+def segments_for(
+    segments: Collection[Mapping[str, Any]], subnet_segments: Collection[str | None]
+) -> list[Mapping[str, Any]]:
     """The segments on which a port with addresses from these subnets may lie (routed networks tie subnets to segments)."""
     if not subnet_segments or None in subnet_segments:
         return list(segments)

@@ -48,9 +48,9 @@ def _deleted(_mapper: Any, connection: Any, binding: Any) -> None:
 
 
 def _port_changed(connection: Any, port_id: str) -> None:
-    values = sa.select(
-        sa.literal("port"), models_v2.Port.id, models_v2.Port.network_id, sa.literal(time.time())
-    ).where(models_v2.Port.id == port_id)
+    values = sa.select(sa.literal("port"), models_v2.Port.id, models_v2.Port.network_id, sa.literal(time.time())).where(
+        models_v2.Port.id == port_id
+    )
     connection.execute(sa.insert(JournalEntry).from_select(["kind", "object_id", "parent", "created_at"], values))
 
 

@@ -88,4 +88,4 @@ def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
         .limit(PAGE)
     )
     with db_api.CONTEXT_READER.using(context):
-        return [PortNow(*row[:-1], ours=bool(row[-1])) for row in context.session.execute(query)]
+        return [PortNow(*row)._replace(ours=bool(row[-1])) for row in context.session.execute(query)]

@@ -17,7 +17,7 @@ config = context.config
 database = config.neutron_config.database
 
 
-def include_object(_object: Any, name: str, type_: str, _reflected: bool, _compare_to: Any) -> bool:
+def include_object(_object: Any, name: str | None, type_: str, _reflected: bool, _compare_to: Any) -> bool:
     """Whether autogenerate looks at it: at our own tables only."""
     return type_ != "table" or name in OURS
 

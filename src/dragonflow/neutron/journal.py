@@ -1,0 +1,125 @@
+"""The journal's worker: takes what changed in Neutron and writes it to the DF DB, in order, until it is done.
+
+An entry is struck only after the DF DB has committed, and doing one twice changes nothing. So a worker that is killed in
+between costs nothing but the time until another's claim on the entry may begin.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from neutron_lib.context import get_admin_context
+
+from dragonflow.neutron import db
+from dragonflow.neutron.mirror import Mirror
+from dragonflow.store.feed import Backoff
+from dragonflow.store.protocol import Conflict, StoreError, Unavailable
+
+LOG = logging.getLogger(__name__)
+
+BATCH = 100
+"""Entries that are claimed at once."""
+
+AWAY = Backoff(first=0.1, most=5.0)
+"""Between two tries while the DF DB is away."""
+
+BROKEN = Backoff(first=0.5, most=60.0)
+"""Between two tries of an object that alone can't be written."""
+
+
+class Journal:
+    """One worker thread. ``period`` and ``claim`` are in seconds: see the options ``journal_period`` and ``journal_claim``."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        period: float,
+        claim: float,
+        context: Callable[[], Any] = get_admin_context,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._mirror = mirror
+        self._period = period
+        self._claim = claim
+        self._context = context
+        self._chance = chance
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._failures = 0
+
+    def wake(self) -> None:
+        """Something was recorded just now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Have ``run`` return; what is claimed is left for others."""
+        self._stop.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Work until stopped. Nothing that goes wrong ends it."""
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                pause = self.work()
+            except Exception:
+                self._failures += 1
+                LOG.exception("df: the journal's worker failed and goes on")
+                pause = AWAY.delay(self._failures, self._chance())
+            if pause and not self._stop.is_set():
+                self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; new entries cut it short, unless the DF DB is away anyhow."""
+        (self._stop if self._failures else self._wake).wait(seconds)
+
+    def work(self) -> float:
+        """Take one batch of entries and write them. Returns the seconds to pause; 0 if there may be more."""
+        context = self._context()
+        entries = db.claim(context, self._claim, BATCH)
+        objects: dict[tuple[str, str], list[db.Entry]] = {}
+        for entry in entries:
+            objects.setdefault((entry.kind, entry.id), []).append(entry)
+        left = [entry.seq for entry in entries]
+        for (kind, object_id), same in objects.items():
+            if self._stop.is_set():
+                db.postpone(context, left, 0.0, failed=False)
+                break
+            seqs = [entry.seq for entry in same]
+            try:
+                self._mirror.sync(kind, object_id, next((entry.parent for entry in same if entry.parent), ""))
+            except Unavailable as error:
+                self._failures += 1
+                pause = AWAY.delay(self._failures, self._chance())
+                if self._failures == 1:
+                    LOG.warning("df: the DF DB is away, changes wait in the journal: %s", error)
+                db.postpone(context, left, 0.0, failed=False)
+                return pause
+            except Exception as error:
+                self._give_back(context, same, error)
+            else:
+                db.done(context, seqs)
+            if self._failures:
+                LOG.info("df: the DF DB is back, the journal is being written")
+                self._failures = 0
+            left = [seq for seq in left if seq not in seqs]
+        return 0.0 if len(entries) == BATCH else self._period
+
+    def _give_back(self, context: Any, same: list[db.Entry], error: Exception) -> None:
+        """One object fails, which must not stop the others: leave it for later."""
+        delay = BROKEN.delay(1 + max(entry.attempts for entry in same), self._chance())
+        expected = isinstance(error, Conflict)
+        LOG.log(
+            logging.INFO if expected else logging.ERROR,
+            "df: %s %s could not be written to the DF DB, next try in %.1f s: %s",
+            same[0].kind,
+            same[0].id,
+            delay,
+            error,
+            exc_info=None if isinstance(error, StoreError) else error,
+        )
+        db.postpone(context, [entry.seq for entry in same], delay)

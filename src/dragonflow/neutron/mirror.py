@@ -1,0 +1,123 @@
+"""Brings one object's rows in the DF DB in line with Neutron, whoever else does the same at the same time.
+
+The DF DB's row is read first, Neutron second, and the commit checks that the row is still the one that was read: so nobody
+overwrites a newer state with an older one. Doing it twice changes nothing. One hole remains where there is no row to check:
+who read the object before it was deleted may put its row after another found nothing to delete. So after making a row
+one looks once more whether the object is still there.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dragonflow.model import CodecError, LogicalPort, Row, decode, encode, network_scope
+from dragonflow.neutron import translate
+from dragonflow.neutron.dfdb import DfDb
+from dragonflow.neutron.source import KINDS, Kind, RowMaker, Source
+from dragonflow.store import keys
+from dragonflow.store.draft import Draft, transact
+from dragonflow.store.protocol import Conflict, Key, Record, Store
+
+LOG = logging.getLogger(__name__)
+
+ATTEMPTS = 20
+"""How often to begin anew because others wrote the same rows, before giving the object back to the journal."""
+
+
+class _Moved(Exception):
+    """Somebody wrote the row after it was read."""
+
+
+class Mirror:
+    """Writes to ``dfdb`` what ``source`` says."""
+
+    def __init__(self, dfdb: DfDb, source: Source) -> None:
+        self._dfdb = dfdb
+        self._source = source
+
+    def sync(self, kind: str, id: str, network: str) -> int | None:
+        """Make the object's rows what Neutron says now. Returns the store revision, None if nothing had to be written.
+
+        :raises StoreError: the DF DB failed, or others were always faster (``Conflict``): try later.
+        """
+        what = KINDS[kind]
+        key = Key(network_scope(network), what.row.__name__, id)
+        written: int | None = None
+        for attempt in range(1, ATTEMPTS + 1):
+            found = self._dfdb.store.get(key)
+            make = self._source.load(kind, id)
+            old = _read(found)
+            if found is None and make is None:
+                return written
+            if make is not None and old is not None and _same(found, make, old):
+                return written
+            try:
+                written = self._write(what, key, found, make, old)
+            except _Moved:
+                LOG.debug("df: %s was written by another, attempt %d", key, attempt)
+                continue
+            if make is None or found is not None or self._source.exists(kind, id):
+                return written
+        raise Conflict(key, 0 if found is None else found.revision, -1)
+
+    def _write(self, what: Kind, key: Key, found: Record | None, make: RowMaker | None, old: Row | None) -> int:
+        stale = set() if found is None else self._bindings_of(old, key)
+
+        async def build(draft: Draft) -> None:
+            await draft.get(key)
+            seen = next(check.revision for check in draft.checks if check.key == key)
+            if seen != (0 if found is None else found.revision):
+                raise _Moved
+            if make is None:
+                for gone in (key, *stale):
+                    draft.delete(gone)
+                if what.pool is not None:
+                    await keys.release(draft, what.pool, key.id)
+                return
+            number = 0 if what.pool is None else await keys.allocate(draft, what.pool, key.id)
+            row = make(number)
+            wanted = {_key(binding): encode(binding) for binding in _bindings(row)}
+            for gone in stale - wanted.keys():
+                draft.delete(gone)
+            draft.put(key, encode(row))
+            for binding, data in wanted.items():
+                draft.put(binding, data)
+
+        async def commit(store: Store) -> tuple[Draft, int]:
+            _, draft, revision = await transact(store, build)
+            return draft, revision
+
+        draft, revision = self._dfdb.store.call(commit)
+        self._dfdb.tell(draft.txn(), revision)
+        return revision
+
+    def _bindings_of(self, old: Row | None, key: Key) -> set[Key]:
+        """The ``Binding`` rows that stand beside the row: they follow from it, unless it can't be read."""
+        if old is not None:
+            return {_key(binding) for binding in _bindings(old)}
+        if key.kind != LogicalPort.__name__:
+            return set()
+        records = self._dfdb.store.snapshot(["host:*"]).records
+        return {record.key for record in records if record.key.kind == "Binding" and record.key.id == key.id}
+
+
+def _read(found: Record | None) -> Row | None:
+    if found is None or found.data is None:
+        return None
+    try:
+        return decode(found.key.kind, found.key.id, found.data)
+    except CodecError as error:
+        LOG.warning("df: a row that can't be read will be written anew: %s", error)
+        return None
+
+
+def _same(found: Record | None, make: RowMaker, old: Row) -> bool:
+    return found is not None and encode(make(getattr(old, "key", 0))) == found.data
+
+
+def _bindings(row: Row) -> tuple[Row, ...]:
+    return translate.bindings(row) if isinstance(row, LogicalPort) else ()
+
+
+def _key(row: Row) -> Key:
+    return Key(row.scope, type(row).__name__, row.id)
