@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -92,9 +93,8 @@ class Lab:
             try:
                 lab._bring_up(progress)
             except BaseException:
-                kept = _keep_logs(lab)
-                clean(name)
-                progress(f"lab {name!r} did not come up; its logs are in {kept}")
+                progress(f"lab {name!r} did not come up; its logs are kept in {_keep_logs(lab)}")
+                clean(name, logs=False)
                 raise
             state.save(msgspec.structs.replace(shape, maker=None))
         return cls(name)
@@ -271,8 +271,10 @@ class Lab:
         return [msgspec.json.decode(line) for line in lines]
 
 
-def clean(name: str) -> bool:
+def clean(name: str, *, logs: bool = True) -> bool:
     """End and remove whatever there is of a lab, whole or in pieces. Says whether there was anything.
+
+    ``logs`` removes also the logs that are kept when a lab doesn't come up.
 
     Processes are known by the record of each, by the lab's mark in their environment, and by running in one of the lab's
     namespaces; none by its program's name.
@@ -289,8 +291,8 @@ def clean(name: str) -> bool:
     end_all(strays)
     for netns in spaces:
         system.netns_delete(netns)
-    if home.exists():
-        shutil.rmtree(home)
+    for directory in (home, _failed(name)) if logs else (home,):
+        shutil.rmtree(directory, ignore_errors=True)
     return found
 
 
@@ -376,12 +378,16 @@ def _call(command: Collection[str], timeout: float) -> subprocess.CompletedProce
     )
 
 
-def _keep_logs(lab: Lab) -> str:
+def _failed(name: str) -> Path:
+    return state.ROOT / ".failed" / name
+
+
+def _keep_logs(lab: Lab) -> Path:
     """Copy the logs of a lab that failed to come up to where the clean-up leaves them."""
-    kept = state.ROOT / f"{lab.name}-failed-logs"
+    kept = _failed(lab.name)
     shutil.rmtree(kept, ignore_errors=True)
     for log in lab.home.rglob("*.log"):
         target = kept / log.relative_to(lab.home)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(log, target)
-    return str(kept)
+    return kept

@@ -33,7 +33,10 @@ class RegionState(msgspec.Struct, frozen=True):
 
 
 class Vm(msgspec.Struct, frozen=True):
-    """A stand-in for a VM: a namespace whose interface is plugged into a host's integration bridge."""
+    """A stand-in for a VM: a namespace whose interface is plugged into a host's integration bridge.
+
+    ``plugged`` is the time (seconds since the epoch) just before the bridge was told.
+    """
 
     port_id: str
     region: str
@@ -42,6 +45,7 @@ class Vm(msgspec.Struct, frozen=True):
     mac: str
     ips: tuple[str, ...]
     interface: str
+    plugged: float
 
 
 class State(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ os-vif (``vif_plug_ovs/ovsdb/ovsdb_lib.py``, ``create_ovs_vif_port``) sets ``ifa
 
 from __future__ import annotations
 
-from ipaddress import ip_interface, ip_network
+import time
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +44,10 @@ def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], subnets: 
     system.offload_off(host.netns, tap)
     system.ip(host.netns, f"link set {tap} up")
     system.ip(netns, f"link set {INTERFACE} up")
+    plugged = time.time()
     attach(host, port["id"], mac, port.get("device_id") or port["id"])
-    prefixes = {subnet["id"]: ip_network(subnet["cidr"]).prefixlen for subnet in subnets}
-    ips = tuple(f"{fixed['ip_address']}/{prefixes[fixed['subnet_id']]}" for fixed in port["fixed_ips"])
-    return Vm(port["id"], region, host.name, netns, mac, ips, tap)
+    ips = tuple(fixed["ip_address"] for fixed in port["fixed_ips"])
+    return Vm(port["id"], region, host.name, netns, mac, ips, tap, plugged)
 
 
 def attach(host: Host, port_id: str, mac: str, vm: str) -> None:
@@ -68,12 +69,17 @@ def give_address(vm: Vm, how: Address, subnets: list[dict[str, Any]], directory:
 
 
 def _static(vm: Vm, subnets: list[dict[str, Any]]) -> None:
-    system.sysctl(vm.netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
-    commands = [f"address add {ip} dev {INTERFACE}{' nodad' if ':' in ip else ''}" for ip in vm.ips]
+    """All addresses of the port; a default route by each gateway that a subnet of theirs names."""
+    commands = []
     for subnet in subnets:
         network, router = ip_network(subnet["cidr"]), subnet["gateway_ip"]
-        if router is not None and any(ip_interface(ip).network == network for ip in vm.ips):
-            commands.append(f"-{network.version} route replace default via {router} dev {INTERFACE} onlink")
+        ours = [ip for ip in vm.ips if ip_address(ip) in network]
+        nodad = " nodad" if network.version == 6 else ""
+        commands += [f"address add {ip}/{network.prefixlen} dev {INTERFACE}{nodad}" for ip in ours]
+        if ours and router is not None:
+            everywhere = "::/0" if network.version == 6 else "0.0.0.0/0"
+            commands.append(f"route replace {everywhere} via {router} dev {INTERFACE} onlink")
+    system.sysctl(vm.netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
     if commands:
         system.ip(vm.netns, *commands)
 
