@@ -121,8 +121,11 @@ class Replica:
             return False
         return self._accept(row, revision)
 
-    def remove(self, model: type[Row], id: str, revision: int) -> bool:
-        """Take in that a row was deleted in ``revision``. Returns False if that is no news."""
+    def remove(self, model: type[Row], id: str, revision: int, scope: str | None = None) -> bool:
+        """Take in that a row was deleted in ``revision``. Returns False if that is no news.
+
+        ``scope`` is where the row lay, if the teller knows: dropping the scope then forgets the deletion too.
+        """
         key = (model, id)
         row = self._objects[model].get(id)
         known = self._gone.get(key)
@@ -132,7 +135,8 @@ class Replica:
             self._discard(model, id)
         elif known is not None and revision <= known.revision:
             return False
-        scope = row.scope if row is not None else known.scope if known is not None else None
+        if row is not None:
+            scope = row.scope
         self._gone.pop(key, None)
         self._gone[key] = _Tombstone(revision, scope)
         if len(self._gone) > TOMBSTONES:

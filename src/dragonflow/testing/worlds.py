@@ -1,0 +1,128 @@
+"""Worlds: everything that a controller's flows may depend on, as values. Builders give rows sensible defaults.
+
+A test says which world it is in, not which calls lead there; ``permuted`` tries all ways that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import permutations
+from typing import Any, TypeVar
+
+import msgspec
+
+from dragonflow.controller.replica import Object, Replica
+from dragonflow.controller.view import Me
+from dragonflow.model import (
+    Alive,
+    Binding,
+    Chassis,
+    FixedIP,
+    LogicalPort,
+    LogicalSwitch,
+    OvsPort,
+    PortStatus,
+    Subnet,
+)
+from dragonflow.model.rows import ROWS
+
+AnyRow = LogicalSwitch | Subnet | LogicalPort | Binding | Chassis | Alive | PortStatus
+
+T = TypeVar("T")
+
+ME = Me(chassis="here", tunnel_ip="192.0.2.1")
+
+
+class World(msgspec.Struct, frozen=True):
+    """The rows that a controller follows, the interfaces on its bridge, and who it is."""
+
+    me: Me
+    rows: tuple[AnyRow, ...] = ()
+    ports: tuple[OvsPort, ...] = ()
+
+    @classmethod
+    def of(cls, me: Me, *objects: Object) -> World:
+        """A world of these rows and interfaces, in any order."""
+        rows = tuple(it for it in objects if isinstance(it, AnyRow))
+        return cls(me, rows, tuple(it for it in objects if isinstance(it, OvsPort)))
+
+    @classmethod
+    def held_by(cls, replica: Replica, me: Me) -> World:
+        """The world as a replica holds it."""
+        rows = [row for model in ROWS for row in replica.all(model)]
+        return cls.of(me, *rows, *replica.all(OvsPort))
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """Rows and interfaces."""
+        return (*self.rows, *self.ports)
+
+
+def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
+    """Put objects into a replica as news of ``revision``, following their scopes."""
+    for it in objects:
+        if isinstance(it, OvsPort):
+            replica.upsert_port(it)
+        else:
+            if it.scope not in replica.scopes:
+                replica.reset_scope(it.scope, (), 0)
+            replica.upsert(it, revision)
+
+
+def permuted(states: Iterable[T], limit: int = 720) -> Iterator[Sequence[T]]:
+    """Every order of the states (at most ``limit`` of them): what holds at the end must hold whatever the way."""
+    for count, order in enumerate(permutations(states)):
+        if count == limit:
+            return
+        yield order
+
+
+def network(name: str = "net", key: int = 1, **fields: Any) -> LogicalSwitch:
+    """A Geneve network whose VNI differs from its key."""
+    values = {"network_type": "geneve", "segmentation_id": 5000 + key, "mtu": 1442, "revision": 1, **fields}
+    return LogicalSwitch(id=name, key=key, **values)
+
+
+def port(name: str, key: int, on: str | None = "here", net: str = "net", **fields: Any) -> LogicalPort:
+    """A port with MAC 02:00:00:00:00:KEY and the addresses 10.0.0.KEY and fd00::KEY."""
+    values: dict[str, Any] = {
+        "mac": f"02:00:00:00:{key >> 8:02x}:{key & 255:02x}",
+        "fixed_ips": (FixedIP("v4", f"10.0.{key >> 8}.{key & 255}"), FixedIP("v6", f"fd00::{key:x}")),
+        "revision": 1,
+        **fields,
+    }
+    return LogicalPort(id=name, key=key, network=net, chassis=on, **values)
+
+
+def chassis(name: str, tunnel_ip: str, **fields: Any) -> Chassis:
+    """A chassis that offers Geneve."""
+    return Chassis(id=name, tunnel_ip=tunnel_ip, **fields)
+
+
+def tap(of: str, ofport: int | None, **fields: Any) -> OvsPort:
+    """The interface of a port, named ``tap-PORT``."""
+    return OvsPort(**{"id": f"tap-{of}", "ofport": ofport, "iface_id": of, **fields})
+
+
+def tunnel_port(encapsulation: str = "geneve", ofport: int | None = 100) -> OvsPort:
+    """The tunnel interface that the switch makes for the tunnel app."""
+    return OvsPort(id=f"df-{encapsulation}", ofport=ofport, tunnel=f"df-{encapsulation}")
+
+
+# Named states, each on top of the one before where that makes sense
+
+ALONE: tuple[Object, ...] = (network(), port("a", 11), tap("a", 1))
+"""A network with one port, plugged in here."""
+
+PAIR: tuple[Object, ...] = (*ALONE, port("b", 12), tap("b", 2))
+"""Two ports here."""
+
+ACROSS: tuple[Object, ...] = (*PAIR, chassis("there", "192.0.2.2"), tunnel_port(), port("c", 13, on="there"))
+"""A third one on another chassis."""
+
+STATES: dict[str, Callable[[], World]] = {
+    "alone": lambda: World.of(ME, *ALONE),
+    "pair": lambda: World.of(ME, *PAIR),
+    "across": lambda: World.of(ME, *ACROSS),
+}
+"""Worlds by name."""

@@ -1,0 +1,256 @@
+"""Random histories of a small world, for the tests that compare the engine with the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from dragonflow.apps import APPS
+from dragonflow.apps.base import App
+from dragonflow.controller.engine import Engine, LocalityEvent
+from dragonflow.controller.locality import kind_of
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.view import Me
+from dragonflow.model import AddressPair, OvsPort, Row
+from dragonflow.pipeline import Fact, Locality, Owner
+from dragonflow.testing import worlds
+from dragonflow.testing.oracle import Compiled, Oracle
+from dragonflow.testing.worlds import World
+
+SCOPES = ("chassis", "net:n1", "net:n2")
+PORTS = ("p1", "p2", "p3", "p4")
+HOSTS = ("here", "here", "here", "b")
+NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
+TAPS = ("tap1", "tap2", "tap3", "tap4")
+
+chassis_rows = st.builds(
+    worlds.chassis,
+    st.just("b"),
+    st.sampled_from(("192.0.2.2", "192.0.2.9", "2001:db8::2", "not an address")),
+    tunnel_types=st.sampled_from((("geneve",), ("geneve", "vxlan"), ("gre",))),
+) | st.builds(worlds.chassis, st.just("c"), st.sampled_from(("192.0.2.3", "192.0.2.1")))
+
+network_rows = st.builds(
+    lambda name, fields: worlds.network(name, int(name[1:]), **fields),
+    st.sampled_from(("n1", "n2")),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "network_type": st.sampled_from(("geneve", "vxlan", "vlan")),
+            "segmentation_id": st.sampled_from((7, 8, None)),
+            "admin_up": st.booleans(),
+        },
+    ),
+)
+
+variations = st.sampled_from(
+    (
+        *({"on": on} for on in ("here", "b", "c", None)),
+        *({"mac": mac} for mac in ("02:00:00:00:00:aa", "02:00:00:00:00:bb", "no mac")),
+        *(
+            {"address_pairs": (pair,)}
+            for pair in (AddressPair("10.0.0.9", "02:00:00:00:00:cc"), AddressPair("10.0.0.1"))
+        ),
+        {"address_pairs": (AddressPair("0.0.0.0/0"),)},
+        {"admin_up": False},
+        {"port_security": False},
+        {"fixed_ips": ()},
+        {"generation": 2},
+        {},
+        {},
+    )
+)
+port_rows = st.builds(
+    lambda name, fields: worlds.port(name, int(name[1:]), **{"net": NETWORKS[name], **fields}),
+    st.sampled_from(PORTS),
+    variations,
+)
+
+ovs_ports = (
+    st.builds(
+        lambda name, of, ofport, mac: OvsPort(id=name, ofport=ofport, iface_id=of, attached_mac=mac),
+        st.sampled_from(TAPS),
+        st.sampled_from((*PORTS, "unheard-of")),
+        st.sampled_from((None, -1, 1, 2, 3, 4)),
+        st.sampled_from((None, "02:00:00:00:00:01")),
+    )
+    | st.builds(worlds.tunnel_port, st.sampled_from(("geneve", "vxlan")), st.sampled_from((None, 100, 101)))
+    | st.just(OvsPort(id="df-geneve", ofport=102))
+)
+
+
+class News(msgspec.Struct, frozen=True):
+    """A record of the store's log; without a row it says that the object was deleted."""
+
+    model: type[Row]
+    id: str
+    scope: str
+    row: Row | None
+    revision: int
+
+
+class History(RuleBasedStateMachine):
+    """Writes to a store that delivers late, twice, or as snapshots; interfaces come and go; the engine settles now and then."""
+
+    oracle: ClassVar[Oracle]
+    make_engine: ClassVar[Callable[[Sequence[App], Replica, Me], Engine]] = Engine
+    make_replica: ClassVar[Callable[[], Replica]] = Replica
+    apps: ClassVar[Sequence[App]] = APPS
+    me = Me(chassis="here", tunnel_ip="192.0.2.1", tunnel_types=("geneve", "vxlan"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replica = self.make_replica()
+        self.engine = self.make_engine(self.apps, self.replica, self.me)
+        self.log: list[News] = []
+        self.stored: dict[tuple[type[Row], str], News] = {}
+        self.told: dict[tuple[type[Row], str], int] = {}
+        self.delivered = 0
+        self.wanted: dict[Owner, tuple[Fact, ...]] = {}
+        self.places: dict[str, Locality] = {}
+
+    @initialize()
+    def follow_all(self) -> None:
+        for scope in SCOPES:
+            self.replica.reset_scope(scope, (), 0)
+        ports = [
+            worlds.port(name, int(name[1:]), on=on, net=NETWORKS[name]) for name, on in zip(PORTS, HOSTS, strict=True)
+        ]
+        for row in (worlds.chassis("b", "192.0.2.2"), worlds.network("n1", 1), worlds.network("n2", 2), *ports):
+            self.write(row)
+        for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
+            self.plug(OvsPort(id=name, ofport=ofport, iface_id=of))
+        self.plug(worlds.tunnel_port())
+        self.deliver(9)
+        self.settle()
+
+    @rule(row=chassis_rows | network_rows | port_rows | port_rows)
+    def write(self, row: Row) -> None:
+        self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
+
+    @precondition(lambda self: any(news.row for news in self.stored.values()))
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        living = sorted((key for key, news in self.stored.items() if news.row), key=str)
+        gone = self.stored[data.draw(st.sampled_from(living))]
+        self._log(News(gone.model, gone.id, gone.scope, None, len(self.log) + 1))
+
+    @rule(count=st.integers(1, 9))
+    def deliver(self, count: int) -> None:
+        for news in self.log[self.delivered : self.delivered + count]:
+            self._tell(news)
+        self.delivered = min(len(self.log), self.delivered + count)
+
+    @precondition(lambda self: self.log)
+    @rule(data=st.data())
+    def overtake_or_repeat(self, data: st.DataObject) -> None:
+        self._tell(self.log[data.draw(st.integers(0, len(self.log) - 1))])
+
+    @rule(scope=st.sampled_from(SCOPES))
+    def reset(self, scope: str) -> None:
+        self._reset(scope, len(self.log))
+
+    @precondition(lambda self: self.log)
+    @rule(scope=st.sampled_from(SCOPES), data=st.data())
+    def reset_late(self, scope: str, data: st.DataObject) -> None:
+        if scope in self.replica.scopes:
+            self._reset(scope, data.draw(st.integers(self.delivered, len(self.log))))
+
+    @rule(scope=st.sampled_from(SCOPES))
+    def drop(self, scope: str) -> None:
+        self.replica.drop_scope(scope)
+        self.told = {key: told for key, told in self.told.items() if self.log[told - 1].scope != scope}
+
+    @rule(interface=ovs_ports)
+    def plug(self, interface: OvsPort) -> None:
+        self.replica.upsert_port(interface)
+
+    @rule(name=st.sampled_from((*TAPS, "df-geneve")))
+    def unplug(self, name: str) -> None:
+        self.replica.remove_port(name)
+
+    @rule()
+    def settle(self) -> None:
+        self._check_replica()
+        settled = self.engine.settle()
+        for owner, facts in settled.facts.items():
+            if facts:
+                self.wanted[owner] = facts
+            else:
+                assert owner in self.wanted, f"{owner} lost facts that it never had"
+                del self.wanted[owner]
+        for event in settled.events:
+            self._follow(event)
+        assert self.places == dict(self.engine.places)
+
+    @rule()
+    def compare(self) -> None:
+        self.settle()
+        world = World.held_by(self.replica, self.me)
+        found = Compiled(self.wanted, self.places).text()
+        assert found == self.oracle.ask(world)
+
+    def teardown(self) -> None:
+        """All news arrives at last; then the replica holds what the store holds, and facts are a function of that."""
+        for scope in SCOPES:
+            if scope not in self.replica.scopes:
+                self._reset(scope, self.delivered)
+        self.deliver(len(self.log))
+        self.compare()
+        assert {key: news.revision for key, news in self.stored.items()} == self.told
+
+    def _check_replica(self) -> None:
+        """For each object the newest of what was told counts, whatever the order of telling."""
+        expected = {key: row for key, told in self.told.items() if (row := self.log[told - 1].row) is not None}
+        held = {(type(row), row.id): row for row in World.held_by(self.replica, self.me).rows}
+        assert held == expected
+        assert all(self.replica.revision(*key) == self.told[key] for key in held)
+
+    def _log(self, news: News) -> None:
+        self.log.append(news)
+        self.stored[news.model, news.id] = news
+
+    def _tell(self, news: News) -> None:
+        if news.scope not in self.replica.scopes:
+            if news.row is not None:
+                assert not self.replica.upsert(news.row, news.revision)
+            return
+        if news.row is not None:
+            self.replica.upsert(news.row, news.revision)
+        else:
+            self.replica.remove(news.model, news.id, news.revision, news.scope)
+        self._note(news)
+
+    def _note(self, news: News) -> None:
+        key = news.model, news.id
+        self.told[key] = max(self.told.get(key, 0), news.revision)
+
+    def _reset(self, scope: str, revision: int) -> None:
+        then: dict[tuple[type[Any], str], News] = {}
+        for news in self.log[:revision]:
+            if news.scope == scope:
+                then[news.model, news.id] = news
+                self._note(news)
+        rows = [(news.row, news.revision) for news in then.values() if news.row is not None]
+        self.replica.reset_scope(scope, rows, revision)
+
+    def _follow(self, event: LocalityEvent) -> None:
+        """Keep places by events alone: they must balance."""
+        assert kind_of(event.locality) == event.kind
+        before = self.places.get(event.port)
+        if event.change == "created":
+            assert before is None
+        else:
+            assert before is not None
+            assert kind_of(before) == event.kind
+        if event.change == "updated":
+            assert before != event.locality
+        if event.change == "deleted":
+            assert before == event.locality
+            del self.places[event.port]
+        else:
+            self.places[event.port] = event.locality
