@@ -233,7 +233,6 @@ class Connection(asyncio.Protocol):
                 at += length
             del received[:at]
         except Exception as error:  # whatever the peer sent, the loop must live
-            logger.exception("OpenFlow connection sends what can't be read")
             self.close(f"can't read what the switch sends: {error}")
 
     def _take(self, version: int, kind: int, xid: int, body: bytes) -> None:

@@ -86,7 +86,7 @@ def flow_delete(name: bytes) -> Message:
 
 _GROUP_MOD = Struct(">HBxIHxxI")
 _BUCKET = Struct(">HHI")
-_GROUP_ADD, _GROUP_MODIFY, _GROUP_DELETE, _INSERT_BUCKET, _REMOVE_BUCKET = 0, 1, 2, 3, 5
+_GROUP_ADD, _GROUP_DELETE, _INSERT_BUCKET, _REMOVE_BUCKET, _GROUP_ADD_OR_MODIFY = 0, 2, 3, 5, 0x8000
 _TYPE_ALL = 0
 _BUCKET_LAST, _BUCKET_ALL = 0xFFFFFFFE, 0xFFFFFFFF
 _GROUP_BODY_LIMIT = MAX_MESSAGE - BUNDLE_ADD_OVERHEAD - _GROUP_MOD.size
@@ -97,9 +97,9 @@ def group_add(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
     return _group_with_buckets(_GROUP_ADD, group, buckets)
 
 
-def group_modify(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
-    """Replace an existing group, whatever its type, with an ``all`` group of exactly these buckets."""
-    return _group_with_buckets(_GROUP_MODIFY, group, buckets)
+def group_set(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
+    """Have an ``all`` group of exactly these buckets, whatever the group was before (an extension of Open vSwitch)."""
+    return _group_with_buckets(_GROUP_ADD_OR_MODIFY, group, buckets)
 
 
 def group_delete(group: int) -> Message:

@@ -1,0 +1,407 @@
+"""The ledger: what the owners want of the switch, what the switch has, and the messages that lead from one to the other.
+
+    facts by owner ──set──> claims by name ──difference──> messages ──(switch)──> confirm
+                                  ^                                                  │
+    a switch's dumps ────adopt────┴──────────────────────────────────────────────────┘
+
+No I/O here, and no history: the difference depends only on the facts wanted now and on what the switch has. Facts are encoded
+when they are set and kept as bytes only.
+
+Where owners disagree, the smallest claim wins, independent of who came first; of flows that is the one with the smallest
+cookie. The others are told by ``clashes`` and take over when the winner goes.
+
+A group stands while an owner wants it (``Group``) or a wanted flow or bucket sends to it, so no flow is ever refused for want of
+a group; an empty group drops. Buckets alone make no group. A meter stays while a flow goes through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dragonflow.pipeline.action import Action, ApplyMeter, OutputTo
+from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, Meter, Owner, TunnelPort
+from dragonflow.switch.claims import Claims
+from dragonflow.switch.openflow import messages
+from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
+from dragonflow.switch.openflow.encode import encode_actions, flow_contents, flow_name
+from dragonflow.switch.openflow.messages import BucketBytes, Message
+
+_COOKIE_PREFIX = b"\xdf"
+
+
+def cookie(owner: Owner) -> int:
+    """The cookie of the owner's flows: 0xDF, then the first 56 bits of BLAKE2b over ``app|kind|id``."""
+    return int.from_bytes(_COOKIE_PREFIX + blake2b("|".join(owner).encode()).digest()[:7], "big")
+
+
+class Degraded(msgspec.Struct, frozen=True):
+    """Why an owner's facts (or some of them) are not on the switch, and since when (seconds, as the ledger's clock has it)."""
+
+    reason: str
+    at: float
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Clash(msgspec.Struct, frozen=True):
+    """Owners that claim different things under one name; ``winner`` has it."""
+
+    what: str
+    winner: Owner
+    losers: tuple[Owner, ...]
+
+
+class Kind(IntEnum):
+    """What a claim is about."""
+
+    FLOW = 0
+    GROUP = 1
+    BUCKET = 2
+    METER = 3
+    TUNNEL = 4
+    METER_USE = 5
+
+
+class Change(NamedTuple):
+    """A step towards what is wanted: the messages, and what the switch has under the name once they are done.
+
+    ``value`` is None where nothing is left; for a group it is the tuple of all its buckets, and for buckets (``name`` is the
+    group) the tuple of those added.
+    """
+
+    messages: tuple[Message, ...]
+    kind: Kind
+    name: Any
+    value: Any
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What to send, in order: ``before`` one by one, ``bundle`` as one atomic bundle, ``after`` one by one."""
+
+    before: tuple[Change, ...]
+    bundle: tuple[Change, ...]
+    after: tuple[Change, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.before or self.bundle or self.after)
+
+
+class Tunnel(NamedTuple):
+    """The contents of a tunnel port; ``remote`` is "flow" where flows say where packets go."""
+
+    type: str
+    local: str
+    remote: str
+
+
+class _Refusal(NamedTuple):
+    owner: Owner
+    items: tuple[Any, ...] | None  # None: they can't even be encoded
+    degraded: Degraded
+
+
+class _Held(NamedTuple):
+    owner: Owner
+    items: tuple[Any, ...]  # flat, for memory's sake: kind, name, value, kind, name, value, …
+
+
+_PLAIN, _FOREIGN = "all", "foreign"
+"""A group as the ledger makes them, or one of another type or with other properties."""
+
+
+class Ledger:
+    """``now`` tells the time that ``degraded`` reports."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._held: dict[int, _Held] = {}
+        self._refused: dict[int, _Refusal] = {}
+        self._flows: Claims[bytes, bytes] = Claims()
+        self._groups: Claims[int, str] = Claims()
+        self._buckets: Claims[tuple[int, int], bytes] = Claims()
+        self._meters: Claims[int, tuple[int, int]] = Claims()
+        self._tunnels: Claims[str, Tunnel] = Claims()
+        self._meter_uses: Claims[int, bool] = Claims()
+        self._claims: tuple[Claims[Any, Any], ...] = (
+            *(self._flows, self._groups, self._buckets),
+            *(self._meters, self._tunnels, self._meter_uses),
+        )
+        self._members: dict[int, set[int]] = {}
+
+    # What is wanted
+
+    def set(self, owner: Owner, facts: Iterable[Fact]) -> None:
+        """From now on the owner wants exactly these facts; none means that it wants nothing."""
+        number = cookie(owner)
+        refusal = self._refused.get(number)
+        try:
+            items = tuple(_encode(number, facts))
+        except Exception as error:  # whatever an app made up, it must not take the others' flows along
+            self._replace(number, owner, ())
+            self._refused[number] = _Refusal(owner, None, Degraded(f"can't be encoded: {error}", self._now()))
+            return
+        if refusal is not None:
+            if refusal.items == items:
+                return
+            del self._refused[number]
+        self._replace(number, owner, items)
+
+    def refuse(self, owner: Owner, reason: str) -> None:
+        """Leave the owner's facts out until it wants something else, or until ``forgive``."""
+        number = cookie(owner)
+        held = self._held.get(number)
+        if held is not None:
+            self._replace(number, owner, ())
+            self._refused[number] = _Refusal(owner, held.items, Degraded(reason, self._now()))
+
+    def forgive(self) -> None:
+        """Try again what was refused: another switch may take it."""
+        for number, refusal in list(self._refused.items()):
+            if refusal.items is not None:
+                del self._refused[number]
+                self._replace(number, refusal.owner, refusal.items)
+
+    @property
+    def refused(self) -> Mapping[Owner, Degraded]:
+        """Whose facts are left out wholly, and why."""
+        return {refusal.owner: refusal.degraded for refusal in self._refused.values()}
+
+    @property
+    def tunnels(self) -> Mapping[str, Tunnel]:
+        """The tunnel ports wanted, by name."""
+        return {name: tunnel for name in self._tunnels if (tunnel := self._tunnels.wanted(name)) is not None}
+
+    @property
+    def clashes(self) -> Sequence[Clash]:
+        """Where owners contradict each other now."""
+        return tuple(self._clashes())
+
+    def __len__(self) -> int:
+        """How many flows are wanted."""
+        return len(self._flows)
+
+    def _replace(self, number: int, owner: Owner, items: tuple[Any, ...]) -> None:
+        held = self._held.get(number)
+        old = held.items if held is not None else ()
+        if old == items:
+            return
+        if items:
+            self._held[number] = _Held(owner, items)
+        else:
+            del self._held[number]
+        gone, come = dict.fromkeys(_triples(old)), dict.fromkeys(_triples(items))
+        for triple in [triple for triple in come if triple in gone]:
+            del gone[triple], come[triple]
+        for kind, name, value in come:
+            if kind == Kind.BUCKET:
+                self._members.setdefault(name[0], set()).add(name[1])
+            self._claims[kind].add(name, value)
+        for kind, name, value in gone:
+            self._claims[kind].remove(name, value)
+            if kind == Kind.BUCKET and name not in self._buckets:
+                self._forget_member(*name)
+        for kind, name, _ in (*come, *gone):
+            if kind == Kind.BUCKET and self._groups.on_switch(name[0]) != _PLAIN:
+                # buckets of a group that isn't there come with the group
+                self._buckets.unlike.pop(name, None)
+
+    def _forget_member(self, group: int, bucket: int) -> None:
+        members = self._members[group]
+        members.remove(bucket)
+        if not members:
+            del self._members[group]
+
+    # What to send
+
+    def difference(self, *, sweep: bool = True, finely: bool = False) -> Difference:
+        """What leads from what the switch has to what is wanted. Costs as much as what changed.
+
+        Without ``sweep`` nothing is removed. ``finely`` gives every bucket a message of its own, so that an error names it.
+        """
+        bundle = (
+            *self._group_changes(finely),
+            *self._bucket_changes(sweep, finely),
+            *self._flow_adds(),
+            *(self._flow_deletes() if sweep else ()),
+            *(self._group_deletes() if sweep else ()),
+        )
+        return Difference(tuple(self._meter_changes()), bundle, tuple(self._meter_deletes()) if sweep else ())
+
+    def _group_changes(self, finely: bool) -> Iterator[Change]:
+        for group, has in self._groups.unlike.items():
+            if self._groups.wanted(group) is None:
+                continue
+            buckets = tuple(
+                BucketBytes(bucket, actions)
+                for bucket in sorted(self._members.get(group, ()))
+                if (actions := self._buckets.wanted((group, bucket))) is not None
+            )
+            make = messages.group_add if has is None else messages.group_set
+            if not finely:
+                yield Change(tuple(make(group, buckets)), Kind.GROUP, group, buckets)
+                continue
+            yield Change(tuple(make(group, ())), Kind.GROUP, group, ())
+            yield from (_insert(group, bucket) for bucket in buckets)
+
+    def _bucket_changes(self, sweep: bool, finely: bool) -> Iterator[Change]:
+        inserted: dict[int, list[BucketBytes]] = {}
+        for (group, bucket), has in self._buckets.unlike.items():
+            if group in self._groups.unlike:
+                continue  # the whole group comes or goes
+            actions = self._buckets.wanted((group, bucket))
+            if actions is not None:
+                inserted.setdefault(group, []).append(BucketBytes(bucket, actions))
+            if has is not None and (sweep or actions is not None):
+                yield Change((messages.bucket_remove(group, bucket),), Kind.BUCKET, (group, bucket), None)
+        for group, buckets in inserted.items():
+            yield from (_insert(group, bucket) for bucket in buckets) if finely else (_insert(group, *buckets),)
+
+    def _group_deletes(self) -> Iterator[Change]:
+        for group in self._groups.unlike:
+            if self._groups.wanted(group) is None:
+                yield Change((messages.group_delete(group),), Kind.GROUP, group, None)
+
+    def _flow_adds(self) -> Iterator[Change]:
+        flows, add = self._flows, messages.flow_add
+        for name in flows.unlike:
+            contents = flows.wanted(name)
+            if contents is not None:
+                yield Change((add(name, contents),), Kind.FLOW, name, contents)
+
+    def _flow_deletes(self) -> Iterator[Change]:
+        for name in self._flows.unlike:
+            if self._flows.wanted(name) is None:
+                yield Change((messages.flow_delete(name),), Kind.FLOW, name, None)
+
+    def _meter_changes(self) -> Iterator[Change]:
+        for meter, has in self._meters.unlike.items():
+            figures = self._meters.wanted(meter)
+            if figures is not None:
+                make = messages.meter_add if has is None else messages.meter_modify
+                yield Change((make(meter, *figures),), Kind.METER, meter, figures)
+
+    def _meter_deletes(self) -> Iterator[Change]:
+        for meter in self._meters.unlike:
+            if self._meters.wanted(meter) is None and meter not in self._meter_uses:
+                yield Change((messages.meter_delete(meter),), Kind.METER, meter, None)
+
+    # What the switch has
+
+    def confirm(self, changes: Iterable[Change]) -> None:
+        """The switch has done these changes."""
+        for _, kind, name, value in changes:
+            if kind == Kind.GROUP:
+                self._saw_group(name, value)
+            elif kind == Kind.BUCKET and value is not None:
+                for bucket, actions in value:
+                    self._buckets.saw((name, bucket), actions)
+            else:
+                self._claims[kind].saw(name, value)
+
+    def _saw_group(self, group: int, buckets: tuple[BucketBytes, ...] | None) -> None:
+        """The group has exactly these buckets now, or is gone."""
+        self._groups.saw(group, None if buckets is None else _PLAIN)
+        for name in [name for name in self._buckets.unlike if name[0] == group]:
+            del self._buckets.unlike[name]
+        if buckets is not None:
+            there = dict(buckets)
+            for bucket in there.keys() | self._members.get(group, ()):
+                self._buckets.saw((group, bucket), there.get(bucket))
+
+    def adopt(
+        self, flows: Mapping[bytes, bytes], groups: Iterable[GroupBytes] | None, meters: Iterable[MeterFigures]
+    ) -> None:
+        """The switch has exactly this: what a readback found on a new connection.
+
+        ``groups`` None: it can't tell its groups; then all wanted are sent whole, and what else there may be is let be.
+        """
+        self._flows.saw_all(flows)
+        self._meters.saw_all({meter.id: meter.figures or (-1, -1) for meter in meters})
+        found: dict[int, tuple[BucketBytes, ...] | None]
+        found = dict.fromkeys(self._groups) if groups is None else {group.id: group.buckets for group in groups}
+        self._groups.saw_all({group: _FOREIGN if buckets is None else _PLAIN for group, buckets in found.items()})
+        there = {(group, bucket): actions for group, buckets in found.items() for bucket, actions in buckets or ()}
+        self._buckets.saw_all(there)
+        for name in [name for name in self._buckets.unlike if found.get(name[0]) is None]:
+            del self._buckets.unlike[name]
+
+    # Who is behind it
+
+    def owners_of(self, change: Change) -> Sequence[Owner]:
+        """Whose facts a change carries; none for one that only removes."""
+        if change.value is None:
+            return ()
+        if change.kind == Kind.FLOW:
+            return (self._held[int.from_bytes(change.value[:8], "big")].owner,)
+        if change.kind == Kind.BUCKET:
+            names = {(change.name, bucket): actions for bucket, actions in change.value}
+            return self._claimants(Kind.BUCKET, names)
+        return self._claimants(change.kind, {change.name: change.value if change.kind == Kind.METER else _PLAIN})
+
+    def _claimants(self, kind: Kind, values: Mapping[Any, Any]) -> Sequence[Owner]:
+        """The owners that claim one of these values. Walks all claims: for errors only."""
+        return tuple(
+            held.owner
+            for held in self._held.values()
+            if any(this == kind and values.get(name) == value for this, name, value in _triples(held.items))
+        )
+
+    def _clashes(self) -> Iterator[Clash]:
+        for kind in Kind:
+            for name in self._claims[kind].contested:
+                values = self._claims[kind].claimed(name)
+                sides = [self._side(kind, name, value) for value in values]
+                losers = tuple(owner for side in sides[1:] for owner in sorted(side))
+                yield Clash(_describe(kind, name), min(sides[0]), losers)
+
+    def _side(self, kind: Kind, name: Any, value: Any) -> Sequence[Owner]:
+        if kind == Kind.FLOW:
+            return (self._held[int.from_bytes(value[:8], "big")].owner,)
+        return self._claimants(kind, {name: value})
+
+
+def _insert(group: int, *buckets: BucketBytes) -> Change:
+    return Change(tuple(messages.buckets_insert(group, buckets)), Kind.BUCKET, group, buckets)
+
+
+def _triples(items: tuple[Any, ...]) -> Iterator[tuple[Kind, Any, Any]]:
+    parts = iter(items)
+    return zip(parts, parts, parts, strict=True)
+
+
+def _encode(number: int, facts: Iterable[Fact]) -> Iterator[Any]:
+    """Kind, name and value of what the facts claim, one after the other."""
+    for fact in facts:
+        match fact:
+            case Flow(table, priority, match, actions, goto):
+                yield from (Kind.FLOW, flow_name(table, priority, match), flow_contents(number, actions, goto))
+                yield from _implied(actions)
+            case Bucket(group, bucket, actions):
+                yield from (Kind.BUCKET, (group, bucket), encode_actions(actions))
+                yield from _implied(actions)
+            case Group(group):
+                yield from (Kind.GROUP, group, _PLAIN)
+            case Meter(meter, rate, burst):
+                yield from (Kind.METER, meter, (rate, burst))
+            case TunnelPort(name, kind, local, remote):
+                yield from (Kind.TUNNEL, name, Tunnel(kind, local, remote or "flow"))
+
+
+def _implied(actions: Sequence[Action]) -> Iterator[Any]:
+    for action in actions:
+        if type(action) is OutputTo:
+            yield from (Kind.GROUP, action.group, _PLAIN)
+        elif type(action) is ApplyMeter:
+            yield from (Kind.METER_USE, action.meter, True)
+
+
+def _describe(kind: Kind, name: Any) -> str:
+    if kind == Kind.FLOW:
+        return f"flow table={name[0]},priority={int.from_bytes(name[1:3], 'big')},match={name[3:].hex()}"
+    return f"{kind.name.lower()} {name}"

@@ -1,0 +1,318 @@
+"""The integration bridge in Open vSwitch's database: which ports it has, and which tunnel ports it should have.
+
+Uses the official IDL (``ovs.db.idl``) on asyncio's loop. The database may come and go;
+what was read stays until it says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import ovs.db.idl
+from ovs.poller import POLLIN, POLLOUT
+
+from dragonflow.model.ovs import OvsPort
+from dragonflow.switch.ledger import Tunnel
+
+logger = logging.getLogger(__name__)
+
+TUNNEL_MARK = "df-tunnel"
+"""The key of Interface.external_ids by which tunnel ports of ours are known; its value is the fact's name."""
+
+OPENFLOW = "OpenFlow15"
+_PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
+"""For a bridge that names none: ours, and those that people's tools use."""
+
+_MAX_BACKOFF_MS = 1000
+_RETRY = 1.0
+"""Seconds before a refused transaction is tried again."""
+
+
+def _many(key: Any, value: Any = None, at_least: int = 0) -> dict[str, Any]:
+    return {"type": {"key": key, "min": at_least, "max": "unlimited"} | ({"value": value} if value else {})}
+
+
+def _optional(key: str) -> dict[str, Any]:
+    return {"type": {"key": key, "min": 0, "max": 1}}
+
+
+def _references(table: str) -> dict[str, Any]:
+    return _many({"type": "uuid", "refTable": table})
+
+
+_SCHEMA: dict[str, dict[str, Any]] = {
+    "Open_vSwitch": {"bridges": _references("Bridge")},
+    "Bridge": {
+        "name": {"type": "string"},
+        "ports": _references("Port"),
+        "fail_mode": _optional("string"),
+        "datapath_type": {"type": "string"},
+        "protocols": _many("string"),
+    },
+    "Port": {"name": {"type": "string"}, "interfaces": _references("Interface")},
+    "Interface": {
+        "name": {"type": "string"},
+        "type": {"type": "string"},
+        "ofport": _optional("integer"),
+        "error": _optional("string"),
+        "options": _many("string", "string"),
+        "external_ids": _many("string", "string"),
+    },
+}
+"""The columns of vswitch.ovsschema that are read or written here; ovs-vswitchd.conf.db(5) explains them."""
+
+
+class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
+    """Remembers which rows changed."""
+
+    def __init__(self, remote: str) -> None:
+        tables = {name: {"columns": columns} for name, columns in _SCHEMA.items()}
+        helper = ovs.db.idl.SchemaHelper(schema_json={"name": "Open_vSwitch", "version": "7.0.0", "tables": tables})
+        for name, columns in _SCHEMA.items():
+            helper.register_columns(name, list(columns))
+        self.touched: dict[str, set[UUID]] = {name: set() for name in _SCHEMA}
+        super().__init__(remote, helper)
+        self._session.reconnect.set_backoff(100, _MAX_BACKOFF_MS)
+        self._session.reconnect.set_quiet(True)
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        """A row came, changed or went."""
+        self.touched[row._table.name].add(row.uuid)
+
+
+class _Wake:
+    """What the IDL takes for a poller: gathers what it waits for."""
+
+    def __init__(self) -> None:
+        self.readable: set[int] = set()
+        self.writable: set[int] = set()
+        self.milliseconds: int | None = None
+
+    def fd_wait(self, fd: Any, events: int) -> None:
+        number = fd if isinstance(fd, int) else fd.fileno()
+        if events & POLLIN:
+            self.readable.add(number)
+        if events & POLLOUT:
+            self.writable.add(number)
+
+    def timer_wait(self, milliseconds: int) -> None:
+        self.milliseconds = max(0, min(milliseconds, self.milliseconds or milliseconds))
+
+    def timer_wait_until(self, moment: int) -> None:
+        self.timer_wait(moment - int(time.time() * 1000))
+
+    def immediate_wake(self) -> None:
+        self.milliseconds = 0
+
+
+class Ovsdb:
+    """One bridge's part of the database at ``remote`` (``unix:PATH`` or ``tcp:ADDRESS:PORT``).
+
+    ``on_ports(present, gone)`` gets the ports that are new or changed and the names of those that went; its first call holds
+    all ports there are, and from then on ``in_sync`` is true.
+    """
+
+    def __init__(
+        self,
+        remote: str,
+        bridge: str,
+        datapath_type: str,
+        on_ports: Callable[[list[OvsPort], list[str]], None],
+    ) -> None:
+        self.in_sync = False
+        self._remote = remote
+        self._bridge = bridge
+        self._datapath_type = datapath_type
+        self._on_ports = on_ports
+        self._tunnels: Mapping[str, Tunnel] | None = None
+        self._sweep = False
+        self._unsettled = True
+        self._ports: dict[str, OvsPort] = {}
+        self._members: dict[UUID, list[Any]] = {}
+        self._seen: dict[UUID, OvsPort] = {}
+        self._transaction: Any = None
+        self._retry_at = 0.0
+        self._wake = asyncio.Event()
+
+    def want_tunnels(self, tunnels: Mapping[str, Tunnel], *, sweep: bool) -> None:
+        """These tunnel ports should stand; with ``sweep`` those of ours that nobody wants go."""
+        if tunnels != self._tunnels or sweep != self._sweep:
+            self._tunnels, self._sweep, self._unsettled = dict(tunnels), sweep, True
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Follow the database for ever."""
+        while True:
+            try:
+                await self._follow(_Idl(self._remote))
+            except Exception:  # the IDL asserts on what it doesn't expect; a fresh one starts from a fresh dump
+                logger.exception("Lost track of OVSDB at %s; reading it anew", self._remote)
+                self._transaction = None
+                self._members.clear()
+                await asyncio.sleep(_RETRY)
+
+    async def _follow(self, idl: _Idl) -> None:
+        try:
+            seqno = idl.change_seqno
+            while True:
+                idl.run()
+                if idl.change_seqno != seqno:
+                    seqno = idl.change_seqno
+                    self._unsettled = True
+                    self._take(idl)
+                self._settle(idl)
+                await self._wait(idl)
+        finally:
+            idl.close()
+
+    async def _wait(self, idl: _Idl) -> None:
+        """Until the database has news, a timer of the IDL is due, or somebody wants something."""
+        wake, loop = _Wake(), asyncio.get_running_loop()
+        idl.wait(wake)
+        if self._transaction is not None:
+            self._transaction.wait(wake)
+        elif self._unsettled and self._retry_at:
+            wake.timer_wait(int((self._retry_at - time.monotonic()) * 1000) + 1)
+        for fd in wake.readable:
+            loop.add_reader(fd, self._wake.set)
+        for fd in wake.writable:
+            loop.add_writer(fd, self._wake.set)
+        try:
+            async with asyncio.timeout(None if wake.milliseconds is None else wake.milliseconds / 1000):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for fd in wake.readable:
+                loop.remove_reader(fd)
+            for fd in wake.writable:
+                loop.remove_writer(fd)
+        self._wake.clear()
+
+    # Reading
+
+    def _take(self, idl: _Idl) -> None:
+        """Tell what changed on our bridge."""
+        bridge = self._find(idl)
+        if bridge is None:
+            self._tell({})
+            return
+        touched = idl.touched
+        for uuid in touched["Port"]:
+            self._members.pop(uuid, None)
+        for uuid in touched["Interface"]:
+            self._seen.pop(uuid, None)
+        for uuids in touched.values():
+            uuids.clear()
+        members, seen, present = {}, {}, {}
+        for port in bridge.ports:
+            members[port.uuid] = self._members.get(port.uuid) or list(port.interfaces)
+            for interface in members[port.uuid]:
+                found = self._seen.get(interface.uuid) or _ovs_port(interface)
+                seen[interface.uuid] = present[found.id] = found
+        self._members, self._seen = members, seen
+        self.in_sync, first = True, not self.in_sync
+        self._tell(present, always=first)
+
+    def _tell(self, present: dict[str, OvsPort], *, always: bool = False) -> None:
+        changed = [port for name, port in present.items() if self._ports.get(name) is not port]
+        changed = [port for port in changed if self._ports.get(port.id) != port]
+        gone = [name for name in self._ports if name not in present]
+        self._ports = present
+        if changed or gone or always:
+            self._on_ports(changed, gone)
+
+    def _find(self, idl: _Idl) -> Any:
+        return next((row for row in idl.tables["Bridge"].rows.values() if row.name == self._bridge), None)
+
+    # Writing
+
+    def _settle(self, idl: _Idl) -> None:
+        """Carry on with the transaction on its way, or begin one if the database isn't as it should be."""
+        if self._transaction is None:
+            if not self._unsettled or not idl.has_ever_connected() or time.monotonic() < self._retry_at:
+                return
+            self._transaction = ovs.db.idl.Transaction(idl)
+            self._unsettled = False
+            self._write(idl, self._transaction)
+        status = self._transaction.commit()
+        if status == ovs.db.idl.Transaction.INCOMPLETE:
+            return
+        transaction, self._transaction = self._transaction, None
+        self._retry_at = 0.0
+        if status not in (ovs.db.idl.Transaction.SUCCESS, ovs.db.idl.Transaction.UNCHANGED):
+            self._unsettled, self._retry_at = True, time.monotonic() + _RETRY
+            if status == ovs.db.idl.Transaction.ERROR:
+                logger.error("OVSDB refuses: %s", transaction.get_error())
+
+    def _write(self, idl: _Idl, transaction: Any) -> None:
+        bridge = self._find(idl)
+        if bridge is None:
+            roots = list(idl.tables["Open_vSwitch"].rows.values())
+            if not roots:
+                return  # nobody has initialised the database yet; the row is news
+            logger.info("Making bridge %s", self._bridge)
+            bridge = transaction.insert(idl.tables["Bridge"])
+            bridge.name = self._bridge
+            bridge.ports = [self._insert_port(idl, transaction, self._bridge, "internal")]
+            roots[0].addvalue("bridges", bridge)
+        _assign(bridge, "fail_mode", ["secure"])
+        _assign(bridge, "datapath_type", self._datapath_type)
+        protocols = _read(bridge, "protocols", [])
+        _assign(bridge, "protocols", sorted({*(protocols or _PROTOCOLS), OPENFLOW}))
+        if self._tunnels is not None:
+            self._write_tunnels(idl, transaction, bridge, self._tunnels)
+
+    def _write_tunnels(self, idl: _Idl, transaction: Any, bridge: Any, tunnels: Mapping[str, Tunnel]) -> None:
+        there = {}
+        for port in bridge.ports:
+            ours = any(TUNNEL_MARK in _read(interface, "external_ids", {}) for interface in port.interfaces)
+            if not ours or port.name in tunnels:
+                there[port.name] = port
+            elif self._sweep:
+                bridge.delvalue("ports", port)
+        for name, tunnel in tunnels.items():
+            if name not in there:
+                there[name] = self._insert_port(idl, transaction, name, tunnel.type)
+                bridge.addvalue("ports", there[name])
+            interface = there[name].interfaces[0]
+            _assign(interface, "type", tunnel.type)
+            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
+            _assign(interface, "options", {**_read(interface, "options", {}), **options})
+            _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), TUNNEL_MARK: name})
+
+    @staticmethod
+    def _insert_port(idl: _Idl, transaction: Any, name: str, kind: str) -> Any:
+        interface = transaction.insert(idl.tables["Interface"])
+        interface.name, interface.type = name, kind
+        port = transaction.insert(idl.tables["Port"])
+        port.name, port.interfaces = name, [interface]
+        return port
+
+
+def _read(row: Any, column: str, default: Any) -> Any:
+    """A column's value; a row that was just inserted has none yet."""
+    return getattr(row, column, default)
+
+
+def _assign(row: Any, column: str, value: Any) -> None:
+    """Write only what differs, so that an unchanged database gets no transaction."""
+    if _read(row, column, None) != value:
+        setattr(row, column, value)
+
+
+def _ovs_port(interface: Any) -> OvsPort:
+    ofports, errors, ids = interface.ofport, interface.error, interface.external_ids
+    return OvsPort(
+        id=interface.name,
+        ofport=ofports[0] if ofports and ofports[0] > 0 else None,
+        iface_id=ids.get("iface-id"),
+        attached_mac=ids.get("attached-mac"),
+        tunnel=ids.get(TUNNEL_MARK),
+        error=errors[0] if errors else None,
+    )

@@ -1,0 +1,140 @@
+"""One chassis's Open vSwitch as the controller sees it: say what is wanted, sync, and hear of ports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from dragonflow.model.ovs import OvsPort
+from dragonflow.pipeline.facts import Fact, Owner
+from dragonflow.switch.bundle import Synced, bring_up_to_date
+from dragonflow.switch.ledger import Clash, Degraded, Ledger
+from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
+from dragonflow.switch.ovsdb import Ovsdb
+from dragonflow.switch.readback import GroupsUnreadable, read_back
+
+logger = logging.getLogger(__name__)
+
+_FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 1.0
+"""Seconds between two tries to connect: what OVS loses by a restart should be back as soon as it listens."""
+
+
+class Switch:
+    """All on one asyncio loop. ``openflow`` and ``ovsdb`` are ``unix:PATH`` or ``tcp:ADDRESS:PORT``.
+
+    ``on_ports(present, gone)`` is told of the bridge's ports (first of all that there are); ``on_connect()`` that a bridge was
+    connected and read back, which is when a ``sync`` makes sense again. Losing the switch loses nothing: what is wanted is kept,
+    and what the next one has is read back before anything is sent.
+    """
+
+    def __init__(
+        self,
+        openflow: str,
+        ovsdb: str,
+        bridge: str,
+        *,
+        datapath_type: str = "system",
+        on_ports: Callable[[list[OvsPort], list[str]], None],
+        on_connect: Callable[[], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._target = openflow
+        self._bridge = bridge
+        self._now = now
+        self._on_connect = on_connect
+        self._ledger = Ledger(now)
+        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
+        self._connection: Connection | None = None
+        self._syncing = asyncio.Lock()
+        self._with_groups = True
+
+    @property
+    def connected(self) -> bool:
+        """Whether a bridge is connected and was read back."""
+        return self._connection is not None
+
+    @property
+    def ovsdb_in_sync(self) -> bool:
+        """Whether ``on_ports`` has told of all ports that there are; stays true if the database goes away later."""
+        return self._ovsdb.in_sync
+
+    @property
+    def clashes(self) -> Sequence[Clash]:
+        """Where owners contradict each other now."""
+        return self._ledger.clashes
+
+    @property
+    def degraded(self) -> Mapping[Owner, Degraded]:
+        """The owners whose facts are not, or not all, on the switch: refused by it, or losing a clash."""
+        lost = {
+            owner: Degraded(f"{clash.what} belongs to {clash.winner}", self._now())
+            for clash in self._ledger.clashes
+            for owner in clash.losers
+        }
+        return {**lost, **self._ledger.refused}
+
+    def want(self, owner: Owner, facts: Sequence[Fact]) -> None:
+        """From now on the owner wants exactly these facts; nothing is sent before ``sync``."""
+        self._ledger.set(owner, facts)
+
+    async def sync(self, *, sweep: bool = True) -> Synced:
+        """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
+
+        Tunnel ports are only asked of OVSDB here; they show up in ``on_ports``. Without ``sweep`` nothing is removed.
+
+        :raises Disconnected: there is no switch; ``on_connect`` will say when there is.
+        """
+        self._ovsdb.want_tunnels(self._ledger.tunnels, sweep=sweep)
+        async with self._syncing:
+            connection = self._connection
+            if connection is None:
+                raise Disconnected(f"{self._target}: not connected")
+            try:
+                return await bring_up_to_date(connection, self._ledger, sweep=sweep)
+            except BaseException:
+                # what arrived is unknown: a new connection starts by reading
+                connection.close("broken off")
+                self._connection = None
+                raise
+
+    async def run(self) -> None:
+        """Keep connected to OVSDB and to the bridge for ever; ends only by being cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ovsdb.run())
+            group.create_task(self._keep_connected())
+
+    async def _keep_connected(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                connection = await Connection.open(self._target)
+                try:
+                    await self._adopt(connection)
+                    backoff = _FIRST_BACKOFF
+                    reason = await asyncio.shield(connection.lost)
+                    logger.warning("Lost %s: %s", self._target, reason)
+                finally:
+                    self._connection = None
+                    connection.close()
+            except GroupsUnreadable as error:
+                logger.warning("The switch can't tell its groups, all are sent anew: %s", error)
+                self._with_groups = False
+            except (Disconnected, Refused) as error:
+                logger.info("No switch: %s", error)
+            except Exception:  # a switch that sends what can't be read must not end the controller
+                logger.exception("Can't read back %s", self._target)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, _MAX_BACKOFF)
+
+    async def _adopt(self, connection: Connection) -> None:
+        """Read the bridge back; from then on the ledger's difference is right for it."""
+        async with self._syncing:
+            found = await read_back(connection, with_groups=self._with_groups)
+            self._with_groups = True
+            self._ledger.forgive()
+            self._ledger.adopt(found.flows, found.groups, found.meters)
+            self._connection = connection
+        logger.info("Connected to %s, which has %d flows", self._target, len(found.flows))
+        self._on_connect()

@@ -1,0 +1,342 @@
+"""The Switch on a real Open vSwitch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dragonflow.lab.vswitch import VSwitch
+from dragonflow.model import OvsPort
+from dragonflow.pipeline import (
+    IN_PORT,
+    Bucket,
+    Fact,
+    Flow,
+    Group,
+    Match,
+    Meter,
+    Output,
+    OutputTo,
+    TunnelPort,
+    match,
+    set_field,
+)
+from dragonflow.pipeline.action import ApplyMeter
+from dragonflow.pipeline.facts import Owner
+from dragonflow.switch import Disconnected, Switch, cookie
+
+BRIDGE = "br-int"
+
+
+class Rig:
+    """A Switch that runs, and what it told."""
+
+    def __init__(self, vswitch: VSwitch) -> None:
+        self.ports: dict[str, OvsPort] = {}
+        self.connects = 0
+        self._news = asyncio.Event()
+        self.switch = Switch(
+            f"unix:{vswitch.openflow(BRIDGE)}",
+            f"unix:{vswitch.db_sock}",
+            BRIDGE,
+            datapath_type="netdev",
+            on_ports=self._on_ports,
+            on_connect=self._on_connect,
+        )
+
+    def _on_ports(self, present: list[OvsPort], gone: list[str]) -> None:
+        self.ports.update({port.id: port for port in present})
+        for name in gone:
+            del self.ports[name]
+        self._news.set()
+
+    def _on_connect(self) -> None:
+        self.connects += 1
+        self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(15):
+            while not condition():
+                await self._news.wait()
+                self._news.clear()
+
+
+@asynccontextmanager
+async def running(vswitch: VSwitch) -> AsyncIterator[Rig]:
+    rig = Rig(vswitch)
+    task = asyncio.create_task(rig.switch.run())
+    try:
+        await rig.until(lambda: rig.switch.connected and rig.switch.ovsdb_in_sync)
+        yield rig
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.fixture
+def ovs(vswitch: VSwitch) -> VSwitch:
+    vswitch.add_bridge(BRIDGE)
+    return vswitch
+
+
+def owner(name: str) -> Owner:
+    return Owner("test", "Thing", name)
+
+
+def flow(number: int, *actions: object, table: int = 10) -> Flow:
+    return Flow(table, 5, match(reg1=number), actions or (Output(1),))  # type: ignore[arg-type]
+
+
+def everything() -> dict[Owner, list[Fact]]:
+    """Facts of every kind, and matches and actions of every kind that apps use."""
+    nd = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_code": 0}
+    matches: list[Match] = [
+        match(),
+        match(in_port=3, eth_src="fa:16:3e:00:00:01", eth_dst=(1 << 40, 1 << 40)),
+        match(**nd, icmpv6_type=135, nd_target="fe80::1", nd_sll="fa:16:3e:00:00:01", nd_options_type=1, nd_reserved=5),
+        match(**nd, icmpv6_type=136, nd_tll="fa:16:3e:00:00:01", ipv6_src="fe80::/16"),
+        match(eth_type=0x0806, arp_op=1, arp_spa="10.0.0.1", arp_tpa="10.0.0.0/8", arp_sha="fa:16:3e:00:00:01"),
+        match(eth_type=0x0800, ip_proto=6, tcp_src=4, tcp_dst=(16, 0xFFF0), ip_dscp=3, ip_ecn=1, ip_ttl=3, metadata=7),
+        match(vlan_vid=0x1005, vlan_pcp=3, tunnel_id=7, tun_ipv4_src="10.0.0.1", reg0=1, reg2=(4, 12), reg3=9, reg15=1),
+        match(tun_ipv6_src="::1", tun_ipv6_dst="::2", eth_type=0x86DD, ip_proto=17, udp_src=4, udp_dst=5),
+    ]
+    respond = set_field(nd_sll="fa:16:3e:00:00:01", nd_options_type=2, nd_reserved=0xE0000000, icmpv6_type=136)
+    flows: list[Fact] = [
+        Flow(
+            20, 7, each, respond if index == 2 else (Output(index + 1), Output(IN_PORT)), goto=21 if index % 2 else None
+        )
+        for index, each in enumerate(matches)
+    ]
+    return {
+        owner("flows"): flows,
+        owner("drop"): [Flow(21, 0, match())],
+        owner("flood"): [Group(7), Flow(22, 1, match(), (OutputTo(7), ApplyMeter(3)))],
+        owner("one"): [Bucket(7, 1, (Output(1),))],
+        owner("two"): [Bucket(7, 2, (Output(2),)), Meter(3, 1000, 100)],
+    }
+
+
+async def test_what_was_wanted_reads_back_equal_so_a_restart_sends_nothing(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        for who, facts in everything().items():
+            rig.switch.want(who, facts)
+        synced = await rig.switch.sync()
+        assert synced.refused == {}
+        assert synced.mods > 10
+        assert (await rig.switch.sync()).mods == 0
+    before = ovs.ofctl("dump-flows", BRIDGE, "--no-stats"), ovs.ofctl("dump-groups", BRIDGE)
+
+    async with running(ovs) as rig:
+        for who, facts in reversed(everything().items()):
+            rig.switch.want(who, facts)
+        synced = await rig.switch.sync()
+    assert synced.mods == 0
+    assert (ovs.ofctl("dump-flows", BRIDGE, "--no-stats"), ovs.ofctl("dump-groups", BRIDGE)) == before
+    assert "reg15=0x1" in before[0]
+
+
+async def test_nothing_is_swept_before_it_may_be(ovs: VSwitch) -> None:
+    ovs.ofctl("add-flow", BRIDGE, "table=10,priority=5,reg1=99,actions=drop")
+    ovs.ofctl("add-group", BRIDGE, "group_id=99,type=select,bucket=output:1")
+    ovs.ofctl("add-meter", BRIDGE, "meter=99,pktps,band=type=drop,rate=5")
+    async with running(ovs) as rig:
+        rig.switch.want(owner("a"), [flow(1), flow(99, table=11)])
+        await rig.switch.sync(sweep=False)
+        assert "reg1=0x63" in ovs.ofctl("dump-flows", BRIDGE, "table=10")
+        assert "group_id=99" in ovs.ofctl("dump-groups", BRIDGE)
+        await rig.switch.sync(sweep=True)
+    assert "reg1=0x63" not in ovs.ofctl("dump-flows", BRIDGE, "table=10")
+    assert "reg1=0x1" in ovs.ofctl("dump-flows", BRIDGE, "table=10")
+    assert "group_id=99" not in ovs.ofctl("dump-groups", BRIDGE)
+    assert "meter=99" not in ovs.ofctl("dump-meters", BRIDGE)
+
+
+async def test_one_bucket_more_or_less_is_one_message(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        rig.switch.want(owner("net"), [Group(5), flow(1, OutputTo(5))])
+        for number in range(1, 41):
+            rig.switch.want(owner(f"port{number}"), [Bucket(5, number, (Output(number),))])
+        assert (await rig.switch.sync()).mods == 2
+
+        rig.switch.want(owner("port1"), [])
+        rig.switch.want(owner("port41"), [Bucket(5, 41, (Output(41),))])
+        assert (await rig.switch.sync()).mods == 2
+        dump = ovs.ofctl("dump-groups", BRIDGE)
+        assert "bucket_id:41," in dump
+        assert "bucket_id:1," not in dump
+
+        rig.switch.want(owner("port2"), [Bucket(5, 2, (Output(99),))])
+        await rig.switch.sync()
+        assert "bucket_id:2,actions=output:99" in ovs.ofctl("dump-groups", BRIDGE)
+
+        rig.switch.want(owner("net"), [])
+        await rig.switch.sync()
+        assert "group_id=5" not in ovs.ofctl("dump-groups", BRIDGE)
+        rig.switch.want(owner("net"), [Group(5)])
+        await rig.switch.sync()
+        assert ovs.ofctl("dump-groups", BRIDGE).count("bucket_id:") == 40
+
+
+async def test_a_group_of_more_buckets_than_one_message_holds_is_sent_anew_after_a_restart(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        facts: list[Fact] = [Group(5), *(Bucket(5, number, (Output(1 + number % 60000),)) for number in range(1, 6001))]
+        rig.switch.want(owner("net"), facts)
+        synced = await rig.switch.sync()
+        assert synced.refused == {}
+        assert 1 < synced.mods < 5
+        assert (await rig.switch.sync()).mods == 0
+    async with running(ovs) as rig:
+        rig.switch.want(owner("net"), facts)
+        assert 1 < (await rig.switch.sync()).mods < 5  # OVS can't describe it
+        rig.switch.want(owner("more"), [Bucket(5, 7000, (Output(7),))])
+        assert (await rig.switch.sync()).mods == 1
+
+
+async def test_a_refused_flow_names_its_owner_and_the_rest_is_installed(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        for number in range(20):
+            rig.switch.want(owner(f"good{number}"), [flow(number)])
+        no_meter = [flow(100), flow(101, ApplyMeter(77))]
+        rig.switch.want(owner("bad"), no_meter)
+        rig.switch.want(owner("worse"), [Flow(10, 5, match(reg1=200), set_field(nd_tll="fa:16:3e:00:00:01"))])
+        synced = await rig.switch.sync()
+
+        assert set(synced.refused) == {owner("bad"), owner("worse")} == set(rig.switch.degraded)
+        assert "METER" in synced.refused[owner("bad")]
+        assert "OFPBAC_MATCH_INCONSISTENT" in str(rig.switch.degraded[owner("worse")])
+        dump = ovs.ofctl("dump-flows", BRIDGE, "table=10")
+        assert dump.count("reg1=") == 20
+        assert "reg1=0x64 " not in dump
+
+        rig.switch.want(owner("bad"), no_meter)
+        assert (await rig.switch.sync()).mods == 0
+        assert owner("bad") in rig.switch.degraded
+
+        rig.switch.want(owner("bad"), [*no_meter, Meter(77, 100, 10)])
+        assert (await rig.switch.sync()).refused == {}
+        assert set(rig.switch.degraded) == {owner("worse")}
+        assert "reg1=0x65" in ovs.ofctl("dump-flows", BRIDGE, "table=10")
+
+
+async def test_a_refused_bucket_names_its_owner_and_the_group_stands(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        rig.switch.want(owner("net"), [Group(5), flow(1, OutputTo(5))])
+        for number in range(1, 6):
+            rig.switch.want(owner(f"good{number}"), [Bucket(5, number, (Output(number),))])
+        rig.switch.want(owner("bad"), [Bucket(5, 99, (Output(0xFFFFFFFF),))])
+        synced = await rig.switch.sync()
+        assert set(synced.refused) == {owner("bad")}
+        assert ovs.ofctl("dump-groups", BRIDGE).count("bucket_id:") == 5
+        assert "group:5" in ovs.ofctl("dump-flows", BRIDGE)
+
+
+async def test_facts_that_can_not_be_encoded_degrade_their_owner_only(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        rig.switch.want(owner("bad"), [Flow(300, 5, match())])
+        rig.switch.want(owner("good"), [flow(1)])
+        assert (await rig.switch.sync()).mods == 1
+        assert "can't be encoded" in str(rig.switch.degraded[owner("bad")])
+
+
+async def test_vswitchd_restarts_and_everything_is_restored_in_one_bundle(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        for who, facts in everything().items():
+            rig.switch.want(who, facts)
+        first = await rig.switch.sync()
+        before = sorted(ovs.ofctl("dump-flows", BRIDGE, "--no-stats").splitlines()[1:])
+
+        connects = rig.connects
+        await asyncio.to_thread(ovs.restart_vswitchd, kill=True)
+        await rig.until(lambda: rig.connects > connects)
+        again = await rig.switch.sync()
+
+        assert again.mods == first.mods
+        assert sorted(ovs.ofctl("dump-flows", BRIDGE, "--no-stats").splitlines()[1:]) == before
+
+
+async def test_without_a_switch_sync_says_so_and_keeps_what_is_wanted(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        await asyncio.to_thread(ovs.stop_vswitchd, kill=True)
+        rig.switch.want(owner("a"), [flow(1)])
+        with pytest.raises(Disconnected):
+            await rig.switch.sync()
+        connects = rig.connects
+        await asyncio.to_thread(ovs.start_vswitchd)
+        await rig.until(lambda: rig.connects > connects)
+        assert (await rig.switch.sync()).mods == 1
+
+
+async def test_tunnel_ports_are_made_adopted_and_removed(ovs: VSwitch) -> None:
+    geneve = TunnelPort("df-geneve", "geneve", "10.0.0.1")
+    async with running(ovs) as rig:
+        rig.switch.want(owner("tunnel"), [geneve])
+        await rig.switch.sync()
+        await rig.until(lambda: "df-geneve" in rig.ports and rig.ports["df-geneve"].ofport is not None)
+        assert rig.ports["df-geneve"].tunnel == "df-geneve"
+        assert "remote_ip=flow" in ovs.vsctl("get", "Interface", "df-geneve", "options").replace('"', "")
+    uuid = ovs.vsctl("get", "Interface", "df-geneve", "_uuid")
+
+    async with running(ovs) as rig:
+        await rig.switch.sync(sweep=False)
+        rig.switch.want(owner("tunnel"), [geneve])
+        rig.switch.want(owner("other"), [TunnelPort("df-vxlan", "vxlan", "10.0.0.1", "10.0.0.2")])
+        await rig.switch.sync()
+        await rig.until(lambda: "df-vxlan" in rig.ports)
+        assert ovs.vsctl("get", "Interface", "df-geneve", "_uuid") == uuid
+
+        rig.switch.want(owner("tunnel"), [])
+        await rig.switch.sync()
+        await rig.until(lambda: "df-geneve" not in rig.ports)
+        assert ovs.vsctl("list-ports", BRIDGE).split() == ["df-vxlan"]
+
+
+async def test_interfaces_come_change_and_go(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        ovs.vsctl(
+            "--no-wait", "add-port", BRIDGE, "nodevice", "--", "set", "Interface", "nodevice", "external_ids:iface-id=x"
+        )
+        await rig.until(lambda: "nodevice" in rig.ports and rig.ports["nodevice"].error is not None)
+        assert rig.ports["nodevice"].ofport is None
+        assert rig.ports["nodevice"].iface_id == "x"
+
+        ovs.vsctl(
+            *("add-port", BRIDGE, "vm", "--", "set", "Interface", "vm", "type=internal"),
+            *("external_ids:iface-id=port1", 'external_ids:attached-mac="fa:16:3e:00:00:01"'),
+        )
+        await rig.until(lambda: "vm" in rig.ports and rig.ports["vm"].ofport is not None)
+        assert (rig.ports["vm"].iface_id, rig.ports["vm"].attached_mac) == ("port1", "fa:16:3e:00:00:01")
+        ovs.vsctl("del-port", "vm")
+        await rig.until(lambda: "vm" not in rig.ports)
+
+
+async def test_the_bridge_is_made_and_set_up(vswitch: VSwitch) -> None:
+    async with running(vswitch):
+        pass
+    get = [vswitch.vsctl("get", "Bridge", BRIDGE, column).strip() for column in ("fail_mode", "datapath_type")]
+    assert get == ["secure", "netdev"]
+    assert "OpenFlow15" in vswitch.vsctl("get", "Bridge", BRIDGE, "protocols")
+
+
+async def test_the_database_restarts(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        await asyncio.to_thread(ovs.stop_ovsdb)
+        await asyncio.to_thread(ovs.start_ovsdb)
+        await asyncio.to_thread(ovs.vsctl, "add-port", BRIDGE, "vm", "--", "set", "Interface", "vm", "type=internal")
+        await rig.until(lambda: "vm" in rig.ports and rig.ports["vm"].ofport is not None)
+        assert "br-int" in rig.ports
+
+
+async def test_ten_thousand_flows_in_one_bundle(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        for number in range(10_000):
+            rig.switch.want(owner(str(number)), [flow(number)])
+        assert (await rig.switch.sync()).mods == 10_000
+        rig.switch.want(owner("77"), [])
+        rig.switch.want(owner("78"), [flow(78, Output(5))])
+        assert (await rig.switch.sync()).mods == 2
+    dump = ovs.ofctl("dump-flows", BRIDGE, "--no-stats")
+    assert dump.count("reg1=") == 9_999
+    assert f"cookie={cookie(owner('5')):#x}" in dump
