@@ -122,6 +122,7 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         config.register(cfg.CONF)
         db.listen()
         self.workers = Workers(cfg.CONF.df)
+        self._refused = ("", "")
         registry.subscribe(self._after_init, resources.PROCESS, events.AFTER_INIT)
 
     def _after_init(self, _resource: str, _event: str, trigger: object, payload: object = None) -> None:
@@ -218,7 +219,10 @@ class DragonflowMechanismDriver(api.MechanismDriver):
                 return
             obstacles.append(obstacle or "")
         reasons = "; ".join(dict.fromkeys(obstacles)) or "no segment of the network fits the port's subnets"
-        LOG.warning("df: port %s not bound: %s", port["id"], reasons)
+        # ML2 asks ten times in a row; one line is enough.
+        level = logging.DEBUG if self._refused == (port["id"], reasons) else logging.WARNING
+        self._refused = (port["id"], reasons)
+        LOG.log(level, "df: port %s not bound: %s", port["id"], reasons)
 
     @staticmethod
     def _subnet_segments(context: Any) -> list[str | None]:

@@ -1,14 +1,16 @@
 """Brings one object's rows in the DF DB in line with Neutron, whoever else does the same at the same time.
 
 The DF DB's row is read first, Neutron second, and the commit checks that the row is still the one that was read: so nobody
-overwrites a newer state with an older one. Doing it twice changes nothing. One hole remains where there is no row to check:
-who read the object before it was deleted may put its row after another found nothing to delete. So after making a row
-one looks once more whether the object is still there.
+overwrites a newer state with an older one. Doing it twice changes nothing. One hole remains: who finds nothing to write leaves no
+trace, so another who read Neutron before may still write what it read. Therefore whoever wrote looks once more whether
+Neutron still has the revision that was written.
 """
 
 from __future__ import annotations
 
 import logging
+
+import msgspec
 
 from dragonflow.model import CodecError, LogicalPort, Row, decode, encode, network_scope
 from dragonflow.neutron import translate
@@ -35,8 +37,10 @@ class Mirror:
         self._dfdb = dfdb
         self._source = source
 
-    def sync(self, kind: str, id: str, network: str) -> int | None:
+    def sync(self, kind: str, id: str, network: str, force: bool = False) -> int | None:
         """Make the object's rows what Neutron says now. Returns the store revision, None if nothing had to be written.
+
+        With ``force`` also if the object's own row stands right: then key and bindings are written anew with it.
 
         :raises StoreError: the DF DB failed, or others were always faster (``Conflict``): try later.
         """
@@ -47,16 +51,17 @@ class Mirror:
             found = self._dfdb.store.get(key)
             make = self._source.load(kind, id)
             old = _read(found)
-            if found is None and make is None:
+            if make is None and found is None:
                 return written
-            if make is not None and old is not None and _same(found, make, old):
+            if make is not None and old is not None and not force and same(old, make(_number(old))):
                 return written
             try:
                 written = self._write(what, key, found, make, old)
             except _Moved:
                 LOG.debug("df: %s was written by another, attempt %d", key, attempt)
                 continue
-            if make is None or found is not None or self._source.exists(kind, id):
+            force = False
+            if self._source.revision(kind, id) == (None if make is None else _revision(make(0))):
                 return written
         raise Conflict(key, 0 if found is None else found.revision, -1)
 
@@ -111,8 +116,19 @@ def _read(found: Record | None) -> Row | None:
         return None
 
 
-def _same(found: Record | None, make: RowMaker, old: Row) -> bool:
-    return found is not None and encode(make(getattr(old, "key", 0))) == found.data
+def same(one: Row, other: Row) -> bool:
+    """Whether the rows say the same. Neutron's revision alone is no difference: it rises with every change of a port's status
+    and of a network's subnets, and nobody who reads the row need learn of that."""
+    revision = _revision(other)
+    return one == other or (_revision(one) != revision and msgspec.structs.replace(one, revision=revision) == other)
+
+
+def _number(row: Row) -> int:
+    return getattr(row, "key", 0)
+
+
+def _revision(row: Row) -> int:
+    return getattr(row, "revision", 0)
 
 
 def _bindings(row: Row) -> tuple[Row, ...]:

@@ -44,8 +44,8 @@ class Source(Protocol):
         """The object as it is now, or None if there is no such object."""
         ...
 
-    def exists(self, kind: str, id: str) -> bool:
-        """Whether the object is there now."""
+    def revision(self, kind: str, id: str) -> int | None:
+        """The object's revision number now, or None if there is no such object."""
         ...
 
 
@@ -71,9 +71,9 @@ class Plugin:
             return None
         raise ValueError(f"no such kind of Neutron object: {kind}")
 
-    def exists(self, kind: str, id: str) -> bool:
+    def revision(self, kind: str, id: str) -> int | None:
         """See ``Source``."""
-        return bool(db.exists(get_admin_context(), kind, id))
+        return db.revision(get_admin_context(), kind, id)  # type: ignore[no-any-return]
 
     def all(self) -> Iterator[tuple[str, str, str, RowMaker]]:
         """Everything there is: kind, id, network and row maker of each object."""

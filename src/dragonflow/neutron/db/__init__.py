@@ -1,9 +1,9 @@
 """Dragonflow's own tables in Neutron's SQL database, their alembic branch and the statements on them."""
 
-from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record
+from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, waiting
 from dragonflow.neutron.db.listeners import listen
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
-from dragonflow.neutron.db.ports import PortNow, exists, generation, generations, ports_now
+from dragonflow.neutron.db.ports import PortNow, generation, generations, ports_now, revision
 
 __all__ = [
     "Entry",
@@ -12,7 +12,6 @@ __all__ = [
     "PortNow",
     "claim",
     "done",
-    "exists",
     "generation",
     "generations",
     "listen",
@@ -20,4 +19,6 @@ __all__ = [
     "ports_now",
     "postpone",
     "record",
+    "revision",
+    "waiting",
 ]

@@ -82,6 +82,14 @@ def postpone(context: Any, seqs: Collection[int], delay: float, failed: bool = T
 
 
 @db_api.retry_if_session_inactive()
+def waiting(context: Any) -> set[tuple[str, str]]:
+    """Kind and id of the objects that have an entry, whoever has claimed it."""
+    with db_api.CONTEXT_READER.using(context):
+        rows = context.session.execute(sa.select(JournalEntry.kind, JournalEntry.object_id).distinct())
+        return {tuple(row) for row in rows}
+
+
+@db_api.retry_if_session_inactive()
 def pending(context: Any) -> int:
     """How many entries still wait, whoever has claimed them."""
     with db_api.CONTEXT_READER.using(context):

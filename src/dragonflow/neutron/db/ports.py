@@ -10,6 +10,7 @@ from neutron.db import models_v2
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
+from neutron_lib.db import standard_attr
 
 from dragonflow.neutron.db.models import PortGeneration
 
@@ -30,11 +31,13 @@ class PortNow(NamedTuple):
 
 
 @db_api.retry_if_session_inactive()
-def exists(context: Any, kind: str, id: str) -> bool:
-    """Whether Neutron has the object now."""
-    model = _MODELS[kind]
+def revision(context: Any, kind: str, id: str) -> int | None:
+    """The revision number of a network, subnet or port; None if there is no such object."""
+    model, attributes = _MODELS[kind], standard_attr.StandardAttribute
+    query = sa.select(attributes.revision_number).join(model, model.standard_attr_id == attributes.id)
     with db_api.CONTEXT_READER.using(context):
-        return context.session.scalar(sa.select(sa.literal(1)).where(model.id == id)) is not None
+        found: int | None = context.session.scalar(query.where(model.id == id))
+        return found
 
 
 @db_api.retry_if_session_inactive()
