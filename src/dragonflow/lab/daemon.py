@@ -99,6 +99,8 @@ class Daemon:
         for each in members if how == signal.SIGKILL else {pid}:
             send(each, how)
         wait_until(lambda: not any(map(alive, members)), f"end of {self.name} (pid {pid})", _STOP_TIMEOUT)
+        with contextlib.suppress(ChildProcessError):  # reap it, if this process was its parent
+            os.waitpid(pid, os.WNOHANG)
 
     def expect_alive(self) -> None:
         """:raises LabError: it has ended; the message ends with the last lines of its log."""
@@ -155,8 +157,6 @@ def all_pids() -> list[int]:
 
 def _started(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat, see proc(5); None for a process that is gone, or dead and not yet reaped."""
-    with contextlib.suppress(ChildProcessError):  # reap it if it is ours
-        os.waitpid(pid, os.WNOHANG)
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 

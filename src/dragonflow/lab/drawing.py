@@ -12,6 +12,8 @@ MARGIN = 40
 GAP = 30
 CHIP_HEIGHT, CHIP_STEP = 74, 86
 CELL = 34
+BUS = 26
+"""How far above the chassis the line runs on which rows come down from the DF DB."""
 
 INK, FAINT, LINE, PAPER, PANEL = "#1c2733", "#66788a", "#c9d3dd", "#f6f8fa", "#ffffff"
 GOOD, BAD, NEUTRAL = "#2f9e63", "#d64545", "#e6ebf0"
@@ -85,7 +87,7 @@ def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: 
 
     canvas.text(MARGIN, 52, "Dragonflow, one region", 26, weight=700)
     pings = f"{sum(reached.values())} of {len(reached)} pings answered"
-    verdict = "as it should be" if not failures else f"{failures} not as it should be"
+    verdict = "all as it should be" if not failures else f"{failures} not as it should be"
     canvas.text(MARGIN, 78, f"{len(hosts)} chassis, {len(tenants)} tenants on the same addresses", 14, FAINT)
     canvas.text(WIDTH - MARGIN, 52, verdict, 20, GOOD if not failures else BAD, weight=700, anchor="end")
     canvas.text(WIDTH - MARGIN, 78, pings, 14, FAINT, anchor="end")
@@ -123,11 +125,13 @@ def _chassis(canvas: _Canvas, top: float, hosts: Hosts, machines: Sequence[Machi
     rows = (most + 1) // 2
     height = 70 + rows * CHIP_STEP + 52
     feet = []
+    first, last = MARGIN + width / 2, WIDTH - MARGIN - width / 2
+    canvas.path(f"M{last:.0f} {top - 54}V{top - BUS}H{first:.0f}", FAINT)
+    canvas.text(MARGIN, top - BUS + 4, "rows, by scope", 11, FAINT)
     for number, (host, vtep) in enumerate(hosts):
         x = MARGIN + number * (width + GAP)
         foot = x + width / 2
-        canvas.path(f"M{foot:.0f} {top - 50}V{top - 4}", FAINT, arrow=True)
-        canvas.text(foot + 10, top - 24, "rows in its scopes", 11, FAINT)
+        canvas.path(f"M{foot:.0f} {top - BUS}V{top - 4}", FAINT, arrow=True)
         canvas.box((x, top, width, height), PANEL, LINE, 14)
         canvas.text(x + 18, top + 30, host, 17, weight=700)
         canvas.text(x + width - 18, top + 30, f"VTEP {vtep}", 12, FAINT, anchor="end")

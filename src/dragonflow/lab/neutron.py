@@ -98,7 +98,7 @@ class Neutron:
             },
             "ml2_type_flat": {"flat_networks": "*"},
             "ml2_type_vlan": {"network_vlan_ranges": "physnet1:100:199"},
-            "ml2_type_geneve": {"vni_ranges": "1:65535"},
+            "ml2_type_geneve": {"vni_ranges": "1:65535", "max_header_size": "38"},
             "ml2_type_vxlan": {"vni_ranges": "65536:131071"},
             "ml2_type_gre": {"tunnel_id_ranges": "131072:196607"},
             "df": dict(driver),

@@ -132,14 +132,14 @@ class Region:
 
     def __init__(self, lab: str, state: RegionState, home: Path, *, several: bool) -> None:
         self.name, self.index = state.name, state.index
-        self._state = state
         self.directory = home / state.name
         tail = f"-{state.name}" if several else ""
         self.store = SQLiteStore(self.directory)
         self.mariadb = MariaDB(f"mariadb{tail}", home, self.directory)
         self.neutron = Neutron(f"neutron{tail}", home, self.directory, state.neutron_port)
+        self.nova_port = state.nova_port
         self.nova_events = self.directory / "nova-events.jsonl"
-        nova = [sys.executable, "-m", "dragonflow.lab.nova", str(state.nova_port), str(self.nova_events)]
+        nova = [sys.executable, "-m", "dragonflow.lab.nova", str(self.nova_port), str(self.nova_events)]
         self.nova = Daemon(f"nova{tail}", home, self.directory, nova)
         self.hosts = {
             name: Host(
@@ -192,7 +192,7 @@ class Region:
     def _start_neutron(self) -> None:
         self._start_nova()
         self.mariadb.start()
-        self.neutron.configure(sql_url=self.mariadb.url, nova_port=self._state.nova_port, driver=self.settings)
+        self.neutron.configure(sql_url=self.mariadb.url, nova_port=self.nova_port, driver=self.settings)
         self.neutron.start(wait=False)
 
     def _start_nova(self) -> None:

@@ -19,7 +19,7 @@ from dragonflow.lab.system import LabError
 
 Address = Literal["static", "dhcp", "none"]
 INTERFACE = "eth0"
-DHCP_TRIES, DHCP_WAIT = 5, 2
+DHCP_TRIES, DHCP_WAIT = 3, 2
 
 
 def interface_of(port_id: str) -> str:

@@ -1,0 +1,105 @@
+"""One lab for all of these tests. They run in one xdist group, so that it is brought up once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from dragonflow.lab import Lab, Vm
+
+HOSTS = ("host1", "host2", "host3")
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """A region with three hosts. A test that breaks a part mends it."""
+    if os.geteuid() != 0 or shutil.which("ovs-vswitchd") is None or shutil.which("mariadbd") is None:
+        pytest.skip("needs root, Open vSwitch and MariaDB: make setup")
+    made = Lab.up(f"t{os.getpid()}", hosts=len(HOSTS), progress=print)
+    try:
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def neutron(lab: Lab) -> Iterator[httpx.Client]:
+    """Neutron as its administrator."""
+    with lab.region().neutron.client() as client:
+        yield client
+
+
+class Cloud:
+    """Makes networks and ports through Neutron's API, and takes them away after the test."""
+
+    def __init__(self, lab: Lab, neutron: httpx.Client) -> None:
+        self._lab, self._neutron = lab, neutron
+        self._made: list[str] = []
+
+    def network(self, *cidrs: str, **body: Any) -> dict[str, Any]:
+        """A network with a subnet for each CIDR."""
+        network: dict[str, Any] = self._make("network", {"name": "test"} | body)
+        for cidr in cidrs:
+            version = 6 if ":" in cidr else 4
+            self._make("subnet", {"network_id": network["id"], "cidr": cidr, "ip_version": version, "gateway_ip": None})
+        return network
+
+    def port(self, network: dict[str, Any], host: str | None = None, **body: Any) -> dict[str, Any]:
+        """A port of a VM, bound to a host if one is named."""
+        compute = {"device_id": str(uuid.uuid4()), "device_owner": "compute:nova", "binding:host_id": host}
+        return self._make("port", {"network_id": network["id"]} | (compute if host else {}) | body)
+
+    def get(self, port_id: str) -> dict[str, Any]:
+        """The port as Neutron has it now."""
+        port: dict[str, Any] = self._neutron.get(f"/ports/{port_id}").json()["port"]
+        return port
+
+    def plug(self, port: dict[str, Any], **how: Any) -> Vm:
+        """Plug a VM where Neutron bound its port."""
+        return self._lab.plug(port["id"], port["binding:host_id"], **how)
+
+    def active(self, *ports: dict[str, Any]) -> bool:
+        """Whether all of these ports are ACTIVE."""
+        return all(self.get(port["id"])["status"] == "ACTIVE" for port in ports)
+
+    def _make(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = self._neutron.post(f"/{kind}s", json={kind: body}).json()[kind]
+        self._made.append(f"/{kind}s/{made['id']}")
+        return made
+
+    def clear(self) -> None:
+        """Unplug and delete what was made; a test may have deleted some of it."""
+        for vm in self._lab.vms:
+            self._lab.unplug(vm)
+        for path in reversed(self._made):
+            try:
+                self._neutron.delete(path)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != 404:
+                    raise
+
+
+@pytest.fixture
+def cloud(lab: Lab, neutron: httpx.Client) -> Iterator[Cloud]:
+    made = Cloud(lab, neutron)
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+@pytest.fixture
+def ping(lab: Lab) -> Callable[..., bool]:
+    """``ping(vm, address)``: whether at least one of three echo requests is answered."""
+
+    def run(vm: Vm, address: str, *options: str) -> bool:
+        done = lab.exec(vm.port_id, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "1", *options, address)
+        return done.returncode == 0
+
+    return run
