@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dragonflow.config import GROUP, STORE_OPTS, ConfigError, load
@@ -29,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts inste
 
 def fail(message: str) -> typer.Exit:
     """Say on standard error what is wrong; raise what this returns."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {message}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return typer.Exit(1)
 
 
@@ -81,7 +82,7 @@ def read(url: str) -> Contents:
     except (StoreError, ValueError) as error:
         raise fail(f"{url}: {error}") from error
     for message in contents.refused:
-        Console(stderr=True, highlight=False).print(f"[yellow]refused:[/] {message}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[yellow]refused:[/] {escape(message)}", soft_wrap=True)
     return contents
 
 
@@ -94,7 +95,7 @@ def print_rows(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
+        table.add_row(*(escape(_text(row[column])) for column in columns))
     Console(highlight=False).print(table)
 
 

@@ -50,7 +50,8 @@ def _port(port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, st
 def networks(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
     """Logical switches with their subnets and the number of their ports."""
     contents = read(store_url(config_file, store))
-    subnets, count = defaultdict(list), defaultdict(int)
+    subnets: dict[str, list[str]] = defaultdict(list)
+    count: dict[str, int] = defaultdict(int)
     for subnet in contents.of(Subnet):
         subnets[subnet.network].append(subnet.cidr)
     for port in contents.of(LogicalPort):

@@ -17,7 +17,6 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,8 +25,9 @@ import msgspec
 from dragonflow import __version__
 from dragonflow.apps import APPS
 from dragonflow.config import ConfigError
-from dragonflow.controller.engine import Engine, LocalityEvent
+from dragonflow.controller.engine import Engine
 from dragonflow.controller.intake import Intake
+from dragonflow.controller.locality import LocalityEvent
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
@@ -37,7 +37,7 @@ from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline.facts import Locality
 from dragonflow.pubsub import open_pubsub
-from dragonflow.pubsub.protocol import CHANGES
+from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
 from dragonflow.store.feed import Feed
 from dragonflow.switch import Disconnected, Switch
@@ -139,7 +139,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             parts = (
                 self._intake.run(),
-                self._listen(),
+                pass_hints(self._store, self._bus),
                 self._switch.run(),
                 self._drive(),
                 self._report.run(),
@@ -154,11 +154,6 @@ class Controller:
         await self._bus.close()
         await self._store.close()
         LOG.info("ended; the flows stay")
-
-    async def _listen(self) -> None:
-        async with aclosing(self._bus.subscribe([CHANGES])) as messages:
-            async for _ in messages:
-                self._store.hint()
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:

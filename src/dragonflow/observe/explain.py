@@ -1,0 +1,79 @@
+"""From the numbers in a flow to what they stand for: cookies to owners, register values to networks and ports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dragonflow.apps import APPS
+from dragonflow.controller.view import Me
+from dragonflow.model import Chassis, LogicalPort, LogicalSwitch, Row
+from dragonflow.pipeline.facts import Owner
+from dragonflow.switch.ledger import cookie
+
+COOKIE = re.compile(r"(?:cookie=)?(0x[0-9a-fA-F]+)")
+"""Where a flow's cookie stands in a line of ``ovs-ofctl dump-flows``, or a cookie alone."""
+
+_TABLE = re.compile(r"table=(\w+)")
+_NETWORK = re.compile(r"metadata=(0x[0-9a-f]+)")
+_PORT = re.compile(r"reg[67]=(0x[0-9a-f]+)|(0x[0-9a-f]+)->(?:NXM_NX_REG[67]|reg[67])")
+
+
+class Book:
+    """Everything in the DF DB by the numbers that stand for it in flows."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._objects = {(type(row).__name__, row.id): row for row in rows}
+        self._networks = {row.key: row for row in self._objects.values() if isinstance(row, LogicalSwitch)}
+        self._ports = {row.key: row for row in self._objects.values() if isinstance(row, LogicalPort)}
+        self._owners = {cookie(owner): owner for owner in _owners(self._objects)}
+        self._tables = {str(table.number): table.name for app in APPS for table in app.tables()}
+
+    def explain(self, line: str, number: str) -> dict[str, Any]:
+        """What is known of one flow."""
+        owner = self._owners.get(int(number, 16))
+        table = _TABLE.search(line)
+        return {
+            "flow": line,
+            "cookie": number,
+            "table": self._tables.get(table[1], table[1]) if table else None,
+            "app": owner.app if owner else None,
+            "kind": owner.kind if owner else None,
+            "id": owner.id if owner else None,
+            "object": self._describe(owner) if owner else None,
+            "numbers": dict(self._numbers(line)),
+        }
+
+    def _describe(self, owner: Owner) -> str:
+        row = self._objects.get((owner.kind, owner.id))
+        if isinstance(row, LogicalPort):
+            return f"port {_named(row)} ({row.mac} {' '.join(row.ips)}, on {row.chassis or 'no chassis'})"
+        if isinstance(row, LogicalSwitch):
+            return f"network {_named(row)} ({row.network_type} {row.segmentation_id})"
+        if isinstance(row, Chassis):
+            return f"chassis {row.id} (VTEP {row.tunnel_ip})"
+        return f"the host {owner.id} itself" if owner.kind == Me.__name__ else f"{owner.kind} {owner.id}"
+
+    def _numbers(self, line: str) -> Iterator[tuple[str, str]]:
+        for found in _NETWORK.finditer(line):
+            if network := self._networks.get(int(found[1], 16)):
+                yield found[0], f"network {_named(network)}"
+        for found in _PORT.finditer(line):
+            if port := self._ports.get(int(found[1] or found[2], 16)):
+                yield found[0], f"port {_named(port)}"
+
+
+def _named(row: LogicalPort | LogicalSwitch) -> str:
+    return f"{row.name} {row.id}" if row.name else row.id
+
+
+def _owners(objects: Iterable[tuple[str, str]]) -> Iterator[Owner]:
+    """Every owner that the objects can have, on any chassis."""
+    rendered = {app.name: {model.__name__ for model in app.renderings()} for app in APPS}
+    for kind, name in objects:
+        for app, kinds in rendered.items():
+            if kind in kinds:
+                yield Owner(app, kind, name)
+            if kind == Chassis.__name__ and Me.__name__ in kinds:
+                yield Owner(app, Me.__name__, name)
