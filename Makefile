@@ -26,7 +26,7 @@ format: setup ## let ruff rewrite what it can
 	@$(VENV)/ruff format
 
 generate: setup ## write the generated files anew: the sample configuration
-	@$(VENV)/oslo-config-generator --namespace dragonflow --output-file etc/dragonflow/dragonflow.conf.sample
+	@$(VENV)/oslo-config-generator --config-file etc/dragonflow/config-generator.conf
 
 clean: ## remove the virtual environment and caches
 	rm -rf .venv .uv build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
