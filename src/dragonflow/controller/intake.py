@@ -51,12 +51,15 @@ class Intake:
 
     async def run(self) -> None:
         """Take in news until cancelled."""
-        async for news in self._feed:
-            if isinstance(news, ScopeReset):
-                self._reset(news)
-            else:
-                self._change(news)
-            self._on_news()
+        try:
+            async for news in self._feed:
+                if isinstance(news, ScopeReset):
+                    self._reset(news)
+                else:
+                    self._change(news)
+                self._on_news()
+        finally:
+            await self._feed.aclose()
 
     def _reset(self, news: ScopeReset) -> None:
         if news.scope not in self._followed:
