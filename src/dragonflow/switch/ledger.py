@@ -234,7 +234,7 @@ class Ledger:
         return Difference(tuple(self._meter_changes()), bundle, tuple(self._meter_deletes()) if sweep else ())
 
     def _group_changes(self, finely: bool) -> Iterator[Change]:
-        for group, has in self._groups.unlike.items():
+        for group in self._groups.unlike:
             if self._groups.wanted(group) is None:
                 continue
             buckets = tuple(
@@ -242,11 +242,10 @@ class Ledger:
                 for bucket in sorted(self._members.get(group, ()))
                 if (actions := self._buckets.wanted((group, bucket))) is not None
             )
-            make = messages.group_add if has is None else messages.group_set
             if not finely:
-                yield Change(tuple(make(group, buckets)), Kind.GROUP, group, buckets)
+                yield Change(tuple(messages.group_set(group, buckets)), Kind.GROUP, group, buckets)
                 continue
-            yield Change(tuple(make(group, ())), Kind.GROUP, group, ())
+            yield Change(tuple(messages.group_set(group, ())), Kind.GROUP, group, ())
             yield from (_insert(group, bucket) for bucket in buckets)
 
     def _bucket_changes(self, sweep: bool, finely: bool) -> Iterator[Change]:
@@ -323,8 +322,7 @@ class Ledger:
         """
         self._flows.saw_all(flows)
         self._meters.saw_all({meter.id: meter.figures or (-1, -1) for meter in meters})
-        found: dict[int, tuple[BucketBytes, ...] | None]
-        found = dict.fromkeys(self._groups) if groups is None else {group.id: group.buckets for group in groups}
+        found = {group.id: group.buckets for group in groups or ()}
         self._groups.saw_all({group: _FOREIGN if buckets is None else _PLAIN for group, buckets in found.items()})
         there = {(group, bucket): actions for group, buckets in found.items() for bucket, actions in buckets or ()}
         self._buckets.saw_all(there)

@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-import ovs.db.idl
-from ovs.poller import POLLIN, POLLOUT
-
 from dragonflow.model.ovs import OvsPort
+from dragonflow.switch._idl import Idl, Transaction, Wake
 from dragonflow.switch.ledger import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -28,86 +26,8 @@ OPENFLOW = "OpenFlow15"
 _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
 """For a bridge that names none: ours, and those that people's tools use."""
 
-_MAX_BACKOFF_MS = 1000
 _RETRY = 1.0
 """Seconds before a refused transaction is tried again."""
-
-
-def _many(key: Any, value: Any = None, at_least: int = 0) -> dict[str, Any]:
-    return {"type": {"key": key, "min": at_least, "max": "unlimited"} | ({"value": value} if value else {})}
-
-
-def _optional(key: str) -> dict[str, Any]:
-    return {"type": {"key": key, "min": 0, "max": 1}}
-
-
-def _references(table: str) -> dict[str, Any]:
-    return _many({"type": "uuid", "refTable": table})
-
-
-_SCHEMA: dict[str, dict[str, Any]] = {
-    "Open_vSwitch": {"bridges": _references("Bridge")},
-    "Bridge": {
-        "name": {"type": "string"},
-        "ports": _references("Port"),
-        "fail_mode": _optional("string"),
-        "datapath_type": {"type": "string"},
-        "protocols": _many("string"),
-    },
-    "Port": {"name": {"type": "string"}, "interfaces": _references("Interface")},
-    "Interface": {
-        "name": {"type": "string"},
-        "type": {"type": "string"},
-        "ofport": _optional("integer"),
-        "error": _optional("string"),
-        "options": _many("string", "string"),
-        "external_ids": _many("string", "string"),
-    },
-}
-"""The columns of vswitch.ovsschema that are read or written here; ovs-vswitchd.conf.db(5) explains them."""
-
-
-class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
-    """Remembers which rows changed."""
-
-    def __init__(self, remote: str) -> None:
-        tables = {name: {"columns": columns} for name, columns in _SCHEMA.items()}
-        helper = ovs.db.idl.SchemaHelper(schema_json={"name": "Open_vSwitch", "version": "7.0.0", "tables": tables})
-        for name, columns in _SCHEMA.items():
-            helper.register_columns(name, list(columns))
-        self.touched: dict[str, set[UUID]] = {name: set() for name in _SCHEMA}
-        super().__init__(remote, helper)
-        self._session.reconnect.set_backoff(100, _MAX_BACKOFF_MS)
-        self._session.reconnect.set_quiet(True)
-
-    def notify(self, event: str, row: Any, updates: Any = None) -> None:
-        """A row came, changed or went."""
-        self.touched[row._table.name].add(row.uuid)
-
-
-class _Wake:
-    """What the IDL takes for a poller: gathers what it waits for."""
-
-    def __init__(self) -> None:
-        self.readable: set[int] = set()
-        self.writable: set[int] = set()
-        self.milliseconds: int | None = None
-
-    def fd_wait(self, fd: Any, events: int) -> None:
-        number = fd if isinstance(fd, int) else fd.fileno()
-        if events & POLLIN:
-            self.readable.add(number)
-        if events & POLLOUT:
-            self.writable.add(number)
-
-    def timer_wait(self, milliseconds: int) -> None:
-        self.milliseconds = max(0, min(milliseconds, self.milliseconds or milliseconds))
-
-    def timer_wait_until(self, moment: int) -> None:
-        self.timer_wait(moment - int(time.time() * 1000))
-
-    def immediate_wake(self) -> None:
-        self.milliseconds = 0
 
 
 class Ovsdb:
@@ -149,14 +69,14 @@ class Ovsdb:
         """Follow the database for ever."""
         while True:
             try:
-                await self._follow(_Idl(self._remote))
+                await self._follow(Idl(self._remote))
             except Exception:  # the IDL asserts on what it doesn't expect; a fresh one starts from a fresh dump
                 logger.exception("Lost track of OVSDB at %s; reading it anew", self._remote)
                 self._transaction = None
                 self._members.clear()
                 await asyncio.sleep(_RETRY)
 
-    async def _follow(self, idl: _Idl) -> None:
+    async def _follow(self, idl: Idl) -> None:
         try:
             seqno = idl.change_seqno
             while True:
@@ -170,9 +90,9 @@ class Ovsdb:
         finally:
             idl.close()
 
-    async def _wait(self, idl: _Idl) -> None:
+    async def _wait(self, idl: Idl) -> None:
         """Until the database has news, a timer of the IDL is due, or somebody wants something."""
-        wake, loop = _Wake(), asyncio.get_running_loop()
+        wake, loop = Wake(), asyncio.get_running_loop()
         idl.wait(wake)
         if self._transaction is not None:
             self._transaction.wait(wake)
@@ -196,7 +116,7 @@ class Ovsdb:
 
     # Reading
 
-    def _take(self, idl: _Idl) -> None:
+    def _take(self, idl: Idl) -> None:
         """Tell what changed on our bridge."""
         bridge = self._find(idl)
         if bridge is None:
@@ -227,30 +147,30 @@ class Ovsdb:
         if changed or gone or always:
             self._on_ports(changed, gone)
 
-    def _find(self, idl: _Idl) -> Any:
+    def _find(self, idl: Idl) -> Any:
         return next((row for row in idl.tables["Bridge"].rows.values() if row.name == self._bridge), None)
 
     # Writing
 
-    def _settle(self, idl: _Idl) -> None:
+    def _settle(self, idl: Idl) -> None:
         """Carry on with the transaction on its way, or begin one if the database isn't as it should be."""
         if self._transaction is None:
             if not self._unsettled or not idl.has_ever_connected() or time.monotonic() < self._retry_at:
                 return
-            self._transaction = ovs.db.idl.Transaction(idl)
+            self._transaction = Transaction(idl)
             self._unsettled = False
             self._write(idl, self._transaction)
         status = self._transaction.commit()
-        if status == ovs.db.idl.Transaction.INCOMPLETE:
+        if status == Transaction.INCOMPLETE:
             return
         transaction, self._transaction = self._transaction, None
         self._retry_at = 0.0
-        if status not in (ovs.db.idl.Transaction.SUCCESS, ovs.db.idl.Transaction.UNCHANGED):
+        if status not in (Transaction.SUCCESS, Transaction.UNCHANGED):
             self._unsettled, self._retry_at = True, time.monotonic() + _RETRY
-            if status == ovs.db.idl.Transaction.ERROR:
+            if status == Transaction.ERROR:
                 logger.error("OVSDB refuses: %s", transaction.get_error())
 
-    def _write(self, idl: _Idl, transaction: Any) -> None:
+    def _write(self, idl: Idl, transaction: Any) -> None:
         bridge = self._find(idl)
         if bridge is None:
             roots = list(idl.tables["Open_vSwitch"].rows.values())
@@ -268,7 +188,7 @@ class Ovsdb:
         if self._tunnels is not None:
             self._write_tunnels(idl, transaction, bridge, self._tunnels)
 
-    def _write_tunnels(self, idl: _Idl, transaction: Any, bridge: Any, tunnels: Mapping[str, Tunnel]) -> None:
+    def _write_tunnels(self, idl: Idl, transaction: Any, bridge: Any, tunnels: Mapping[str, Tunnel]) -> None:
         there = {}
         for port in bridge.ports:
             ours = any(TUNNEL_MARK in _read(interface, "external_ids", {}) for interface in port.interfaces)
@@ -287,7 +207,7 @@ class Ovsdb:
             _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), TUNNEL_MARK: name})
 
     @staticmethod
-    def _insert_port(idl: _Idl, transaction: Any, name: str, kind: str) -> Any:
+    def _insert_port(idl: Idl, transaction: Any, name: str, kind: str) -> Any:
         interface = transaction.insert(idl.tables["Interface"])
         interface.name, interface.type = name, kind
         port = transaction.insert(idl.tables["Port"])

@@ -46,16 +46,17 @@ async def read_back(connection: Connection, *, with_groups: bool = True) -> Foun
     for body in await connection.request(ask_flows()):
         flows.update(decode_flows(body))
         await asyncio.sleep(0)  # a dump of 100,000 flows takes long enough to let others in between
-    groups = await _groups(connection) if with_groups else None
     try:
         meters = [meter for body in await connection.request(ask_meters()) for meter in decode_meters(body)]
     except Refused:
         meters = []  # a data path without meters
-    return Found(flows, groups, meters)
+    return Found(flows, await _groups(connection) if with_groups else None, meters)
 
 
 async def _groups(connection: Connection) -> list[GroupBytes]:
     try:
-        return [group for body in await connection.request(ask_groups()) for group in decode_groups(body)]
+        bodies = await connection.request(ask_groups())
+        await connection.barrier()  # what follows a broken message shows that it was broken
+        return [group for body in bodies for group in decode_groups(body)]
     except (Disconnected, struct.error) as error:
         raise GroupsUnreadable(str(error)) from error

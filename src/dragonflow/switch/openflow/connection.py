@@ -122,6 +122,10 @@ class Connection(asyncio.Protocol):
         """
         return await self._answer(self._ask(message))
 
+    async def barrier(self) -> None:
+        """Return when the switch has done all that was sent before."""
+        await self.request(_BARRIER)
+
     async def send(self, messages: Sequence[Message]) -> list[Refused]:
         """Send messages one by one, outside any bundle, then wait for a barrier; returns what was refused."""
         async with self._sending:
@@ -173,7 +177,7 @@ class Connection(asyncio.Protocol):
                 await self._writable.wait()
                 chunk, size = [], 0
         self._write(b"".join(chunk))
-        await self.request(_BARRIER)
+        await self.barrier()
         return self._refused()
 
     def _refused(self) -> list[Refused]:
@@ -225,8 +229,8 @@ class Connection(asyncio.Protocol):
         try:
             while end - at >= HEADER.size:
                 version, kind, length, xid = HEADER.unpack_from(received, at)
-                if length < HEADER.size:
-                    raise ValueError(f"a message of {length} bytes")
+                if length < HEADER.size or (version != VERSION and kind != Type.HELLO and self._hello.done()):
+                    raise ValueError(f"a message of version {version}, type {kind}, {length} bytes")
                 if end - at < length:
                     break
                 self._take(version, kind, xid, bytes(received[at + HEADER.size : at + length]))

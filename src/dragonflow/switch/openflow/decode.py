@@ -6,7 +6,7 @@ Sources: OpenFlow 1.5.1 §7.3.5.2 (flow desc), §7.3.5.8 (group desc), §7.3.5.1
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import Struct
+from struct import Struct, error
 from typing import NamedTuple
 
 from dragonflow.switch.openflow.messages import METER_FLAGS, BucketBytes
@@ -42,6 +42,8 @@ def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         match_end = at + _FLOW_FIXED + (match_length + 7 & ~7)
         _, stats_length = _LENGTHS.unpack_from(body, match_end)
         instructions = match_end + (stats_length + 7 & ~7)
+        if length < _FLOW_FIXED:
+            raise error(f"a flow of {length} bytes")
         name = _TABLE_PRIORITY.pack(table, priority) + body[at + _FLOW_FIXED : match_end]
         plain = not (idle or hard or flags or importance)
         yield name, cookie + body[instructions : at + length] if plain else FOREIGN
@@ -54,10 +56,12 @@ _BUCKET = Struct(">HHI")
 
 
 def decode_groups(body: bytes) -> Iterator[GroupBytes]:
-    """Each group in a reply's body."""
+    """Each group in a reply's body. :raises struct.error: the reply is cut short."""
     at = 0
     while at < len(body):
         length, kind, group, buckets_length = _GROUP.unpack_from(body, at)
+        if length < _GROUP_FIXED:
+            raise error(f"a group of {length} bytes")
         start = at + _GROUP_FIXED
         properties = length - _GROUP_FIXED - buckets_length
         buckets = tuple(_decode_buckets(body[start : start + buckets_length]))
@@ -71,6 +75,8 @@ def _decode_buckets(body: bytes) -> Iterator[BucketBytes | None]:
     at = 0
     while at < len(body):
         length, actions_length, bucket = _BUCKET.unpack_from(body, at)
+        if length < _BUCKET.size:
+            raise error(f"a bucket of {length} bytes")
         start = at + _BUCKET.size
         plain = length == _BUCKET.size + actions_length
         yield BucketBytes(bucket, body[start : start + actions_length]) if plain else None
@@ -82,10 +88,12 @@ _BAND = Struct(">HHII")
 
 
 def decode_meters(body: bytes) -> Iterator[MeterFigures]:
-    """Each meter in a reply's body."""
+    """Each meter in a reply's body. :raises struct.error: the reply is cut short."""
     at = 0
     while at < len(body):
         length, flags, meter = _METER.unpack_from(body, at)
+        if length < _METER.size:
+            raise error(f"a meter of {length} bytes")
         figures = None
         if length == _METER.size + 16 and flags == METER_FLAGS:
             kind, _, rate, burst = _BAND.unpack_from(body, at + _METER.size)

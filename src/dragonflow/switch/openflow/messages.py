@@ -86,20 +86,21 @@ def flow_delete(name: bytes) -> Message:
 
 _GROUP_MOD = Struct(">HBxIHxxI")
 _BUCKET = Struct(">HHI")
-_GROUP_ADD, _GROUP_DELETE, _INSERT_BUCKET, _REMOVE_BUCKET, _GROUP_ADD_OR_MODIFY = 0, 2, 3, 5, 0x8000
+_GROUP_DELETE, _INSERT_BUCKET, _REMOVE_BUCKET, _GROUP_ADD_OR_MODIFY = 2, 3, 5, 0x8000
 _TYPE_ALL = 0
 _BUCKET_LAST, _BUCKET_ALL = 0xFFFFFFFE, 0xFFFFFFFF
 _GROUP_BODY_LIMIT = MAX_MESSAGE - BUNDLE_ADD_OVERHEAD - _GROUP_MOD.size
 
 
-def group_add(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
-    """Make an ``all`` group; a long list of buckets takes several messages."""
-    return _group_with_buckets(_GROUP_ADD, group, buckets)
-
-
 def group_set(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
-    """Have an ``all`` group of exactly these buckets, whatever the group was before (an extension of Open vSwitch)."""
-    return _group_with_buckets(_GROUP_ADD_OR_MODIFY, group, buckets)
+    """Have an ``all`` group of exactly these buckets, whatever it was before (ADD_OR_MOD, an extension of Open vSwitch).
+
+    A long list of buckets takes several messages.
+    """
+    chunks = _chunks(buckets)
+    yield _buckets_message(_GROUP_ADD_OR_MODIFY, group, next(chunks, b""))
+    for chunk in chunks:
+        yield _buckets_message(_INSERT_BUCKET, group, chunk)
 
 
 def group_delete(group: int) -> Message:
@@ -116,13 +117,6 @@ def buckets_insert(group: int, buckets: Iterable[BucketBytes]) -> Iterator[Messa
 def bucket_remove(group: int, bucket: int) -> Message:
     """Take one bucket out of a group. :raises Refused: (from the switch) there is no such bucket."""
     return Message(Type.GROUP_MOD, _GROUP_MOD.pack(_REMOVE_BUCKET, _TYPE_ALL, group, 0, bucket))
-
-
-def _group_with_buckets(command: int, group: int, buckets: Iterable[BucketBytes]) -> Iterator[Message]:
-    chunks = _chunks(buckets)
-    yield _buckets_message(command, group, next(chunks, b""))
-    for chunk in chunks:
-        yield _buckets_message(_INSERT_BUCKET, group, chunk)
 
 
 def _buckets_message(command: int, group: int, buckets: bytes) -> Message:
