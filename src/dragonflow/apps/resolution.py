@@ -59,12 +59,20 @@ class Resolution(App):
 
     name = "resolution"
 
+    advertisement = Table(
+        "resolution_advertisement",
+        Stage.RESOLUTION,
+        slot=2,
+        purpose="Complete a Neighbour Advertisement: only as such does it have a target link-layer address to write.",
+        matches=("eth_type", "ip_proto", "icmpv6_type", "icmpv6_code"),
+    )
     answer = Table(
         "resolution_answer",
         Stage.RESOLUTION,
         slot=1,
         purpose="Turn the question into the answer and send it back. The known table has put the answer's MACs in place.",
         matches=("eth_type", "arp_op", "ip_proto", "icmpv6_type", "icmpv6_code"),
+        next=(advertisement,),
     )
     known = Table(
         "resolution",
@@ -110,9 +118,11 @@ class Resolution(App):
             match(**_SOLICITATION),
             move("ipv6_src", "ipv6_dst"),
             move("nd_target", "ipv6_src"),
-            move("eth_src", "nd_sll"),
             *set_field(nd_options_type=_TARGET_LINK_LAYER, nd_reserved=_SOLICITED_OVERRIDE, icmpv6_type=136),
-            Output(IN_PORT),
+            goto=self.advertisement,
+        )
+        yield self.advertisement.flow(
+            10, match(**{**_SOLICITATION, "icmpv6_type": 136}), move("eth_src", "nd_tll"), Output(IN_PORT)
         )
 
     @renders(LogicalPort)

@@ -1,0 +1,168 @@
+"""A chassis for tests: a real Open vSwitch, the real switch and engine, and a world that the test sets by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from dragonflow.apps import APPS
+from dragonflow.controller.engine import Engine, Settled
+from dragonflow.controller.replica import Object, Replica
+from dragonflow.controller.view import Me
+from dragonflow.lab import system
+from dragonflow.lab.vswitch import VSwitch
+from dragonflow.model import LogicalPort, OvsPort, Row
+from dragonflow.switch import Switch
+from dragonflow.testing import worlds
+from dragonflow.testing.oracle import compile_world
+from dragonflow.testing.worlds import World
+
+BRIDGE = "br-int"
+
+_serial = itertools.count()
+
+
+class TestChassis:
+    """The controller's loop by hand: ``now(rows…)`` changes the world and returns when the switch has confirmed it."""
+
+    __test__ = False
+
+    def __init__(self, vswitch: VSwitch, me: Me = worlds.ME) -> None:
+        self.vswitch = vswitch
+        self.me = me
+        self.replica = Replica()
+        self.engine = Engine(APPS, self.replica, me)
+        self._news = asyncio.Event()
+        self._revision = itertools.count(1)
+        self._vms: list[str] = []
+        self.switch = Switch(
+            f"unix:{vswitch.openflow(BRIDGE)}",
+            f"unix:{vswitch.db_sock}",
+            BRIDGE,
+            datapath_type="netdev",
+            on_ports=self._ports,
+            on_connect=self._news.set,
+        )
+
+    def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
+        for port in present:
+            self.replica.upsert_port(port)
+        for name in gone:
+            self.replica.remove_port(name)
+        self._news.set()
+
+    async def now(self, *objects: Object, gone: tuple[Object, ...] = ()) -> Settled:
+        """Take in rows and removals, and sync."""
+        for it in objects:
+            worlds.load(self.replica, it, revision=next(self._revision))
+        for it in gone:
+            assert isinstance(it, Row)
+            self.replica.remove(type(it), it.id, next(self._revision))
+        return await self.sync()
+
+    async def sync(self) -> Settled:
+        settled = self.engine.settle()
+        for owner, facts in settled.facts.items():
+            self.switch.want(owner, facts)
+        await self.switch.sync()
+        assert not self.switch.degraded
+        return settled
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Sync at every news until it holds."""
+        async with asyncio.timeout(20):
+            while True:
+                await self.sync()
+                if condition():
+                    return
+                await self._news.wait()
+                self._news.clear()
+
+    async def vm(self, port: LogicalPort, *addresses: str) -> str:
+        """Plug a namespace for the port; returns its name. Addresses carry a prefix length; no ND or DAD happens for them."""
+        name, tap = f"dfv-{os.getpid()}-{next(_serial)}", f"tap{next(_serial)}"
+        system.netns_add(name)
+        self._vms.append(name)
+        host = self.vswitch.netns
+        assert host is not None
+        system.sysctl(
+            name, {"net/ipv6/conf/default/accept_dad": "1", "net/ipv6/conf/default/router_solicitations": "0"}
+        )
+        system.ip(name, f"link add eth0 address {port.mac} type veth peer name {tap} netns {host}")
+        system.offload_off(name, "eth0")
+        system.offload_off(host, tap)
+        system.ip(host, f"link set {tap} up")
+        system.ip(name, "link set eth0 up", *(f"address add {it} dev eth0 nodad" for it in addresses))
+        set_ids = f"external_ids:iface-id={port.id}"
+        self.vswitch.vsctl("add-port", BRIDGE, tap, "--", "set", "Interface", tap, set_ids)
+        await self.until(lambda: self.engine.locality(port.id) is not None or port.chassis != self.me.chassis)
+        return name
+
+    def trace(self, flow: str) -> str:
+        """What the switch would do with a packet."""
+        return self.vswitch.appctl("ofproto/trace", BRIDGE, flow)
+
+    def flows(self) -> str:
+        """The switch's flows and groups in words, without what changes by itself, in order."""
+        options = ("--no-stats", "--no-names")
+        flows = [line.strip() for line in self.vswitch.ofctl("dump-flows", BRIDGE, *options).splitlines()]
+        groups = [line.strip() for line in self.vswitch.ofctl("dump-groups", BRIDGE, "--no-names").splitlines()]
+        wanted = [line for line in (*flows, *groups) if line and not line.startswith(("OFPST_", "NXST_"))]
+        return "\n".join(sorted(wanted)) + "\n"
+
+    def hits(self, table: int) -> int:
+        """Packets that went through the table's flows of non-zero priority."""
+        lines = self.vswitch.ofctl("dump-flows", BRIDGE, f"table={table}").splitlines()
+        return sum(
+            int(it.split("n_packets=")[1].split(",")[0])
+            for it in lines
+            if "n_packets=" in it and "priority=0" not in it
+        )
+
+    def is_compiled(self) -> bool:
+        """Whether the engine's places are what the oracle says of the same world."""
+        return compile_world(APPS, World.held_by(self.replica, self.me)).places == dict(self.engine.places)
+
+    def remove(self) -> None:
+        for name in self._vms:
+            system.netns_delete(name)
+
+
+@asynccontextmanager
+async def chassis(vswitch: VSwitch, me: Me = worlds.ME) -> AsyncIterator[TestChassis]:
+    vswitch.add_bridge(BRIDGE)
+    it = TestChassis(vswitch, me)
+    task = asyncio.create_task(it.switch.run())
+    try:
+        async with asyncio.timeout(20):
+            while not (it.switch.connected and it.switch.ovsdb_in_sync):
+                await it._news.wait()
+                it._news.clear()
+        yield it
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        it.remove()
+
+
+def inside(vm: str, *command: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    """Run a command in a VM's namespace."""
+    full = ("ip", "netns", "exec", vm, *command)
+    return subprocess.run(full, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def reaches(vm: str, address: str, *options: Any) -> bool:
+    """Whether one of three pings, 0.2 s apart, comes back."""
+    return (
+        inside(vm, "ping", "-n", "-q", "-i", "0.2", "-W", "1", "-c", "3", *map(str, options), address).returncode == 0
+    )
+
+
+def neighbour(vm: str, address: str) -> str:
+    """What the VM's kernel knows of its neighbour."""
+    return inside(vm, "ip", "neigh", "show", address).stdout
