@@ -19,8 +19,10 @@ import os
 import random
 import re
 import sqlite3
+import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -90,7 +92,7 @@ def boot_id() -> str:
 
 
 class SqliteFile:
-    """An open DF DB file. Every method may be called from one thread only and raises ``StoreError`` only.
+    """An open DF DB file. To be used by one thread; every operation raises ``StoreError`` only.
 
     ``patience`` is how many seconds to wait for other processes' locks, ``clock`` the machine-wide clock of leases.
     """
@@ -115,6 +117,8 @@ class SqliteFile:
         self._newest = 0  # what was told to our callers
         self._replaced = False
         self._opened = 0
+        self._lock = threading.Lock()
+        _files.add(self)
 
     # -- operations ------------------------------------------------------------------------------------------------
 
@@ -218,7 +222,23 @@ class SqliteFile:
             return self._opened, version
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. The next request opens it again."""
+        with self._lock:
+            self._let_go()
+
+    def before_fork(self) -> None:
+        """Have no connection open while the process forks, and none opened: SQLite's locks don't survive that.
+
+        See https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_. Called by any thread.
+        """
+        self._lock.acquire()
+        self._let_go()
+
+    def after_fork(self) -> None:
+        """Go on, in the parent as in the child."""
+        self._lock.release()
+
+    def _let_go(self) -> None:
         db, self._db = self._db, None
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -319,7 +339,7 @@ class SqliteFile:
                 raise Unavailable(f"the DF DB {self.path} has vanished: put it back, or restore a backup in its place")
             self._create()
         elif self._inode not in (None, inode):
-            self.close()
+            self._let_go()
             self._replaced = True
         self._db = self._open()
         self._opened += 1
@@ -383,6 +403,7 @@ class SqliteFile:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn SQLite's and the system's errors into the store's, with what to do about them."""
+        self._lock.acquire()
         try:
             yield
         except StoreError:
@@ -391,6 +412,8 @@ class SqliteFile:
             raise Unavailable(f"the DF DB {self.path}: {error.strerror}; {self._rights()}") from error
         except sqlite3.Error as error:
             raise self._explain(error) from error
+        finally:
+            self._lock.release()
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -398,7 +421,7 @@ class SqliteFile:
             return Unavailable(f"the DF DB {self.path} was locked by another process for {self._patience:g} s")
         if code == sqlite3.SQLITE_FULL:
             return Unavailable(f"the DF DB {self.path}: no space left on its file system; free some")
-        self.close()  # so that a file that was restored or given other rights is opened afresh
+        self._let_go()  # so that a file that was restored or given other rights is opened afresh
         if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and _DAMAGE.search(str(error))):
             return StoreCorrupt(f"{self.path}: {error}; {self._advice()}")
         if code in _FORBIDDEN:
@@ -413,6 +436,24 @@ class SqliteFile:
 
     def _rights(self) -> str:
         return f"uid {os.geteuid()} must be able to write the file and its directory {self.path.parent}"
+
+
+_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
+_forking: list[SqliteFile] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_files)
+    for file in _forking:
+        file.before_fork()
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop().after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _record(row: tuple[str, str, str, bytes | None, int]) -> Record:

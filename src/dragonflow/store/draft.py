@@ -63,18 +63,26 @@ class Draft:
 async def transact(store: Store, build: Callable[[Draft], Awaitable[T]], attempts: int = 50) -> tuple[T, Draft, int]:
     """Have ``build`` write a draft and commit it; if somebody was faster, from the beginning, after a short random pause.
 
-    ``build`` may run several times, so it must do nothing but use the draft. Returns what it returned, the draft that was
-    committed, and its revision.
+    ``build`` may run several times, so it must do nothing but use the draft. It reads records one after the other, and what
+    was written in between can make sound ones contradict each other: what it raises counts only if all its reads still hold.
+    Returns what it returned, the draft that was committed, and its revision.
 
     :raises Conflict: the last of so many attempts failed too.
     """
     for failures in range(1, attempts + 1):
-        draft = Draft(store)
-        result = await build(draft)
         try:
-            return result, draft, await store.commit(draft.txn())
+            return await _attempt(store, Draft(store), build)
         except Conflict:
             if failures == attempts:
                 raise
         await asyncio.sleep(_BACKOFF.delay(failures, 0) * random.random())
     raise ValueError("attempts must be at least 1")
+
+
+async def _attempt(store: Store, draft: Draft, build: Callable[[Draft], Awaitable[T]]) -> tuple[T, Draft, int]:
+    try:
+        result = await build(draft)
+    except Exception:
+        await store.commit(Txn((), draft.checks))
+        raise
+    return result, draft, await store.commit(draft.txn())

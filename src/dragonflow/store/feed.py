@@ -1,7 +1,8 @@
 """The consumer's side of a store: scopes come and go, outages and compactions are made good, the reader only applies news.
 
 A reader that applies each item in turn has exactly the rows of its scopes as they stood at some revision, and gets ever nearer
-to now. It keeps what it has while the store is away (DESIGN: fail static).
+to now. It keeps what it has while the store is away (fail static). Each scope is told in order of revision; where one asked
+scope lies within another, a row may come for both, and the reader keeps the newer.
 """
 
 from __future__ import annotations
