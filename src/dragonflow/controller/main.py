@@ -124,7 +124,8 @@ class Controller:
         self._control = ControlServer(
             settings.control_socket, {"status": self._status, "places": self._places, "ports": self._ovs_ports}
         )
-        self._took_over = False
+        self._confirmed = False
+        self._mods = 0
         self._unconfirmed: list[LocalityEvent] = []
         self.subscribers: list[Callable[[Sequence[LocalityEvent]], None]] = [_count]
 
@@ -164,28 +165,28 @@ class Controller:
 
     async def _drive(self) -> None:
         """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
-        while not await self._in_sync():
+        while not await self._follow():
             await self._next_news()
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
-        self._took_over = True
         while True:
             await self._settle()
             await self._next_news()
-            await self._in_sync()
+            await self._follow()
 
     async def _next_news(self) -> None:
         await self._news.wait()
         self._news.clear()
         self._report.wake()
 
-    async def _in_sync(self) -> bool:
-        """Follow the scopes that are needed now; whether all of them, and OVSDB, have arrived."""
+    async def _follow(self) -> bool:
+        """Follow the scopes that are needed now. Returns whether all of them, and OVSDB, have arrived."""
         needed = needed_scopes(self._name, self._replica.where(Binding, host=self._name))
         await self._intake.follow(needed)
         return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
 
     async def _settle(self) -> None:
         """Render, send, and after the barrier tell. A switch that is away keeps what is wanted; its return is news."""
+        self._confirmed = False
         with metrics.SETTLE_SECONDS.time():
             settled = self._engine.settle()
             for owner, facts in settled.facts.items():
@@ -198,6 +199,8 @@ class Controller:
         except Disconnected as error:
             LOG.info("switch away, flows wait: %s", error)
             return
+        self._confirmed = True
+        self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
         broken = {owner.id for owner in (*self._switch.degraded, *self._engine.degraded)}
         metrics.OWNERS_DEGRADED.set(len(broken))
@@ -211,10 +214,12 @@ class Controller:
         degraded = {**self._engine.degraded, **self._switch.degraded}
         return {
             "chassis": self._name,
-            "in_sync": self._took_over and self._switch.connected,
+            "in_sync": self._confirmed and self._switch.connected and not self._news.is_set(),
             "switch_connected": self._switch.connected,
             "ovsdb_in_sync": self._switch.ovsdb_in_sync,
             "revision": self._intake.revision,
+            "mods_since_start": self._mods,
+            "places": len(self._engine.places),
             "scopes": sorted(self._intake.arrived),
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
