@@ -54,6 +54,9 @@ _TARGET_LINK_LAYER = 2
 """The ND option "target link-layer address"; the solicitation's "source link-layer address" (1) is rewritten into it."""
 
 
+_BACK_TO_ASKER = move("eth_src", "eth_dst")
+
+
 class Resolution(App):
     """Local answers to ARP requests and Neighbour Solicitations."""
 
@@ -149,7 +152,7 @@ class Resolution(App):
             asks = match(key, **_BROADCAST, **_ARP, arp_tpa=ip)
         if mac is None:
             return self.known.flow(priority, asks, goto=L2.lookup)
-        return self.known.flow(priority, asks, move("eth_src", "eth_dst"), *set_field(eth_src=mac), goto=self.answer)
+        return self.known.flow(priority, asks, _BACK_TO_ASKER, *set_field(eth_src=mac), goto=self.answer)
 
     def _own_question(self, port: LogicalPort, ip: str) -> Flow:
         """The port asks for its own address: an announcement, or it looks for a duplicate."""

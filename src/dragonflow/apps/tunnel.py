@@ -7,6 +7,7 @@ VTEP of a known chassis are let in.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
 from typing import Any
@@ -94,10 +95,7 @@ class Tunnel(App):
             yield Trouble(f"chassis {chassis.id} doesn't offer {network.network_type} for network {network.id}")
             return
         yield Place(port.id, Remote(chassis.id, ofport, chassis.tunnel_ip))
-        send: tuple[Action, ...] = (
-            *set_field(tunnel_id=network.segmentation_id, **_tunnel_address("dst", chassis.tunnel_ip)),
-            Output(ofport),
-        )
+        send = _send(network.segmentation_id, chassis.tunnel_ip, ofport)
         yield L2.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), *send)
         yield Bucket(group_id(GroupKind.FLOOD, network.key), _bucket_id(chassis.id), send)
         if not port.port_security:
@@ -123,8 +121,21 @@ def _is_peer(chassis: Chassis, me: Me) -> bool:
     """Whether packets can be sent there: another chassis, at another address of the same family."""
     if chassis.id == me.chassis:
         return False
-    here, there = ip_address(me.tunnel_ip), ip_address(chassis.tunnel_ip)
-    return here.version == there.version and here != there
+    return _can_reach(me.tunnel_ip, chassis.tunnel_ip)
+
+
+# Few chassis and networks, many ports: what depends on the former alone is computed once and shared by the latter.
+
+
+@lru_cache(maxsize=4096)
+def _can_reach(here: str, there: str) -> bool:
+    one, other = ip_address(here), ip_address(there)
+    return one.version == other.version and one != other
+
+
+@lru_cache(maxsize=4096)
+def _send(vni: int, vtep: str, ofport: int) -> tuple[Action, ...]:
+    return (*set_field(tunnel_id=vni, **_tunnel_address("dst", vtep)), Output(ofport))
 
 
 def _tunnel_address(end: str, address: str) -> dict[str, Any]:
@@ -132,6 +143,7 @@ def _tunnel_address(end: str, address: str) -> dict[str, Any]:
     return {f"tun_{family}_{end}": address}
 
 
+@lru_cache(maxsize=4096)
 def _bucket_id(chassis: str) -> int:
     """A number for the chassis. Of 1,000 chassis, two share one with a probability of 1 : 2,000; the ledger reports that."""
     return _CHASSIS_BUCKETS | int.from_bytes(blake2b(chassis.encode(), digest_size=4).digest(), "big") >> 2

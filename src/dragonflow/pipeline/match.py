@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from dragonflow.pipeline.fields import FIELDS, Field, check_needs, parse
+from dragonflow.pipeline.fields import DECIDING, FIELDS, Field, check_needs, parse
 from dragonflow.pipeline.registers import Bits
 
 
@@ -33,19 +34,35 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
     :raises ValueError: unknown field, value out of range, bits that contradict each other, or a field without the others that
         it needs (``ipv4_src`` without ``eth_type=0x0800``); names the field.
     """
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, Condition] = {}
     for where, number in bits:
-        value, mask = found.get(where.field, (0, 0))
+        other = found.get(where.field)
+        if other is None:
+            found[where.field] = _condition(where.field, (where.place(number), where.mask))
+            continue
+        mask = other.field.full if other.mask is None else other.mask
         if mask & where.mask:
             raise ValueError(f"{where.field}: the same bits are matched twice")
-        found[where.field] = value | where.place(number), mask | where.mask
+        found[where.field] = _condition(where.field, (other.value | where.place(number), mask | where.mask))
     for name, given in fields.items():
         if name in found:
             raise ValueError(f"{name}: matched as a register and as a field")
-        found[name] = parse(name, given)
-    check_needs(found)
-    conditions = [
-        Condition(FIELDS[name], value, None if mask == FIELDS[name].full else mask)
-        for name, (value, mask) in found.items()
-    ]
-    return Match(tuple(sorted(conditions, key=lambda condition: condition.field.order)))
+        found[name] = _condition(name, given)
+    shape = []
+    for name, condition in found.items():
+        shape.append((name, condition.mask is None, condition.value if name in DECIDING else None))
+    return Match(tuple([found[name] for name in _order(tuple(shape))]))
+
+
+@lru_cache(maxsize=4096)
+def _condition(name: str, given: Any) -> Condition:
+    """One condition; remembered, because most recur: equal ones are one object."""
+    value, mask = parse(name, given)
+    return Condition(FIELDS[name], value, None if mask == FIELDS[name].full else mask)
+
+
+@lru_cache(maxsize=4096)
+def _order(shape: tuple[tuple[str, bool, int | None], ...]) -> tuple[str, ...]:
+    """The fields in Open vSwitch's order, if they may stand together; the same few combinations recur for all objects."""
+    check_needs({name: (value or 0, FIELDS[name].full if whole else 0) for name, whole, value in shape})
+    return tuple(sorted((name for name, _, _ in shape), key=lambda name: FIELDS[name].order))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from dragonflow.pipeline.fields import FIELDS
+from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.registers import Bits
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Table:
         for way in (*self.next, *((miss,) if miss is not None else ())):
             if way.number <= self.number:
                 raise ValueError(f"table {name}: the way must lead to a later table, not to {way.name}")
-        self._allowed: dict[str, int] = {}
+        self._allowed: dict[Field, int] = {}
         for it in self.matches:
-            field, mask = (it, FIELDS[it].full) if isinstance(it, str) else (it.field, it.mask)
+            field, mask = (FIELDS[it], FIELDS[it].full) if isinstance(it, str) else (FIELDS[it.field], it.mask)
             self._allowed[field] = self._allowed.get(field, 0) | mask
 
     def __repr__(self) -> str:
@@ -78,7 +78,7 @@ class Table:
         if goto is not None and goto.number not in self._ways:
             raise ValueError(f"table {self.name}: its contract has no way to {goto.name}")
         for condition in match.conditions:
-            mask = condition.field.full if condition.mask is None else condition.mask
-            if mask & ~self._allowed.get(condition.field.name, 0):
-                raise ValueError(f"table {self.name}: its contract doesn't let flows match {condition.field.name}")
+            field, mask = condition.field, condition.mask
+            if (field.full if mask is None else mask) & ~self._allowed.get(field, 0):
+                raise ValueError(f"table {self.name}: its contract doesn't let flows match {field.name}")
         return Flow(self.number, priority, match, actions, None if goto is None else goto.number)
