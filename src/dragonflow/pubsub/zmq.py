@@ -143,7 +143,6 @@ class ZmqPubSub:
         self._transport = transport
         self._ttl = ttl
         self._key = Key(SCOPE, "Endpoint", uuid.uuid4().hex)
-        self._context: zmq.asyncio.Context | None = None
         self._pub: zmq.Socket[bytes] | None = None
         self._sub: zmq.asyncio.Socket | None = None
         self._bound = ""
@@ -205,8 +204,6 @@ class ZmqPubSub:
         if self._pub is not None:
             self._pub.close(linger=0)
             self._transport.clear(self._bound)
-        if self._context is not None:
-            self._context.term()
         self._pub = self._sub = None
 
     # -- sending -------------------------------------------------------------------------------------------------------
@@ -215,7 +212,8 @@ class ZmqPubSub:
         """Bind and announce, unless that is done; what fails is tried again later."""
         if self._closed or self._pub is not None or time.monotonic() < self._bind_again:
             return
-        pub: zmq.Socket[bytes] = zmq.Context.shadow(self._open().underlying).socket(zmq.PUB)
+        # The process's one context: it is never destroyed, which would wait for ever for a socket that somebody forgot to close.
+        pub: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         _configure(pub)
         pub.setsockopt(zmq.SNDHWM, HIGH_WATER)
         try:
@@ -253,7 +251,7 @@ class ZmqPubSub:
 
     def _listen(self) -> zmq.asyncio.Socket:
         if self._sub is None:
-            self._sub = self._open().socket(zmq.SUB)
+            self._sub = zmq.asyncio.Socket(zmq.Context.instance(), zmq.SUB)
             _configure(self._sub)
             self._sub.setsockopt(zmq.RCVHWM, HIGH_WATER)
             self._sub.setsockopt(zmq.MAXMSGSIZE, wire.MAX_SIZE)
@@ -317,11 +315,6 @@ class ZmqPubSub:
             end.offer(message)
 
     # -- both ----------------------------------------------------------------------------------------------------------
-
-    def _open(self) -> zmq.asyncio.Context:
-        if self._context is None:
-            self._context = zmq.asyncio.Context()
-        return self._context
 
     def _log(self, text: str, *arguments: object) -> None:
         """Warn, but not more often than once a minute: a stranger may send us anything as fast as he likes."""
