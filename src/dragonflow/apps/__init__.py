@@ -5,7 +5,9 @@ from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.tunnel import Tunnel
+from dragonflow.pipeline.check import check
 
 APPS: tuple[App, ...] = (Classification(), Tunnel(), Resolution(), L2())
+check(APPS)
 
 __all__ = ["APPS", "App"]

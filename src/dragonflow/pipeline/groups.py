@@ -11,16 +11,17 @@ class GroupKind(IntEnum):
     """What a group is for; the key is that of a logical switch."""
 
     FLOOD = 1
-    """Broadcast and multicast of a network, from a port of this chassis: to all others here and once to each other chassis."""
-
     FLOOD_HERE = 2
-    """The same for packets that came from another chassis: to the ports here alone."""
-
     UNKNOWN = 3
-    """Unicast to a MAC that no port is known to have, from a port of this chassis."""
-
     UNKNOWN_HERE = 4
-    """The same for packets that came from another chassis."""
+
+
+PURPOSES = {
+    GroupKind.FLOOD: "broadcast and multicast from a port of this chassis: to all here, once to each other chassis",
+    GroupKind.FLOOD_HERE: "broadcast and multicast from another chassis: to all here",
+    GroupKind.UNKNOWN: "unicast to nobody's MAC from a port of this chassis: to ports without port security, wherever they are",
+    GroupKind.UNKNOWN_HERE: "unicast to nobody's MAC from another chassis: to ports without port security here",
+}
 
 
 def group_id(kind: GroupKind, key: int) -> int:

@@ -29,25 +29,16 @@ class Bits(msgspec.Struct, frozen=True):
 
 
 NETWORK = Bits("metadata", 0, 24)
-"""Key of the logical switch in which the packet is."""
-
 SOURCE = Bits("reg6", 0, 32)
-"""Key of the logical port from which the packet came."""
-
 DESTINATION = Bits("reg7", 0, 32)
-"""Key of the logical port to which the packet goes."""
-
 FROM_TUNNEL = Bits("reg0", 0, 1)
-"""1 where the packet came from another chassis: it is not sent out to a chassis again."""
-
 SCRATCH = Bits("reg8", 0, 32)
-"""Holds a value for a moment within one flow's actions; no table may count on it."""
 
-LAYOUT: tuple[tuple[str, Bits], ...] = (
-    ("NETWORK", NETWORK),
-    ("SOURCE", SOURCE),
-    ("DESTINATION", DESTINATION),
-    ("FROM_TUNNEL", FROM_TUNNEL),
-    ("SCRATCH", SCRATCH),
+LAYOUT: tuple[tuple[str, Bits, str], ...] = (
+    ("NETWORK", NETWORK, "key of the logical switch in which the packet is"),
+    ("SOURCE", SOURCE, "key of the logical port from which it came; 0 if from another chassis"),
+    ("DESTINATION", DESTINATION, "key of the logical port to which it goes"),
+    ("FROM_TUNNEL", FROM_TUNNEL, "1 if it came from another chassis; it isn't sent to a chassis again"),
+    ("SCRATCH", SCRATCH, "holds a value for a moment within one flow's actions; no table may count on it"),
 )
-"""All named bits; ``check`` refuses overlaps."""
+"""All named bits and what they mean; ``check`` refuses overlaps."""

@@ -37,7 +37,7 @@ class Table:
     :raises ValueError: a slot that doesn't exist, or a way that doesn't lead forward.
     """
 
-    __slots__ = ("_allowed", "_ways", "matches", "miss", "name", "next", "number", "purpose", "slot", "stage")
+    __slots__ = ("_allowed", "matches", "miss", "name", "next", "number", "purpose", "slot", "stage", "ways")
 
     def __init__(
         self,
@@ -56,8 +56,9 @@ class Table:
         self.matches, self.next = tuple(matches), tuple(next)
         self.number = stage * SLOTS + slot
         """The OpenFlow table id."""
-        self._ways = {table.number for table in (*self.next, *((miss,) if miss is not None else ()))}
-        for way in (*self.next, *((miss,) if miss is not None else ())):
+        self.ways = (*self.next, *((miss,) if miss is not None else ()))
+        """All tables to which packets may go on."""
+        for way in self.ways:
             if way.number <= self.number:
                 raise ValueError(f"table {name}: the way must lead to a later table, not to {way.name}")
         self._allowed: dict[Field, int] = {}
@@ -75,7 +76,7 @@ class Table:
         """
         from dragonflow.pipeline.facts import Flow
 
-        if goto is not None and goto.number not in self._ways:
+        if goto is not None and goto not in self.ways:
             raise ValueError(f"table {self.name}: its contract has no way to {goto.name}")
         for condition in match.conditions:
             field, mask = condition.field, condition.mask
