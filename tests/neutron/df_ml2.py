@@ -19,14 +19,13 @@ from dragonflow.store.protocol import Key, Put, Txn
 class DfMl2Mixin:
     """Configures the driver; to stand before a class of ``neutron.tests.unit.plugins.ml2.test_plugin``."""
 
-    def preSetUp(self) -> None:  # noqa: N802 - Neutron's name
-        super().preSetUp()  # type: ignore[misc]
+    def setUp(self) -> None:
         config.register(cfg.CONF)
         name = uuid.uuid4().hex
         cfg.CONF.set_override("store_url", f"memory://{name}", group="df")
         cfg.CONF.set_override("pubsub_url", f"memory://{name}", group="df")
-
-    def setUp(self) -> None:
+        # One of Neutron's classes forgets to set its own drivers.
+        cfg.CONF.set_override("mechanism_drivers", list(self._mechanism_drivers), group="ml2")
         super().setUp()
         manager = directory.get_plugin().mechanism_manager
         driver = manager.mech_drivers["df"].obj
@@ -40,7 +39,10 @@ class DfMl2TestCase(DfMl2Mixin, test_plugin.Ml2PluginV2TestCase):
 
     _mechanism_drivers = ("df",)
     _extension_drivers = ("port_security",)
-    l3_plugin = None
+
+    def get_additional_service_plugins(self) -> dict[str, str]:
+        """What every server loads unasked."""
+        return {"revision_plugin_name": "revisions"}
 
     def setUp(self) -> None:
         cfg.CONF.set_override("extension_drivers", list(self._extension_drivers), group="ml2")

@@ -203,7 +203,9 @@ def test_workers_that_race_leave_what_neutron_says_and_no_key_twice(dfdb, neutro
         Mirror(dfdb, neutron).sync("port", id, "n1")
     rows = stored(dfdb)
     ports = {key[2]: row for key, row in rows.items() if key[1] == "LogicalPort"}
-    assert {id: row.revision for id, row in ports.items()} == {id: row.revision for (_, id), row in neutron.rows.items()}
+    assert {id: row.revision for id, row in ports.items()} == {
+        id: row.revision for (_, id), row in neutron.rows.items()
+    }
     assert len({row.key for row in ports.values()}) == len(ports)
     bindings = {key[2]: row.host for key, row in rows.items() if key[1] == "Binding"}
     assert bindings == {id: row.chassis for id, row in ports.items()}

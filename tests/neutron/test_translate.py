@@ -28,7 +28,10 @@ SUBNET = {
     "ipv6_address_mode": "slaac",
     "dns_nameservers": ["2001:db8::2", "2001:db8::1"],
     "host_routes": [{"destination": "b::/64", "nexthop": "1::1"}, {"destination": "a::/64", "nexthop": "1::1"}],
-    "allocation_pools": [{"start": "2001:db8::9", "end": "2001:db8::f"}, {"start": "2001:db8::1", "end": "2001:db8::5"}],
+    "allocation_pools": [
+        {"start": "2001:db8::9", "end": "2001:db8::f"},
+        {"start": "2001:db8::1", "end": "2001:db8::5"},
+    ],
     "revision_number": 0,
 }
 PORT = {
@@ -73,7 +76,10 @@ def test_of_several_segments_the_first_counts():
 
 def test_a_subnet_is_the_same_whatever_order_neutron_lists_its_parts_in():
     row = translate.subnet(SUBNET)
-    turned = {name: list(reversed(value)) if name in ("host_routes", "allocation_pools") else value for name, value in SUBNET.items()}
+    turned = {
+        name: list(reversed(value)) if name in ("host_routes", "allocation_pools") else value
+        for name, value in SUBNET.items()
+    }
     assert translate.subnet(turned) == row
     assert row.host_routes == (HostRoute("a::/64", "1::1"), HostRoute("b::/64", "1::1"))
     assert row.allocation_pools[0] == AllocationPool("2001:db8::1", "2001:db8::5")

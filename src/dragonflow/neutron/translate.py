@@ -45,7 +45,7 @@ def logical_switch(network: Mapping[str, Any], key: int) -> LogicalSwitch:
         mtu=network["mtu"],
         admin_up=network["admin_state_up"],
         external=network.get("router:external", False),
-        revision=network["revision_number"],
+        revision=network.get("revision_number", 0),
     )
 
 
@@ -74,7 +74,7 @@ def subnet(subnet: Mapping[str, Any]) -> Subnet:
                 key=lambda pool: (pool.start, pool.end),
             )
         ),
-        revision=subnet["revision_number"],
+        revision=subnet.get("revision_number", 0),
     )
 
 
@@ -114,7 +114,7 @@ def logical_port(
             )
         ),
         port_security=port.get("port_security_enabled", True),
-        revision=port["revision_number"],
+        revision=port.get("revision_number", 0),
     )
 
 

@@ -1,0 +1,383 @@
+"""Our driver alone under Neutron's API: what an API call leaves in the DF DB, and what a host's word does to a port."""
+
+from __future__ import annotations
+
+import logging
+from unittest import mock
+
+import df_ml2
+from msgspec.structs import replace
+from neutron.objects import provisioning_blocks as blocks_objects
+from neutron_lib import constants
+from neutron_lib.context import get_admin_context
+from neutron_lib.plugins import directory
+
+from dragonflow.model import Binding, BridgeMapping, LogicalSwitch, Subnet, encode
+from dragonflow.neutron import agents, db
+from dragonflow.neutron.binding import AGENT_TYPE, HostNow
+from dragonflow.neutron.repair import Repair
+from dragonflow.neutron.source import Plugin
+from dragonflow.neutron.status import Neutron
+from dragonflow.store.protocol import Delete, Key, Put, Txn, Unavailable
+
+HOST = {"arg_list": ("binding:host_id",), "binding:host_id": "h1"}
+COMPUTE = {"arg_list": ("binding:host_id", "device_owner"), "binding:host_id": "h1", "device_owner": "compute:nova"}
+
+
+class TestRows(df_ml2.DfMl2TestCase):
+    def test_a_network_a_subnet_and_a_port_appear_and_go(self):
+        self.chassis()
+        with (
+            self.network() as network,
+            self.subnet(network) as subnet,
+            self.port(subnet, is_admin=True, **HOST) as port,
+        ):
+            network, subnet, port = network["network"], subnet["subnet"], port["port"]
+            self.work()
+            scope = f"net:{network['id']}"
+            switch = self.row(LogicalSwitch, network["id"], scope)
+            self.assertEqual((switch.key, switch.network_type), (1, "local"))
+            self.assertEqual("10.0.0.0/24", self.row(Subnet, subnet["id"], scope).cidr)
+            row = self.port_row(port)
+            self.assertEqual((port["mac_address"], "h1", "ovs"), (row.mac, row.chassis, row.vif_type))
+            self.assertEqual(
+                Binding(id=port["id"], host="h1", network=network["id"], generation=row.generation),
+                self.row(Binding, port["id"], "host:h1"),
+            )
+            self._delete("ports", port["id"])
+            self._delete("networks", network["id"])
+        self.work()
+        self.assertEqual(set(), self.ids("net:*", "host:*"))
+        self.assertEqual(0, db.pending(get_admin_context()))
+        self.assertNotIn("KeyOwner", {kind for kind, _ in self.ids("keys:*")})
+
+    def test_a_failed_transaction_leaves_no_entry(self):
+        manager = directory.get_plugin().mechanism_manager
+        hook = manager.create_network_precommit
+
+        def fail(context):
+            hook(context)
+            raise RuntimeError("after the entry was written")
+
+        with mock.patch.object(manager, "create_network_precommit", side_effect=fail):
+            self.assertEqual(500, self._create_network(self.fmt, "n", True).status_int)
+        self.assertEqual(0, db.pending(get_admin_context()))
+
+    def test_api_calls_succeed_while_the_df_db_is_away_and_all_arrives_after(self):
+        self.chassis()
+        with mock.patch.object(self.store, "call", side_effect=Unavailable("gone")):
+            with self.port(is_admin=True, **HOST) as port:
+                self.assertGreater(self.journal.work(), 0, "a pause, not an exception")
+                self.assertEqual("binding_failed", port["port"]["binding:vif_type"], "nothing was ever known of h1")
+            self.assertGreaterEqual(db.pending(get_admin_context()), 3)
+        self.work()
+        self.assertIsNotNone(self.port_row(port["port"]))
+        self.assertEqual(0, db.pending(get_admin_context()))
+
+    def test_a_worker_killed_before_the_write_is_finished_by_another(self):
+        with self.network() as network:
+            context = get_admin_context()
+            self.assertEqual(1, len(db.claim(context, 60.0)), "the one who is killed now")
+            self.work()
+            self.assertEqual(set(), self.ids("net:*"), "the claim holds")
+            seqs = [entry.seq for entry in context.session.query(db.JournalEntry)]
+            db.postpone(context, seqs, -1.0)
+            self.work()
+            self.assertEqual({("LogicalSwitch", network["network"]["id"])}, self.ids("net:*"))
+
+    def test_an_object_that_cannot_be_written_does_not_hold_up_the_others(self):
+        with self.network() as first, self.network() as second:
+            broken, load = first["network"]["id"], Plugin.load
+
+            def fail(source, kind, id):
+                if id == broken:
+                    raise RuntimeError("no row can be made of this")
+                return load(source, kind, id)
+
+            with mock.patch.object(Plugin, "load", autospec=True, side_effect=fail):
+                self.work()
+            self.assertEqual({("LogicalSwitch", second["network"]["id"])}, self.ids("net:*"))
+            self.assertEqual({("network", broken)}, db.waiting(get_admin_context()))
+
+    def test_entries_of_one_object_are_written_once(self):
+        with self.network() as network:
+            for name in ("a", "b", "c"):
+                self._update("networks", network["network"]["id"], {"network": {"name": name}})
+            with mock.patch.object(Plugin, "load", autospec=True, side_effect=Plugin.load) as load:
+                self.work()
+            self.assertEqual(1, load.call_count)
+            self.assertEqual(
+                "c", self.row(LogicalSwitch, network["network"]["id"], f"net:{network['network']['id']}").name
+            )
+
+
+class TestBinding(df_ml2.DfMl2TestCase):
+    def bound(self, host: str = "h1", **fields: object) -> dict:
+        arguments = {"binding:host_id": host, **fields}
+        with self.port(is_admin=True, arg_list=tuple(arguments), **arguments) as port:
+            return port["port"]
+
+    def test_a_host_without_a_live_chassis_is_refused_once_and_clearly(self):
+        self.chassis("dead", alive=False)
+        for host, reason in (("unknown", "has no chassis"), ("dead", "is not alive")):
+            with self.assertLogs("dragonflow.neutron.mech_driver", logging.WARNING) as logs:
+                self.assertEqual("binding_failed", self.bound(host)["binding:vif_type"])
+            self.assertEqual(1, len(logs.output), logs.output)
+            self.assertIn(host, logs.output[0])
+            self.assertIn(reason, logs.output[0])
+
+    def test_vhost_user(self):
+        self.chassis(vhostuser_socket_dir="/run/vhost")
+        port = self.bound()
+        self.assertEqual("vhostuser", port["binding:vif_type"])
+        self.assertEqual(f"/run/vhost/vhu{port['id'][:11]}", port["binding:vif_details"]["vhostuser_socket"])
+
+    def test_while_the_df_db_is_away_what_neutrons_agents_say_counts(self):
+        chassis = self.chassis()
+        agents.AgentTable().report(chassis)
+        with mock.patch.object(self.store, "call", side_effect=Unavailable("gone")):
+            self.assertEqual("ovs", self.bound()["binding:vif_type"])
+
+    def test_a_provider_network_needs_its_bridge(self):
+        self.chassis(bridge_mappings=(BridgeMapping("physnet1", "br-ex"),))
+        self.chassis("h2")
+        provider = {
+            "provider:network_type": "vlan",
+            "provider:physical_network": "physnet1",
+            "provider:segmentation_id": 7,
+        }
+        with (
+            self.network(as_admin=True, arg_list=tuple(provider), **provider) as network,
+            self.subnet(network) as subnet,
+        ):
+            for host, vif_type in (("h1", "ovs"), ("h2", "binding_failed")):
+                with self.port(
+                    subnet, is_admin=True, arg_list=("binding:host_id",), **{"binding:host_id": host}
+                ) as port:
+                    self.assertEqual(vif_type, port["port"]["binding:vif_type"])
+
+    def test_each_change_of_the_binding_is_a_new_generation(self):
+        self.chassis("h1")
+        self.chassis("h2")
+        port = self.bound()
+        context = get_admin_context()
+        seen = [db.generation(context, port["id"])]
+        for change in (
+            {"binding:host_id": "h2"},
+            {"binding:profile": {"a": "b"}},
+            {"name": "not a binding"},
+            {"admin_state_up": False},
+        ):
+            directory.get_plugin().update_port(context, port["id"], {"port": change})
+            seen.append(db.generation(context, port["id"]))
+        first, rebound, profiled, renamed, off = seen
+        self.assertTrue(0 < first < rebound < profiled == renamed == off, seen)
+
+    def test_a_live_migration_is_on_both_hosts_and_its_activation_is_a_new_generation(self):
+        self.chassis("h1")
+        self.chassis("h2")
+        port = self.bound(device_owner="compute:nova")
+        plugin, context = directory.get_plugin(), get_admin_context()
+        self.work()
+        before = self.port_row(port)
+        plugin.create_port_binding(context, port["id"], {"binding": {"host": "h2"}})
+        self.work()
+        self.assertEqual(("h1", ("h2",)), (self.port_row(port).chassis, self.port_row(port).standby))
+        self.assertFalse(self.row(Binding, port["id"], "host:h2").active)
+        plugin.activate(context, "h2", port["id"])
+        self.work()
+        after = self.port_row(port)
+        self.assertEqual(("h2", ()), (after.chassis, after.standby), "the old host's binding is unbound")
+        self.assertGreater(after.generation, before.generation)
+        plugin.delete_port_binding(context, "h1", port["id"])
+        self.work()
+        self.assertEqual({("Binding", port["id"])}, self.ids("host:*"))
+
+    def test_a_host_that_comes_to_life_gets_its_failed_ports(self):
+        plugin = directory.get_plugin()
+        plugin._rebind_on_revive_agent_types = [AGENT_TYPE]
+        chassis = self.chassis(alive=False)
+        agents.AgentTable().report(chassis)
+        agents.AgentTable().bury(get_admin_context(), ["h1"])
+        port = self.bound()
+        self.chassis()
+        agents.AgentTable().report(chassis)
+        self.assertEqual("ovs", self._show("ports", port["id"], as_admin=True)["port"]["binding:vif_type"])
+
+
+class TestStatus(df_ml2.DfMl2TestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.chassis()
+        with self.port(is_admin=True, **COMPUTE) as port:
+            self.id = port["port"]["id"]
+
+    def status(self) -> str:
+        return self._show("ports", self.id)["port"]["status"]
+
+    def blocked(self) -> bool:
+        return bool(blocks_objects.ProvisioningBlock.get_objects(get_admin_context()))
+
+    def test_a_bound_port_waits_for_its_host(self):
+        self.assertEqual("DOWN", self.status())
+        self.assertTrue(self.blocked())
+        Neutron().set(self.id, "ACTIVE")
+        self.assertEqual("ACTIVE", self.status())
+        Neutron().set(self.id, "DOWN")
+        self.assertEqual("DOWN", self.status())
+        self.assertTrue(self.blocked())
+
+    def test_a_port_that_is_switched_off_goes_down_at_once(self):
+        Neutron().set(self.id, "ACTIVE")
+        self._update("ports", self.id, {"port": {"admin_state_up": False}})
+        self.assertEqual("DOWN", self.status())
+        Neutron().set(self.id, "ACTIVE")
+        self.assertEqual("DOWN", self.status(), "Neutron refuses")
+
+    def test_a_port_that_is_gone_is_no_error(self):
+        self._delete("ports", self.id, as_admin=True)
+        Neutron().set(self.id, "ACTIVE")
+        Neutron().set(self.id, "DOWN")
+
+    def test_the_ports_as_they_are_now(self):
+        self.chassis("h2")
+        (now,) = Neutron().ports()
+        self.assertEqual(
+            (self.id, "DOWN", True, "h1", "ovs", db.generation(get_admin_context(), self.id), True), tuple(now)
+        )
+        self.assertEqual([now], list(Neutron().ports([self.id, "unknown"])))
+        with mock.patch("dragonflow.neutron.db.ports.PAGE", 2):
+            for _ in range(4):
+                with self.port(is_admin=True):
+                    pass
+            self.assertEqual(5, len({port.id for port in Neutron().ports()}))
+
+
+class TestAgents(df_ml2.DfMl2TestCase):
+    def agents(self) -> list[dict]:
+        return directory.get_plugin().get_agents(get_admin_context())
+
+    def test_a_chassis_is_an_agent_with_its_tunnel_address(self):
+        table = agents.AgentTable()
+        table.report(self.chassis(bridge_mappings=(BridgeMapping("physnet1", "br-ex"),)))
+        (agent,) = self.agents()
+        self.assertEqual(("Dragonflow controller", "h1", True), (agent["agent_type"], agent["host"], agent["alive"]))
+        self.assertEqual("192.0.2.1", agent["configurations"]["tunneling_ip"])
+        table.bury(get_admin_context(), ["h1"])
+        self.assertFalse(self.agents()[0]["alive"])
+        self.assertEqual(1, table.beat(get_admin_context(), ["h1"]))
+        self.assertTrue(self.agents()[0]["alive"])
+        self.assertEqual(0, table.beat(get_admin_context(), ["h2"]))
+
+    def test_an_agent_tells_what_its_host_can_take(self):
+        chassis = self.chassis()
+        agents.AgentTable().report(chassis)
+        self.assertEqual(HostNow(chassis, True), agents.host_by_agent("h1"))
+        self.assertEqual(HostNow(None, False), agents.host_by_agent("h2"))
+        segments = [
+            {"network_type": "vxlan", "physical_network": None},
+            {"network_type": "geneve", "physical_network": None},
+        ]
+        getter = directory.get_plugin().get_agents
+        for wanted, hosts in ((segments, {"h1"}), (segments[:1], set())):
+            context = get_admin_context()
+            self.assertEqual(hosts, self.df.filter_hosts_with_segment_access(context, wanted, ["h1", "h2"], getter))
+
+    def test_others_agents_are_none_of_ours(self):
+        agent = {"agent_type": constants.AGENT_TYPE_OVS, "host": "h1", "configurations": {}}
+        self.assertFalse(self.df.check_segment_for_agent({"network_type": "local"}, agent))
+
+
+class TestRepair(df_ml2.DfMl2TestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.chassis()
+        with self.network() as network, self.subnet(network) as subnet:
+            self.net = network["network"]["id"]
+            self.subnet_id = subnet["subnet"]["id"]
+            self.ports = []
+            for _ in range(3):
+                with self.port(subnet, is_admin=True, **HOST) as port:
+                    self.ports.append(port["port"])
+        self.work()
+        self.right = self.records()
+
+    def records(self) -> dict[Key, bytes]:
+        return {record.key: record.data for record in self.store.snapshot(["net:*", "host:*"]).records}
+
+    def repair(self, fix: bool) -> list[tuple[str, str, str]]:
+        report = Repair(self.df.workers.dfdb, Plugin()).run(fix)
+        self.assertEqual(bool(report.findings) and not fix, not report.clean)
+        return [(found.kind, found.id, found.difference.partition(":")[0]) for found in report.findings]
+
+    def test_what_is_right_is_left_alone(self):
+        self.assertEqual([], self.repair(fix=True))
+
+    def test_all_that_can_differ_is_found_and_mended(self):
+        first, second, third = (Key(f"net:{self.net}", "LogicalPort", port["id"]) for port in self.ports)
+        orphan = self.port_row(self.ports[0])
+        self.store.commit(
+            Txn(
+                (
+                    Delete(first),
+                    Put(second, b"\x00"),
+                    Put(third, encode(replace(self.port_row(self.ports[2]), mac="00:00:00:00:00:01"))),
+                    Delete(Key(f"net:{self.net}", "Subnet", self.subnet_id)),
+                    Delete(Key("host:h1", "Binding", self.ports[2]["id"])),
+                    Put(Key("host:h9", "Binding", self.ports[2]["id"]), b"{}"),
+                )
+            )
+        )
+        self.put(replace(orphan, id="orphan", key=77))
+        expected = {
+            ("LogicalPort", first.id, "missing"),
+            ("LogicalPort", second.id, "corrupt"),
+            ("LogicalPort", third.id, "stale"),
+            ("LogicalPort", "orphan", "orphan"),
+            ("Subnet", self.subnet_id, "missing"),
+            ("Binding", third.id, "missing on host"),
+            ("Binding", third.id, "orphan"),
+        }
+        self.assertLessEqual(expected, set(self.repair(fix=False)))
+        self.assertLessEqual(expected - {("Binding", third.id, "missing on host")}, set(self.repair(fix=True)))
+        self.assertEqual([], self.repair(fix=False))
+        self.assertEqual(self.right.keys(), self.records().keys())
+
+    def test_keys_that_are_leaked_or_given_twice(self):
+        rows = [self.port_row(port) for port in self.ports]
+        self.put(replace(rows[0], key=rows[1].key))
+        self.store.commit(Txn((Put(Key("keys:port", "KeyOwner", "ghost"), b'{"schema":"KeyOwner/1","key":50}'),)))
+        found = self.repair(fix=False)
+        self.assertIn(("key:port", "ghost", "leaked"), found)
+        self.assertTrue(any(kind == "key:port" and "is also that of" in what for kind, _, what in found), found)
+        self.repair(fix=True)
+        self.assertEqual([], self.repair(fix=False))
+        self.assertEqual(3, len({self.port_row(port).key for port in self.ports}))
+        with self.port(is_admin=True) as port:
+            self.work()
+            keys = {self.port_row(other).key for other in (*self.ports, port["port"])}
+            self.assertEqual(4, len(keys))
+
+    def test_a_pool_in_ruins_is_written_anew(self):
+        self.store.commit(
+            Txn((Put(Key("keys:port", "KeyPool", "port"), b"?"), Delete(Key("keys:port", "KeySlot", "1"))))
+        )
+        self.store.commit(Txn((Delete(Key(f"net:{self.net}", "LogicalPort", self.ports[0]["id"])),)))
+        self.repair(fix=True)
+        self.repair(fix=True)
+        self.assertEqual([], self.repair(fix=False))
+        self.assertEqual(self.right.keys(), self.records().keys())
+
+    def test_what_waits_in_the_journal_is_not_judged(self):
+        self._update("ports", self.ports[0]["id"], {"port": {"name": "new"}})
+        report = Repair(self.df.workers.dfdb, Plugin()).run(fix=False)
+        self.assertEqual(((), 1), (report.findings, report.pending))
+
+    def test_rows_of_a_newer_dragonflow_are_left_alone(self):
+        newer = Key(f"net:{self.net}", "LogicalPort", self.ports[0]["id"])
+        data = self.right[newer].replace(b"LogicalPort/1", b"LogicalPort/9")
+        self.store.commit(Txn((Put(newer, data), Put(Key(f"net:{self.net}", "Wonder", "w"), b"{}"))))
+        report = Repair(self.df.workers.dfdb, Plugin()).run(fix=True)
+        left = {found.kind for found in report.findings if not found.fixed}
+        self.assertLessEqual({"LogicalPort", "Wonder"}, left)
+        self.assertEqual(data, self.records()[newer])
