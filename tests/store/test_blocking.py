@@ -107,6 +107,27 @@ def test_a_call_that_takes_too_long_is_unavailable_and_cancelled(portal: Portal,
     store.close()
 
 
+def test_a_call_that_waits_when_the_portal_is_closed_is_unavailable(store: BlockingStore, portal: Portal) -> None:
+    feed = store.feed(["net:a"])
+    assert next(feed)
+    outcome: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            next(feed)
+        except Unavailable as error:
+            outcome.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    until = time.monotonic() + 10
+    while feed._feed._step is None and time.monotonic() < until:  # until it waits
+        time.sleep(0.001)
+    portal.close()
+    reader.join(10)
+    assert len(outcome) == 1
+
+
 def test_a_call_on_the_loop_s_own_thread_is_refused(portal: Portal) -> None:
     async def wrong() -> None:
         portal.run(wrong)

@@ -77,6 +77,17 @@ async def test_nothing_is_opened_before_the_first_request(path: Path) -> None:
     assert not path.exists()
 
 
+async def test_a_look_at_what_is_not_there_makes_nothing(path: Path) -> None:
+    store = open_store(f"sqlite://{path}", create=False)
+    with pytest.raises(Unavailable, match=r"there is no DF DB .*store_url"):
+        await store.snapshot(["*"])
+    assert not path.exists()
+    async with opened(path) as maker:
+        await maker.commit(put(A))
+        assert await store.get(A) is not None
+    await store.close()
+
+
 async def test_what_was_written_is_there_after_reopening(path: Path) -> None:
     async with opened(path) as store:
         revision = await store.commit(put(A))

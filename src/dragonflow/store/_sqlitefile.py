@@ -94,7 +94,8 @@ def boot_id() -> str:
 class SqliteFile:
     """An open DF DB file. To be used by one thread; every operation raises ``StoreError`` only.
 
-    ``patience`` is how many seconds to wait for other processes' locks, ``clock`` the machine-wide clock of leases.
+    ``patience`` is how many seconds to wait for other processes' locks, ``create`` whether to make a file where there is none,
+    ``clock`` the machine-wide clock of leases.
     """
 
     def __init__(
@@ -103,12 +104,14 @@ class SqliteFile:
         *,
         history: int,
         patience: float,
+        create: bool = True,
         clock: Callable[[], float] = time.monotonic,
         boot: str | None = None,
     ) -> None:
         self.path = path
         self._history = history
         self._patience = patience
+        self._may_create = create
         self._clock = clock
         self._boot = boot_id() if boot is None else boot
         self._db: sqlite3.Connection | None = None
@@ -355,6 +358,8 @@ class SqliteFile:
 
     def _create(self) -> None:
         """Make the empty file, for the owner's eyes only; SQLite gives its companions the same mode."""
+        if not self._may_create:
+            raise Unavailable(f"there is no DF DB {self.path}: see [df] store_url")
         companion = Path(f"{self.path}-wal")
         if companion.exists():
             raise Unavailable(

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
 from dragonflow.store import open_store
@@ -42,7 +42,10 @@ class Portal:
         os.register_at_fork(after_in_child=after_fork)
 
     def run(self, work: Callable[[], Awaitable[T]], timeout: float | None = TIMEOUT) -> T:
-        """Call ``work`` on the loop and wait for what it returns. :raises Unavailable: it took too long and was cancelled."""
+        """Call ``work`` on the loop and wait for what it returns.
+
+        :raises Unavailable: it took too long, or the portal was closed meanwhile; the work was cancelled.
+        """
         if threading.current_thread() is self._thread:
             raise RuntimeError("a blocking call on the loop's own thread would wait for itself")
         done = self.start(work)
@@ -53,6 +56,8 @@ class Portal:
                 raise
             done.cancel()
             raise Unavailable(f"no answer within {timeout:g} s") from None
+        except CancelledError:
+            raise Unavailable("the loop was ended meanwhile") from None
 
     def start(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         """Call ``work`` on the loop and don't wait."""

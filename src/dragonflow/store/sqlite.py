@@ -50,7 +50,7 @@ class _Wake:
 
 
 class SqliteStore:
-    """A client of the file at ``path``, which is made (mode 0600) when first used, unless it was there before.
+    """A client of the file at ``path``. A file that is not there is made (mode 0600) by the first request, if ``create``.
 
     Build it anywhere; thread and file are opened by the first request, so in the process and after the fork that uses them.
     """
@@ -62,10 +62,11 @@ class SqliteStore:
         history: int = HISTORY,
         patience: float = PATIENCE,
         poll: float = POLL,
+        create: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = Path(path)
-        self._file = SqliteFile(self.path, history=history, patience=patience, clock=clock)
+        self._file = SqliteFile(self.path, history=history, patience=patience, create=create, clock=clock)
         self._poll = poll
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
