@@ -1,0 +1,138 @@
+"""Packets between VMs, and what Neutron and Nova hear of it: the main job, on real parts from end to end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import httpx
+import pytest
+
+from dragonflow.lab import Lab, scenario
+from dragonflow.lab.drawing import draw
+from dragonflow.lab.system import wait_until
+
+from .conftest import HOSTS, Cloud
+
+pytestmark = pytest.mark.xdist_group("lab")
+
+CIDRS = ("10.1.0.0/24", "fd01::/64")
+
+
+def ips(port: dict[str, object]) -> tuple[str, str]:
+    """The IPv4 and the IPv6 address of a port."""
+    v4, v6 = sorted((fixed["ip_address"] for fixed in port["fixed_ips"]), key=lambda ip: ":" in ip)  # type: ignore[attr-defined]
+    return v4, v6
+
+
+def test_the_demo_comes_out_as_it_should(lab: Lab, cloud: Cloud, neutron: httpx.Client) -> None:
+    machines = scenario.make_tenants(lab)
+    try:
+        for machine in machines:
+            scenario.plug(lab, machine)
+        reached = scenario.ping_all(machines)
+        scenario.collect_events(lab, machines)
+        scenario.collect_places(lab, machines)
+        assert scenario.failures(lab, machines, reached) == []
+        hosts = [(host.name, host.vtep) for host in lab.region().hosts.values()]
+        drawing = draw(hosts, machines, reached, failures=0)
+        texts = {element.text for element in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}text")}
+        assert {machine.name for machine in machines} | set(HOSTS) <= texts
+    finally:
+        for vm in lab.vms:
+            lab.unplug(vm)
+        networks = {neutron.get(f"/ports/{machine.port_id}").json()["port"]["network_id"] for machine in machines}
+        for machine in machines:
+            neutron.delete(f"/ports/{machine.port_id}")
+        for network in networks:
+            neutron.delete(f"/networks/{network}")
+
+
+def test_failures_are_seen() -> None:
+    machines = [
+        scenario.Machine(f"{tenant.name}-1", tenant, "net", tenant.name, "host1", {}, active=0.1, nova=0.1)
+        for tenant in scenario.TENANTS
+    ]
+    reached = {(a.name, b.name, v): True for a in machines for b in machines for v in scenario.FAMILIES if a is not b}
+    drawing = draw([("host1", "198.18.1.1")], machines, reached, failures=4)
+    assert "4 not as it should be" in drawing
+
+
+@pytest.mark.parametrize("target", ["host1", "host2"])
+def test_full_frames_and_tcp_pass_within_and_between_hosts(
+    lab: Lab, cloud: Cloud, ping: Callable[..., bool], target: str
+) -> None:
+    network = cloud.network(*CIDRS)
+    one, two = cloud.port(network, "host1"), cloud.port(network, target)
+    here, there = cloud.plug(one), cloud.plug(two)
+    wait_until(lambda: cloud.active(one, two), "both ACTIVE", 20)
+    v4, v6 = ips(two)
+    assert ping(here, v4, "-M", "do", "-s", str(network["mtu"] - 28))
+    assert ping(here, v6, "-M", "do", "-s", str(network["mtu"] - 48))
+    assert lab.exec(there.port_id, "iperf3", "--server", "--one-off", "--daemon").returncode == 0
+    listening = re.compile(r"LISTEN.*:5201")
+    wait_until(lambda: bool(listening.search(lab.exec(there.port_id, "ss", "-ltn").stdout)), "iperf3 to listen", 10)
+    done = lab.exec(here.port_id, "iperf3", "--json", "--client", v6, "--bytes", "5M")
+    report = json.loads(done.stdout)
+    assert report["end"]["sum_received"]["bytes"] > 4_000_000, report.get("error")
+
+
+def test_multicast_reaches_every_vm_of_the_network_once(lab: Lab, cloud: Cloud) -> None:
+    network, other = cloud.network(*CIDRS), cloud.network(*CIDRS)
+    ports = [cloud.port(network, host) for host in (*HOSTS, "host1")]
+    stranger = cloud.port(other, "host1")
+    for port in (*ports, stranger):
+        cloud.plug(port)
+    wait_until(lambda: cloud.active(*ports, stranger), "all ACTIVE", 20)
+    done = lab.exec(
+        ports[0]["id"], "ping", "-6", "-n", "-c", "3", "-i", "0.5", "-W", "1", "-I", ips(ports[0])[1], "ff02::1%eth0"
+    )
+    answers = re.findall(r"bytes from (\S+?)(?:%eth0)?: icmp_seq=2", done.stdout)
+    assert sorted(set(answers) - {ips(ports[0])[1]}) == sorted(ips(port)[1] for port in ports[1:]), done.stdout
+    assert len(answers) == len(set(answers)), done.stdout
+
+
+def test_unplugging_tells_neutron_and_nova(lab: Lab, cloud: Cloud) -> None:
+    port = cloud.port(cloud.network(*CIDRS), "host2")
+
+    def told(event: str) -> int:
+        return sum(each["name"] == event and each.get("tag") == port["id"] for each in lab.nova_events())
+
+    cloud.plug(port)
+    wait_until(lambda: cloud.active(port), "ACTIVE", 20)
+    lab.unplug(port["id"])
+    wait_until(lambda: cloud.get(port["id"])["status"] == "DOWN", "DOWN", 20)
+    cloud.plug(port)
+    wait_until(lambda: cloud.active(port), "ACTIVE again", 20)
+    wait_until(lambda: (told("network-vif-plugged"), told("network-vif-unplugged")) == (2, 1), "Nova's events", 20)
+
+
+def test_a_vm_that_moves_to_another_host_is_found_there(
+    lab: Lab, cloud: Cloud, neutron: httpx.Client, ping: Callable[..., bool]
+) -> None:
+    network = cloud.network(*CIDRS)
+    still, moving = cloud.port(network, "host1"), cloud.port(network, "host2")
+    watcher = cloud.plug(still)
+    cloud.plug(moving)
+    wait_until(lambda: cloud.active(still, moving), "both ACTIVE", 20)
+    assert ping(watcher, ips(moving)[0])
+    lab.unplug(moving["id"])
+    neutron.put(f"/ports/{moving['id']}", json={"port": {"binding:host_id": "host3"}})
+    lab.plug(moving["id"], "host3")
+    wait_until(lambda: cloud.active(moving), "ACTIVE on the new host", 20)
+    wait_until(lambda: ping(watcher, ips(moving)[0]) and ping(watcher, ips(moving)[1]), "answers from the new host", 10)
+
+
+def test_a_port_without_a_chassis_is_not_bound(cloud: Cloud) -> None:
+    port = cloud.port(cloud.network(*CIDRS), "host77")
+    assert port["binding:vif_type"] == "binding_failed"
+
+
+def test_chassis_are_agents(lab: Lab, neutron: httpx.Client) -> None:
+    agents = {each["host"]: each for each in neutron.get("/agents").json()["agents"]}
+    assert set(agents) == set(HOSTS)
+    for host in lab.region().hosts.values():
+        assert agents[host.name]["alive"]
+        assert agents[host.name]["configurations"]["tunneling_ip"] == host.vtep
