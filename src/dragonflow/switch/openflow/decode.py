@@ -34,6 +34,11 @@ class MeterFigures(NamedTuple):
     figures: tuple[int, int] | None
 
 
+def _check(least: int, length: int, left: int) -> None:
+    if not least <= length <= left:
+        raise error(f"an entry of {length} bytes, {left} are left")
+
+
 def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(name, contents) of each flow in a reply's body. :raises struct.error: the reply is cut short."""
     at, end = 0, len(body)
@@ -42,8 +47,7 @@ def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         match_end = at + _FLOW_FIXED + (match_length + 7 & ~7)
         _, stats_length = _LENGTHS.unpack_from(body, match_end)
         instructions = match_end + (stats_length + 7 & ~7)
-        if length < _FLOW_FIXED:
-            raise error(f"a flow of {length} bytes")
+        _check(_FLOW_FIXED, length, end - at)
         name = _TABLE_PRIORITY.pack(table, priority) + body[at + _FLOW_FIXED : match_end]
         plain = not (idle or hard or flags or importance)
         yield name, cookie + body[instructions : at + length] if plain else FOREIGN
@@ -60,8 +64,7 @@ def decode_groups(body: bytes) -> Iterator[GroupBytes]:
     at = 0
     while at < len(body):
         length, kind, group, buckets_length = _GROUP.unpack_from(body, at)
-        if length < _GROUP_FIXED:
-            raise error(f"a group of {length} bytes")
+        _check(_GROUP_FIXED, length, len(body) - at)
         start = at + _GROUP_FIXED
         properties = length - _GROUP_FIXED - buckets_length
         buckets = tuple(_decode_buckets(body[start : start + buckets_length]))
@@ -75,8 +78,7 @@ def _decode_buckets(body: bytes) -> Iterator[BucketBytes | None]:
     at = 0
     while at < len(body):
         length, actions_length, bucket = _BUCKET.unpack_from(body, at)
-        if length < _BUCKET.size:
-            raise error(f"a bucket of {length} bytes")
+        _check(_BUCKET.size, length, len(body) - at)
         start = at + _BUCKET.size
         plain = length == _BUCKET.size + actions_length
         yield BucketBytes(bucket, body[start : start + actions_length]) if plain else None
@@ -92,8 +94,7 @@ def decode_meters(body: bytes) -> Iterator[MeterFigures]:
     at = 0
     while at < len(body):
         length, flags, meter = _METER.unpack_from(body, at)
-        if length < _METER.size:
-            raise error(f"a meter of {length} bytes")
+        _check(_METER.size, length, len(body) - at)
         figures = None
         if length == _METER.size + 16 and flags == METER_FLAGS:
             kind, _, rate, burst = _BAND.unpack_from(body, at + _METER.size)

@@ -1,0 +1,275 @@
+"""The ledger: whatever the history, the switch ends up with what is wanted now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_switch import ModelSwitch
+
+from dragonflow.pipeline import Bucket, Fact, Flow, Group, Meter, Output, OutputTo, TunnelPort, match
+from dragonflow.pipeline.action import ApplyMeter
+from dragonflow.pipeline.facts import Owner
+from dragonflow.switch.ledger import Ledger, Tunnel, cookie
+from dragonflow.switch.openflow.decode import GroupBytes
+
+
+def owner(name: object) -> Owner:
+    return Owner("app", "Thing", str(name))
+
+
+def ledger() -> Ledger:
+    return Ledger(now=lambda: 17.0)
+
+
+def flow(number: int, *actions: Output | OutputTo | ApplyMeter) -> Flow:
+    return Flow(1, 5, match(reg0=number), actions)
+
+
+def carry_out(ledger: Ledger, switch: ModelSwitch, *, sweep: bool = True, finely: bool = False) -> int:
+    difference = ledger.difference(sweep=sweep, finely=finely)
+    switch.do(difference)
+    for part in (difference.before, difference.bundle, difference.after):
+        ledger.confirm(part)
+    return sum(
+        len(change.messages) for part in (difference.before, difference.bundle, difference.after) for change in part
+    )
+
+
+def fresh(wanted: dict[Owner, Sequence[Fact]]) -> ModelSwitch:
+    """What a switch gets from a ledger without history."""
+    switch, new = ModelSwitch(), ledger()
+    for who, facts in wanted.items():
+        new.set(who, facts)
+    carry_out(new, switch)
+    return switch
+
+
+_small = st.integers(1, 3)
+_ports = st.builds(Output, _small)
+_facts = st.one_of(
+    st.builds(flow, _small, _ports),
+    st.builds(flow, _small, st.builds(OutputTo, _small)),
+    st.builds(Group, _small),
+    st.builds(lambda group, bucket, port: Bucket(group, bucket, (port,)), _small, _small, _ports),
+    st.builds(lambda number, rate: Meter(number, rate, 1), _small, _small),
+    st.builds(lambda number, meter: (flow(number, ApplyMeter(meter)), Meter(meter, 9, 1)), _small, _small),
+    st.builds(lambda number, address: TunnelPort(f"t{number}", "geneve", f"10.0.0.{address}"), _small, _small),
+)
+
+
+def _flat(facts: list[Fact | tuple[Fact, ...]]) -> list[Fact]:
+    return [fact for each in facts for fact in (each if isinstance(each, tuple) else (each,))]
+
+
+_steps = st.one_of(
+    st.tuples(st.just("set"), st.integers(1, 4), st.lists(_facts, max_size=5).map(_flat)),
+    st.tuples(st.just("set"), st.integers(1, 4), st.lists(_facts, max_size=5).map(_flat)),
+    st.tuples(st.just("sync"), st.booleans(), st.booleans()),
+    st.tuples(st.just("reconnect"), st.booleans(), st.booleans()),
+    st.tuples(st.just("lose"), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_steps, max_size=25))
+def test_after_any_history_the_switch_has_what_a_fresh_ledger_would_give_it(
+    steps: list[tuple[str, int, object]],
+) -> None:
+    switch, tested = ModelSwitch(), ledger()
+    tested.adopt({}, [], [])
+    wanted: dict[Owner, Sequence[Fact]] = {}
+    for kind, one, two in steps:
+        match kind:
+            case "set":
+                wanted[owner(one)] = two  # type: ignore[assignment]
+                tested.set(owner(one), two)  # type: ignore[arg-type]
+            case "sync":
+                before = ModelSwitch()
+                before.flows, before.groups, before.meters = (
+                    dict(switch.flows),
+                    dict(switch.groups),
+                    dict(switch.meters),
+                )
+                carry_out(tested, switch, sweep=bool(one), finely=bool(two))
+                if not one:
+                    assert before.flows.keys() <= switch.flows.keys()
+                    assert before.groups.keys() <= switch.groups.keys()
+                    assert before.meters.keys() <= switch.meters.keys()
+            case "lose":  # the switch does it, but the connection goes before we hear of it
+                switch.do(tested.difference())
+                tested.adopt(*switch.dump())
+            case "reconnect":
+                switch = ModelSwitch() if one else switch
+                flows, groups, meters = switch.dump()
+                tested.adopt(flows, groups, meters)
+    carry_out(tested, switch)
+    assert switch == fresh(wanted)
+    assert not tested.difference()
+    again = ledger()
+    for who, facts in wanted.items():
+        again.set(who, facts)
+    again.adopt(*switch.dump())
+    assert not again.difference()
+    assert again.tunnels == tested.tunnels
+
+
+def test_the_cookie_is_what_it_was_in_every_earlier_process() -> None:
+    assert cookie(Owner("l2", "LogicalPort", "a")) >> 56 == 0xDF
+    digest = blake2b(b"l2|LogicalPort|a").digest()
+    assert cookie(Owner("l2", "LogicalPort", "a")).to_bytes(8, "big") == b"\xdf" + digest[:7]
+
+
+def test_equal_facts_again_are_no_difference_and_one_change_is_one_message() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    for number in range(100):
+        tested.set(owner(number), [flow(number, Output(1))])
+    assert carry_out(tested, switch) == 100
+    tested.set(owner(5), [flow(5, Output(1))])
+    assert not tested.difference()
+    tested.set(owner(5), [flow(5, Output(2))])
+    assert carry_out(tested, switch) == 1
+    tested.set(owner(5), [])
+    assert carry_out(tested, switch) == 1
+    assert len(tested) == 99
+
+
+def test_owners_that_clash_are_told_and_the_loser_takes_over_when_the_winner_goes() -> None:
+    switch = ModelSwitch()
+    first, second = sorted([owner("a"), owner("b")], key=cookie)
+    for order in ((first, second), (second, first)):
+        tested = ledger()
+        for who in order:
+            tested.set(who, [flow(1, Output(1 if who == first else 2))])
+        (clash,) = tested.clashes
+        assert (clash.winner, clash.losers) == (first, (second,))
+        assert "table=1,priority=5" in clash.what
+        switch = ModelSwitch()
+        carry_out(tested, switch)
+        assert int.from_bytes(next(iter(switch.flows.values()))[:8], "big") == cookie(first)
+        tested.set(first, [])
+        assert tested.clashes == ()
+        assert carry_out(tested, switch) == 1
+        assert int.from_bytes(next(iter(switch.flows.values()))[:8], "big") == cookie(second)
+
+
+def test_equal_buckets_of_several_owners_stand_until_the_last_is_gone() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    tested.set(owner("net"), [Group(1)])
+    tested.set(owner("a"), [Bucket(1, 7, (Output(7),))])
+    tested.set(owner("b"), [Bucket(1, 7, (Output(7),))])
+    assert carry_out(tested, switch) == 1
+    assert tested.clashes == ()
+    tested.set(owner("a"), [])
+    assert not tested.difference()
+    tested.set(owner("b"), [])
+    assert carry_out(tested, switch) == 1
+    assert switch.groups == {1: {}}
+
+
+def test_a_bucket_is_replaced_even_where_nothing_may_be_removed_and_a_group_goes_with_its_buckets() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    tested.set(owner("net"), [Group(1), *(Bucket(1, number, (Output(number),)) for number in range(1, 9))])
+    assert carry_out(tested, switch) == 1
+    tested.set(owner("net"), [Group(1), Bucket(1, 5, (Output(99),))])
+    assert carry_out(tested, switch, sweep=False) == 2
+    assert len(switch.groups[1]) == 8
+    tested.set(owner("net"), [])
+    assert carry_out(tested, switch) == 1
+
+
+def test_buckets_that_differ_clash_and_name_all_owners() -> None:
+    tested = ledger()
+    tested.set(owner("net"), [Group(1)])
+    tested.set(owner("a"), [Bucket(1, 7, (Output(7),))])
+    tested.set(owner("b"), [Bucket(1, 7, (Output(8),))])
+    tested.set(owner("c"), [Bucket(1, 7, (Output(8),))])
+    (clash,) = tested.clashes
+    assert clash.winner == owner("a")
+    assert clash.losers == (owner("b"), owner("c"))
+
+
+def test_a_flow_to_a_group_that_nobody_wants_gets_an_empty_one() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    tested.set(owner("a"), [flow(1, OutputTo(9))])
+    carry_out(tested, switch)
+    assert switch.groups == {9: {}}
+    tested.set(owner("a"), [])
+    carry_out(tested, switch)
+    assert switch == ModelSwitch()
+
+
+def test_a_meter_stays_while_a_flow_goes_through_it() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    tested.set(owner("policy"), [Meter(3, 100, 10)])
+    tested.set(owner("port"), [flow(1, ApplyMeter(3))])
+    carry_out(tested, switch)
+    tested.set(owner("policy"), [])
+    carry_out(tested, switch)
+    assert switch.meters
+    assert switch.flows
+    tested.set(owner("port"), [])
+    carry_out(tested, switch)
+    assert switch == ModelSwitch()
+
+
+def test_refused_owners_stay_out_until_they_want_something_else_or_are_forgiven() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    tested.set(owner("bad"), [flow(1, Output(1))])
+    tested.refuse(owner("bad"), "because")
+    assert not tested.difference()
+    assert (tested.refused[owner("bad")].reason, tested.refused[owner("bad")].at) == ("because", 17.0)
+    tested.set(owner("bad"), [flow(1, Output(1))])
+    assert not tested.difference()
+    tested.forgive()
+    assert carry_out(tested, switch) == 1
+    tested.refuse(owner("bad"), "again")
+    tested.set(owner("bad"), [flow(1, Output(2))])
+    assert tested.refused == {}
+    assert carry_out(tested, switch) == 1
+    tested.refuse(owner("bad"), "again")
+    tested.set(owner("bad"), [])
+    assert tested.refused == {}
+
+
+def test_facts_that_can_not_be_encoded_leave_out_their_owner() -> None:
+    tested = ledger()
+    tested.set(owner("good"), [flow(1, Output(1))])
+    tested.set(owner("bad"), [flow(2, Output(1)), Flow(256, 5, match())])
+    assert "can't be encoded" in tested.refused[owner("bad")].reason
+    assert len(tested.difference().bundle) == 1
+    tested.forgive()
+    assert owner("bad") in tested.refused
+    tested.set(owner("bad"), [flow(2, Output(1))])
+    assert tested.refused == {}
+
+
+def test_foreign_groups_and_unknown_groups_are_set_whole() -> None:
+    for groups in ([GroupBytes(1, None)], None):
+        tested, switch = ledger(), ModelSwitch()
+        tested.adopt({}, groups, [])
+        tested.set(owner("net"), [Group(1), Bucket(1, 7, (Output(7),))])
+        carry_out(tested, switch)
+        assert list(switch.groups[1]) == [7]
+        assert not tested.difference()
+
+
+def test_of_tunnels_of_one_name_the_smallest_wins() -> None:
+    tested = ledger()
+    tested.set(owner("a"), [TunnelPort("df-t", "vxlan", "10.0.0.1")])
+    tested.set(owner("b"), [TunnelPort("df-t", "geneve", "10.0.0.1", "10.0.0.2")])
+    assert tested.tunnels == {"df-t": Tunnel("geneve", "10.0.0.1", "10.0.0.2")}
+    assert [clash.winner for clash in tested.clashes] == [owner("b")]
+
+
+@pytest.mark.parametrize("facts", [[Group(1)], [Meter(1, 1, 1)], [flow(1)], [Group(1), Bucket(1, 2, ())]])
+def test_changes_lead_back_to_their_owners(facts: list[Fact]) -> None:
+    tested = ledger()
+    tested.set(owner("a"), facts)
+    tested.set(owner("b"), [flow(2)])
+    difference = tested.difference(finely=True)
+    names = {owner for change in (*difference.before, *difference.bundle) for owner in tested.owners_of(change)}
+    assert names == {owner("a"), owner("b")}
