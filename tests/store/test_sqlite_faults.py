@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dragonflow.store import UnknownStore, open_store
+from dragonflow.store._common import Scopes
 from dragonflow.store._sqlitefile import SqliteFile
 from dragonflow.store.feed import Feed, ScopeReset
 from dragonflow.store.protocol import (
@@ -181,6 +182,32 @@ def test_leases_of_another_boot_are_gone(path: Path) -> None:
     after.close()
 
 
+def test_a_lease_whose_time_has_come_is_gone_before_anybody_sweeps_it(path: Path) -> None:
+    now = 0.0
+    file = SqliteFile(path, history=10, patience=1, clock=lambda: now)
+    lease = file.grant_lease(10)
+    now = 9.0
+    file.keep_alive(lease)
+    now = 18.9
+    file.commit(put(A, lease=lease))
+    now = 19.0
+    for request in (lambda: file.keep_alive(lease), lambda: file.commit(put(B, lease=lease))):
+        with pytest.raises(LeaseExpired):
+            request()
+    file.close()
+
+
+def test_no_connection_is_carried_over_a_fork(path: Path) -> None:
+    file = SqliteFile(path, history=10, patience=1)
+    file.commit(put(A))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if file._db is None and file.get(A) is not None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert file.get(A) is not None
+    file.close()
+
+
 # -- locks ------------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +310,24 @@ async def test_a_backup_put_back_is_noticed_though_it_is_the_same_store(path: Pa
         assert record is not None
         assert record.data == b"old"
         assert await store.commit(put(B)) > revision + 1
+
+
+def test_another_file_is_noticed_even_if_it_is_the_same_store_and_newer(path: Path, tmp_path: Path) -> None:
+    """A backup that was put back, and written to by others until it had overtaken what we knew."""
+    file = SqliteFile(path, history=10, patience=1)
+    known = file.commit(put(A))
+    file.close()
+    shutil.copy(path, tmp_path / "copy")
+    known = file.commit(put(A))
+    copy = SqliteFile(tmp_path / "copy", history=10, patience=1)
+    while copy.commit(put(B)) <= known:
+        pass
+    copy.close()
+    tear(path)
+    os.rename(tmp_path / "copy", path)
+    with pytest.raises(Compacted):
+        file.changes(Scopes(["*"]), known)
+    file.close()
 
 
 GARBAGE = b"\xde\xad\xbe\xef" * 4096
@@ -423,6 +468,28 @@ async def test_only_the_youngest_deletions_are_kept(path: Path) -> None:
         assert len((await store.snapshot(["*"])).records) == 10
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM record WHERE data IS NULL").fetchone() == (10,)
+
+
+async def test_watches_that_end_are_forgotten(path: Path) -> None:
+    async with opened(path) as store:
+        start = await store.commit(put(A))
+        waiting = [asyncio.create_task(anext(store.watch(["*"], start))) for _ in range(3)]
+        await store.commit(Txn(()))
+        assert len(store._watches) == 3
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert not store._watches
+
+
+async def test_a_store_s_own_commits_wake_its_watches_at_once(path: Path) -> None:
+    async with opened(path, poll=3600) as store:
+        revision = await store.commit(put(A))
+        waiting = asyncio.create_task(anext(store.watch(["*"], revision)))
+        await asyncio.sleep(0.1)  # so that it has looked, and found nothing
+        await store.commit(put(B))
+        async with asyncio.timeout(10):
+            assert [record.key for record in (await waiting).records] == [B]
 
 
 # -- URLs -------------------------------------------------------------------------------------------------------------

@@ -179,8 +179,13 @@ class StoreConformance:
         before = (await store.snapshot(())).revision
         follower = follow(store, ["*"], before)
         assert await store.commit(Txn((Delete(A),))) >= before
-        await follower.told(B, await store.commit(put(B)))
-        assert [record.key for record in follower.records] == [B]
+        first = await store.commit(put(B))
+        await follower.told(B, first)
+        gone = await store.commit(Txn((Delete(B),)))
+        await follower.told(B, gone)
+        assert await store.commit(Txn((Delete(B),))) >= gone
+        await follower.told(C, await store.commit(put(C)))
+        assert [record.key for record in follower.records] == [B, B, C]
 
     async def test_an_empty_snapshot_tells_the_revision(self, store: Store) -> None:
         revision = await store.commit(put(A))
