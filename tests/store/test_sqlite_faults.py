@@ -330,6 +330,23 @@ def test_another_file_is_noticed_even_if_it_is_the_same_store_and_newer(path: Pa
     file.close()
 
 
+def test_another_file_that_is_locked_is_still_known_as_another_later(path: Path, tmp_path: Path) -> None:
+    file, other = SqliteFile(path, history=10, patience=0.05), SqliteFile(tmp_path / "other", history=10, patience=1)
+    known = [file.commit(put(A)) for _ in range(5)][-1]
+    other.commit(put(B))
+    other.close()
+    tear(path)
+    os.rename(tmp_path / "other", path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            file.get(A)
+        db.execute("ROLLBACK")
+    assert file.get(B) is not None
+    assert file.snapshot(Scopes([])).revision > known
+    file.close()
+
+
 GARBAGE = b"\xde\xad\xbe\xef" * 4096
 
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dragonflow.pubsub.protocol import Message
-from dragonflow.store._common import check_key
-from dragonflow.store.protocol import Record
+from dragonflow.store.protocol import Record, check_key
 
 FORMAT = 1
 """Raised with any change that older readers would misread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dragonflow.store.protocol import EVERYTHING, Delete, Key, Put, Txn
+from dragonflow.store.protocol import EVERYTHING, Delete, Key, Put, Txn, check_key
 
 
 class Scopes:
@@ -23,19 +23,6 @@ class Scopes:
 
     def __contains__(self, scope: str) -> bool:
         return scope in self.exact or scope.startswith(self.prefixes)
-
-
-def check_key(key: Key) -> None:
-    """:raises ValueError: a part is empty, holds a NUL or can't be UTF-8, or the scope holds a star, which means a pattern."""
-    for part in key:
-        if not part or "\0" in part:
-            raise ValueError(f"{key!r}: no part of a key may be empty or hold a NUL")
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{key!r}: {error}") from error
-    if EVERYTHING in key.scope:
-        raise ValueError(f"{key!r}: a star in a scope means a pattern and can't be part of a key")
 
 
 def check_txn(txn: Txn) -> None:

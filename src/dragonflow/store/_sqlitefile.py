@@ -302,11 +302,11 @@ class SqliteFile:
             raise StoreCorrupt(f"{self.path}: the table 'store' is empty; {self._advice()}")
         identity, revision, compacted = row
         another = self._replaced or revision < self._newest or self._identity not in (None, identity)
-        self._identity, self._replaced = identity, False
         if another and compacted <= self._newest:
             db.execute("ROLLBACK")
             self._adopt(db)
             return self._begin(db, begin)
+        self._identity, self._replaced = identity, False
         self._newest = max(self._newest, revision)
         return revision, compacted
 

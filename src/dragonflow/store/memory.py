@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection
 
-from dragonflow.store._common import Scopes, check_key, check_txn, leases_of
+from dragonflow.store._common import Scopes, check_txn, leases_of
 from dragonflow.store.protocol import (
     Changes,
     Check,
@@ -27,6 +27,7 @@ from dragonflow.store.protocol import (
     Snapshot,
     Txn,
     Unavailable,
+    check_key,
 )
 
 HISTORY = 10_000

@@ -43,6 +43,10 @@ class StoreCorrupt(StoreError):
     """The store's own data can't be read; the message says where and what to do."""
 
 
+EVERYTHING = "*"
+"""As a scope to read: all scopes. ``"status:*"`` (any text, then a star) reads all scopes that begin with the text."""
+
+
 class Key(NamedTuple):
     """The name of a record. A scope ends where the subscriber's interest ends; no part may hold a NUL or be empty."""
 
@@ -52,6 +56,19 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.scope}/{self.kind}/{self.id}"
+
+
+def check_key(key: Key) -> None:
+    """:raises ValueError: a part is empty, holds a NUL or can't be UTF-8, or the scope holds a star, which means a pattern."""
+    for part in key:
+        if not part or "\0" in part:
+            raise ValueError(f"{key!r}: no part of a key may be empty or hold a NUL")
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{key!r}: {error}") from error
+    if EVERYTHING in key.scope:
+        raise ValueError(f"{key!r}: a star in a scope means a pattern and can't be part of a key")
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -110,10 +127,6 @@ class Txn(msgspec.Struct, frozen=True):
 
     writes: tuple[Put | Delete, ...]
     checks: tuple[Check, ...] = ()
-
-
-EVERYTHING = "*"
-"""As a scope to read: all scopes. ``"status:*"`` (any text, then a star) reads all scopes that begin with the text."""
 
 
 class Store(Protocol):

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dragonflow.store._common import Scopes, check_key, check_txn
+from dragonflow.store._common import Scopes, check_txn
 from dragonflow.store._sqlitefile import SqliteFile
-from dragonflow.store.protocol import Changes, Key, Record, Snapshot, StoreError, Txn, Unavailable
+from dragonflow.store.protocol import Changes, Key, Record, Snapshot, StoreError, Txn, Unavailable, check_key
 
 T = TypeVar("T")
 
