@@ -18,6 +18,7 @@ from dragonflow.lab.mariadb import MariaDB
 from dragonflow.lab.neutron import Neutron
 from dragonflow.lab.state import RegionState
 from dragonflow.lab.system import LabError, wait_until
+from dragonflow.observe.control import ControlError, ask
 
 CHASSIS_TIMEOUT = 60.0
 
@@ -215,7 +216,11 @@ class Region:
     @staticmethod
     def _controller_ready(host: Host) -> bool:
         host.controller.expect_alive()
-        return host.control_socket.is_socket()
+        try:  # the socket's file alone may be a killed controller's
+            ask(str(host.control_socket), "status")
+        except ControlError:
+            return False
+        return True
 
     def wait_for_agents(self, timeout: float = CHASSIS_TIMEOUT) -> None:
         """Wait until Neutron's agent list shows every host alive: from then on ports can be bound there."""
