@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import aclosing
 
 import pytest
 
@@ -92,6 +93,36 @@ async def test_scopes_added_later_lose_and_repeat_nothing(store: MemoryStore, fe
     assert changes == Changes(first, (Record(A, b"x", first),))
     second = await store.commit(put(A, B))
     assert await read(feed) == Changes(second, (Record(A, b"x", second), Record(B, b"x", second)))
+
+
+async def test_a_scope_added_while_the_reader_waits_is_told_at_once(store: MemoryStore, feed: Feed) -> None:
+    await feed.add(["net:a"])
+    await read(feed)
+    waiting = asyncio.create_task(read(feed))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await feed.add(["net:b"])
+    assert await waiting == ScopeReset("net:b", 1, ())
+
+
+async def test_old_news_is_not_told_again() -> None:
+    class Repeating(MemoryStore):
+        async def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
+            last: list[Changes] = []
+            async with aclosing(super().watch(scopes, after)) as watch:
+                async for changes in watch:
+                    last.append(changes)
+                    for again in (changes, last[0], changes):
+                        yield again
+
+    store = Repeating()
+    feed = Feed(store, sleep=nap)
+    await feed.add(["net:a"])
+    await read(feed)
+    for _ in range(3):
+        revision = await store.commit(put(A))
+        assert await read(feed) == Changes(revision, (Record(A, b"x", revision),))
+    await feed.aclose()
 
 
 async def test_a_dropped_scope_is_silent_even_if_its_news_was_under_way(store: MemoryStore, feed: Feed) -> None:

@@ -190,7 +190,6 @@ class Feed:
         except Compacted as error:
             LOG.info("reading all scopes again: %s", error)
             self._wanted = dict.fromkeys(self._wanted, False)
-            self._ready.clear()
             self._floors.clear()
             self._position = 0
             await self._end_watch()
