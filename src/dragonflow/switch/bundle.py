@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from dragonflow.pipeline.facts import Owner
-from dragonflow.switch.ledger import Change, Difference, Ledger
+from dragonflow.switch.ledger import Change, Difference, Ledger, describe
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
 from dragonflow.switch.openflow.messages import Message
 
@@ -51,7 +51,7 @@ async def bring_up_to_date(connection: Connection, ledger: Ledger, *, sweep: boo
                 continue
             owners = ledger.owners_of(change)
             if not owners:
-                reason = f"the switch refuses {change.kind.name.lower()} {change.name!r}: {refusal.reason}"
+                reason = f"the switch refuses {describe(change.kind, change.name)}: {refusal.reason}"
                 connection.close(reason)
                 raise Disconnected(reason) from refusal
             for owner in owners:

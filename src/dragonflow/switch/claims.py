@@ -55,7 +55,8 @@ class Claims(Generic[K, V]):
         claim = self._claims.get(name)
         if claim is None:
             self._claims[name] = value
-            self._moved(name, None, value)
+            if self.unlike.setdefault(name, None) == value:
+                del self.unlike[name]
             return
         before = self.wanted(name)
         if type(claim) is not _Several:

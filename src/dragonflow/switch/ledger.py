@@ -17,8 +17,8 @@ a group; an empty group drops. Buckets alone make no group. A meter stays while 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import IntEnum
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,7 +28,7 @@ from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, Meter, Owner, T
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
-from dragonflow.switch.openflow.encode import encode_actions, flow_contents, flow_name
+from dragonflow.switch.openflow.encode import encode_actions, flow_contents, flow_name, table_and_priority
 from dragonflow.switch.openflow.messages import BucketBytes, Message
 
 _COOKIE_PREFIX = b"\xdf"
@@ -36,7 +36,11 @@ _COOKIE_PREFIX = b"\xdf"
 
 def cookie(owner: Owner) -> int:
     """The cookie of the owner's flows: 0xDF, then the first 56 bits of BLAKE2b over ``app|kind|id``."""
-    return int.from_bytes(_COOKIE_PREFIX + blake2b("|".join(owner).encode()).digest()[:7], "big")
+    return int.from_bytes(_cookie(owner), "big")
+
+
+def _cookie(owner: Owner) -> bytes:
+    return _COOKIE_PREFIX + blake2b("|".join(owner).encode()).digest()[:7]
 
 
 class Degraded(msgspec.Struct, frozen=True):
@@ -57,15 +61,11 @@ class Clash(msgspec.Struct, frozen=True):
     losers: tuple[Owner, ...]
 
 
-class Kind(IntEnum):
-    """What a claim is about."""
+class Kind:
+    """What a claim or a change is about. Plain numbers: they are hashed for every fact, and an enum's hash is slow."""
 
-    FLOW = 0
-    GROUP = 1
-    BUCKET = 2
-    METER = 3
-    TUNNEL = 4
-    METER_USE = 5
+    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE = range(6)
+    NAMES = ("flow", "group", "bucket", "meter", "tunnel port", "use of meter")
 
 
 class Change(NamedTuple):
@@ -76,7 +76,7 @@ class Change(NamedTuple):
     """
 
     messages: tuple[Message, ...]
-    kind: Kind
+    kind: int
     name: Any
     value: Any
 
@@ -120,8 +120,8 @@ class Ledger:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._held: dict[int, _Held] = {}
-        self._refused: dict[int, _Refusal] = {}
+        self._held: dict[bytes, _Held] = {}
+        self._refused: dict[bytes, _Refusal] = {}
         self._flows: Claims[bytes, bytes] = Claims()
         self._groups: Claims[int, str] = Claims()
         self._buckets: Claims[tuple[int, int], bytes] = Claims()
@@ -138,10 +138,10 @@ class Ledger:
 
     def set(self, owner: Owner, facts: Iterable[Fact]) -> None:
         """From now on the owner wants exactly these facts; none means that it wants nothing."""
-        number = cookie(owner)
+        number = _cookie(owner)
         refusal = self._refused.get(number)
         try:
-            items = tuple(_encode(number, facts))
+            items = _encode(number, facts)
         except Exception as error:  # whatever an app made up, it must not take the others' flows along
             self._replace(number, owner, ())
             self._refused[number] = _Refusal(owner, None, Degraded(f"can't be encoded: {error}", self._now()))
@@ -154,7 +154,7 @@ class Ledger:
 
     def refuse(self, owner: Owner, reason: str) -> None:
         """Leave the owner's facts out until it wants something else, or until ``forgive``."""
-        number = cookie(owner)
+        number = _cookie(owner)
         held = self._held.get(number)
         if held is not None:
             self._replace(number, owner, ())
@@ -186,7 +186,7 @@ class Ledger:
         """How many flows are wanted."""
         return len(self._flows)
 
-    def _replace(self, number: int, owner: Owner, items: tuple[Any, ...]) -> None:
+    def _replace(self, number: bytes, owner: Owner, items: tuple[Any, ...]) -> None:
         held = self._held.get(number)
         old = held.items if held is not None else ()
         if old == items:
@@ -195,9 +195,10 @@ class Ledger:
             self._held[number] = _Held(owner, items)
         else:
             del self._held[number]
-        gone, come = dict.fromkeys(_triples(old)), dict.fromkeys(_triples(items))
-        for triple in [triple for triple in come if triple in gone]:
-            del gone[triple], come[triple]
+        gone, come = list(_triples(old)), list(_triples(items))
+        if gone and come:
+            kept = set(gone).intersection(come)
+            gone, come = [each for each in gone if each not in kept], [each for each in come if each not in kept]
         for kind, name, value in come:
             if kind == Kind.BUCKET:
                 self._members.setdefault(name[0], set()).add(name[1])
@@ -336,13 +337,13 @@ class Ledger:
         if change.value is None:
             return ()
         if change.kind == Kind.FLOW:
-            return (self._held[int.from_bytes(change.value[:8], "big")].owner,)
+            return (self._held[change.value[:8]].owner,)
         if change.kind == Kind.BUCKET:
             names = {(change.name, bucket): actions for bucket, actions in change.value}
             return self._claimants(Kind.BUCKET, names)
         return self._claimants(change.kind, {change.name: change.value if change.kind == Kind.METER else _PLAIN})
 
-    def _claimants(self, kind: Kind, values: Mapping[Any, Any]) -> Sequence[Owner]:
+    def _claimants(self, kind: int, values: Mapping[Any, Any]) -> Sequence[Owner]:
         """The owners that claim one of these values. Walks all claims: for errors only."""
         return tuple(
             held.owner
@@ -351,16 +352,16 @@ class Ledger:
         )
 
     def _clashes(self) -> Iterator[Clash]:
-        for kind in Kind:
+        for kind in range(len(self._claims)):
             for name in self._claims[kind].contested:
                 values = self._claims[kind].claimed(name)
                 sides = [self._side(kind, name, value) for value in values]
                 losers = tuple(owner for side in sides[1:] for owner in sorted(side))
-                yield Clash(_describe(kind, name), min(sides[0]), losers)
+                yield Clash(describe(kind, name), min(sides[0]), losers)
 
-    def _side(self, kind: Kind, name: Any, value: Any) -> Sequence[Owner]:
+    def _side(self, kind: int, name: Any, value: Any) -> Sequence[Owner]:
         if kind == Kind.FLOW:
-            return (self._held[int.from_bytes(value[:8], "big")].owner,)
+            return (self._held[value[:8]].owner,)
         return self._claimants(kind, {name: value})
 
 
@@ -368,38 +369,42 @@ def _insert(group: int, *buckets: BucketBytes) -> Change:
     return Change(tuple(messages.buckets_insert(group, buckets)), Kind.BUCKET, group, buckets)
 
 
-def _triples(items: tuple[Any, ...]) -> Iterator[tuple[Kind, Any, Any]]:
+def _triples(items: tuple[Any, ...]) -> Iterator[tuple[int, Any, Any]]:
     parts = iter(items)
     return zip(parts, parts, parts, strict=True)
 
 
-def _encode(number: int, facts: Iterable[Fact]) -> Iterator[Any]:
-    """Kind, name and value of what the facts claim, one after the other."""
+def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
+    """Kind, name and value of each thing that the facts claim, one after the other."""
+    claims: dict[tuple[int, Any, Any], None] = {}
     for fact in facts:
-        match fact:
-            case Flow(table, priority, match, actions, goto):
-                yield from (Kind.FLOW, flow_name(table, priority, match), flow_contents(number, actions, goto))
-                yield from _implied(actions)
-            case Bucket(group, bucket, actions):
-                yield from (Kind.BUCKET, (group, bucket), encode_actions(actions))
-                yield from _implied(actions)
-            case Group(group):
-                yield from (Kind.GROUP, group, _PLAIN)
-            case Meter(meter, rate, burst):
-                yield from (Kind.METER, meter, (rate, burst))
-            case TunnelPort(name, kind, local, remote):
-                yield from (Kind.TUNNEL, name, Tunnel(kind, local, remote or "flow"))
+        if isinstance(fact, Flow):
+            name = flow_name(fact.table, fact.priority, fact.match)
+            claims[Kind.FLOW, name, flow_contents(number, fact.actions, fact.goto)] = None
+            _imply(claims, fact.actions)
+        elif isinstance(fact, Bucket):
+            claims[Kind.BUCKET, (fact.group, fact.id), encode_actions(fact.actions)] = None
+            _imply(claims, fact.actions)
+        elif isinstance(fact, Group):
+            claims[Kind.GROUP, fact.id, _PLAIN] = None
+        elif isinstance(fact, Meter):
+            claims[Kind.METER, fact.id, (fact.rate, fact.burst)] = None
+        elif isinstance(fact, TunnelPort):
+            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote or "flow")] = None
+    return tuple(chain.from_iterable(claims))
 
 
-def _implied(actions: Sequence[Action]) -> Iterator[Any]:
+def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) -> None:
     for action in actions:
-        if type(action) is OutputTo:
-            yield from (Kind.GROUP, action.group, _PLAIN)
-        elif type(action) is ApplyMeter:
-            yield from (Kind.METER_USE, action.meter, True)
+        if isinstance(action, OutputTo):
+            claims[Kind.GROUP, action.group, _PLAIN] = None
+        elif isinstance(action, ApplyMeter):
+            claims[Kind.METER_USE, action.meter, True] = None
 
 
-def _describe(kind: Kind, name: Any) -> str:
+def describe(kind: int, name: Any) -> str:
+    """What a change or claim is about, for people."""
     if kind == Kind.FLOW:
-        return f"flow table={name[0]},priority={int.from_bytes(name[1:3], 'big')},match={name[3:].hex()}"
-    return f"{kind.name.lower()} {name}"
+        table, priority = table_and_priority(name)
+        return f"flow table={table},priority={priority},match={name[24:].hex()}"
+    return f"{Kind.NAMES[kind]} {name}"

@@ -26,7 +26,7 @@ from dragonflow.model import Binding, Chassis, CodecError, OvsPort, Row, decode,
 from dragonflow.model.rows import CHASSIS_SCOPE
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Record, Store
-from dragonflow.switch.ledger import Change, Kind, Ledger
+from dragonflow.switch.ledger import Change, Ledger, describe
 from dragonflow.switch.openflow.connection import Connection
 from dragonflow.switch.readback import Found, read_back
 from dragonflow.testing.oracle import compile_world
@@ -56,8 +56,7 @@ def audit(world: World, found: Found, apps: Sequence[App] = APPS) -> tuple[str, 
 
 
 def _describe(ledger: Ledger, change: Change, found: Found) -> str:
-    name = f"table {change.name[0]}, {change.name[1:].hex()}" if isinstance(change.name, bytes) else str(change.name)
-    what = f"{Kind(change.kind).name.lower()} {name}"
+    what = describe(change.kind, change.name)
     if change.value is None:
         return f"too much: {what}"
     owners = ", ".join(map(str, ledger.owners_of(change)))

@@ -55,10 +55,10 @@ class ModelSwitch:
             self._meter(body)
 
     def _flow(self, body: bytes) -> None:
-        cookie, table, command, priority = struct.unpack_from(">Q8xBB4xH", body)
+        cookie, command = struct.unpack_from(">Q9xB", body)
         _, match_length = struct.unpack_from(">HH", body, 40)
         end = 40 + (match_length + 7) // 8 * 8
-        name = struct.pack(">BH", table, priority) + body[40:end]
+        name = body[16:17] + b"\0" + body[18:end]
         if command == 0:
             used = body[end:]
             for group in referred(used, 22):

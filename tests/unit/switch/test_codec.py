@@ -39,7 +39,9 @@ def printed(wire: bytes) -> str:
         (
             messages.flow_add(
                 flow_name(7, 100, match((Bits("reg6", 0, 32), 5), eth_type=0x0800, ipv4_dst="10.0.0.0/24")),
-                flow_contents(0xDF00000000000001, (*set_field(eth_src="fa:16:3e:00:00:01"), Output(3)), 9),
+                flow_contents(
+                    bytes.fromhex("df00000000000001"), (*set_field(eth_src="fa:16:3e:00:00:01"), Output(3)), 9
+                ),
             ),
             "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,ip,reg6=0x5,nw_dst=10.0.0.0/24 "
             "cookie:0xdf00000000000001 actions=set_field:fa:16:3e:00:00:01->eth_src,output:3,goto_table:9",
@@ -78,7 +80,7 @@ def test_open_vswitch_reads_what_was_meant(message: Message, text: str) -> None:
 
 @needs_ovs
 def test_a_bundled_message_is_the_message_in_a_frame() -> None:
-    inner = messages.flow_add(flow_name(7, 100, match(in_port=5)), flow_contents(1, (), None))
+    inner = messages.flow_add(flow_name(7, 100, match(in_port=5)), flow_contents(bytes(8), (), None))
     text = printed(messages.bundle_add(4, 7, inner))
     assert text.startswith("OFPT_BUNDLE_ADD_MESSAGE (OF1.5) (xid=0x7):\n bundle_id=0x4 flags=atomic ordered\n")
     assert text.endswith(printed(framed(inner)))
@@ -88,7 +90,7 @@ def test_a_bundled_message_is_the_message_in_a_frame() -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(matches(), actions)
 def test_open_vswitch_finds_nothing_wrong_with_any_flow(match: Match, actions: tuple[object, ...]) -> None:
-    text = printed(framed(messages.flow_add(flow_name(1, 1, match), flow_contents(1, actions, 2))))  # type: ignore[arg-type]
+    text = printed(framed(messages.flow_add(flow_name(1, 1, match), flow_contents(bytes(8), actions, 2))))  # type: ignore[arg-type]
     assert text.startswith("OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:1 ")
     assert "***" not in text
     assert "error" not in text.lower()
@@ -163,14 +165,14 @@ def test_unknown_and_broken_errors_are_told_by_number() -> None:
 
 def test_a_flow_with_a_timeout_is_foreign() -> None:
     def dumped(idle: int) -> bytes:
-        name, contents = flow_name(3, 9, match(in_port=1)), flow_contents(5, (Output(1),), None)
+        name, contents = flow_name(3, 9, match(in_port=1)), flow_contents(bytes(8), (Output(1),), None)
         stats = struct.pack(">HH4x", 0, 4)
-        length = 24 + len(name) - 3 + len(stats) + len(contents) - 8
+        length = len(name) + len(stats) + len(contents) - 8
         head = struct.pack(">H2xBxHHHHH", length, 3, 9, idle, 0, 0, 0)
-        return head + contents[:8] + name[3:] + stats + contents[8:]
+        return head + contents[:8] + name[24:] + stats + contents[8:]
 
     expected = flow_name(3, 9, match(in_port=1))
-    assert list(decode_flows(dumped(0) * 2)) == [(expected, flow_contents(5, (Output(1),), None))] * 2
+    assert list(decode_flows(dumped(0) * 2)) == [(expected, flow_contents(bytes(8), (Output(1),), None))] * 2
     assert list(decode_flows(dumped(30))) == [(expected, FOREIGN)]
 
 

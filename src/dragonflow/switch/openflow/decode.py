@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from struct import Struct, error
 from typing import NamedTuple
 
+from dragonflow.switch.openflow.encode import flow_name_of
 from dragonflow.switch.openflow.messages import METER_FLAGS, BucketBytes
 
 FOREIGN = b""
@@ -17,7 +18,6 @@ FOREIGN = b""
 _FLOW = Struct(">H2xBxHHHHH8s HH")
 _LENGTHS = Struct(">HH")
 _FLOW_FIXED = 24
-_TABLE_PRIORITY = Struct(">BH")
 
 
 class GroupBytes(NamedTuple):
@@ -48,7 +48,7 @@ def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         _, stats_length = _LENGTHS.unpack_from(body, match_end)
         instructions = match_end + (stats_length + 7 & ~7)
         _check(_FLOW_FIXED, length, end - at)
-        name = _TABLE_PRIORITY.pack(table, priority) + body[at + _FLOW_FIXED : match_end]
+        name = flow_name_of(table, priority, body[at + _FLOW_FIXED : match_end])
         plain = not (idle or hard or flags or importance)
         yield name, cookie + body[instructions : at + length] if plain else FOREIGN
         at += length

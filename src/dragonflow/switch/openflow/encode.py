@@ -33,10 +33,10 @@ _PKT_REG_MASKED = tuple(Struct(">HBB").pack(0x8001, number << 1 | 1, 16) for num
 _FULL_PKT_REG = (1 << 64) - 1
 
 _MATCH = Struct(">HH")
-_FLOW_NAME = Struct(">BH")
-_COOKIE = Struct(">Q")
+_FLOW_NAME = Struct(">BB4xHIIIHH")
+_ANY = 0xFFFFFFFF
 _INSTRUCTION = Struct(">HH4x")
-_GOTO = Struct(">HHB3x")
+_GOTO = tuple(Struct(">HHB3x").pack(1, 8, table) for table in range(256))
 
 
 def encode_match(match: Match) -> bytes:
@@ -138,14 +138,28 @@ def encode_instructions(actions: Sequence[Action], goto: int | None) -> bytes:
     if actions:
         done = encode_actions(actions)
         done = _INSTRUCTION.pack(4, 8 + len(done)) + done
-    return done if goto is None else done + _GOTO.pack(1, 8, goto)
+    return done if goto is None else done + _GOTO[goto]
 
 
 def flow_name(table: int, priority: int, match: Match) -> bytes:
-    """What a flow table knows a flow by: table, priority and match."""
-    return _FLOW_NAME.pack(table, priority) + encode_match(match)
+    """What a flow table knows a flow by: table, priority and match.
+
+    It is just the part of a flow mod from the table id to the match, so that most of a flow mod is ready-made.
+    """
+    return flow_name_of(table, priority, encode_match(match))
 
 
-def flow_contents(cookie: int, actions: Sequence[Action], goto: int | None) -> bytes:
-    """What a flow holds under its name: cookie and instructions."""
-    return _COOKIE.pack(cookie) + encode_instructions(actions, goto)
+def flow_name_of(table: int, priority: int, match: bytes) -> bytes:
+    """The same of an encoded match."""
+    # OFPFC_ADD, no timeouts; no buffer, any port, any group, no flags, importance 0
+    return _FLOW_NAME.pack(table, 0, priority, _ANY, _ANY, _ANY, 0, 0) + match
+
+
+def table_and_priority(name: bytes) -> tuple[int, int]:
+    """Of a flow's name."""
+    return name[0], int.from_bytes(name[6:8], "big")
+
+
+def flow_contents(cookie: bytes, actions: Sequence[Action], goto: int | None) -> bytes:
+    """What a flow holds under its name: cookie (8 bytes) and instructions."""
+    return cookie + encode_instructions(actions, goto)

@@ -66,22 +66,18 @@ class BucketBytes(NamedTuple):
 
 _ANY = 0xFFFFFFFF
 _ALL_TABLES = 0xFF
-_ADD, _DELETE_STRICT = b"\0", b"\4"
 _NO_COOKIE = _NO_MASK = bytes(8)
-_NO_TIMEOUTS = bytes(4)
-_FLOW_TAIL = Struct(">IIIHH").pack(_ANY, _ANY, _ANY, 0, 0)  # no buffer, any port, any group, no flags, importance 0
+_DELETE_STRICT = b"\4"
 
 
 def flow_add(name: bytes, contents: bytes) -> Message:
     """Add a flow, or give the flow of this name new contents; counters stay."""
-    head = (contents[:8], _NO_MASK, name[:1], _ADD, _NO_TIMEOUTS, name[1:3], _FLOW_TAIL)
-    return Message(Type.FLOW_MOD, b"".join((*head, name[3:], contents[8:])))
+    return Message(14, contents[:8] + _NO_MASK + name + contents[8:])
 
 
 def flow_delete(name: bytes) -> Message:
     """Remove the flow of this name; if there is none, nothing happens."""
-    head = (_NO_COOKIE, _NO_MASK, name[:1], _DELETE_STRICT, _NO_TIMEOUTS, name[1:3], _FLOW_TAIL)
-    return Message(Type.FLOW_MOD, b"".join((*head, name[3:])))
+    return Message(14, _NO_COOKIE + _NO_MASK + name[:1] + _DELETE_STRICT + name[2:])
 
 
 _GROUP_MOD = Struct(">HBxIHxxI")
@@ -182,11 +178,7 @@ def bundle_add(bundle: int, xid: int, message: Message) -> bytes:
     """A message on its way into a bundle, header included; both headers bear the same xid, as §7.3.9.6 demands."""
     kind, body = message
     length = len(body)
-    head = _BUNDLE_ADD.pack(
-        *(VERSION, 34, length + 24, xid),
-        *(bundle, _ATOMIC_ORDERED),
-        *(VERSION, kind, length + 8, xid),
-    )
+    head = _BUNDLE_ADD.pack(6, 34, length + 24, xid, bundle, _ATOMIC_ORDERED, 6, kind, length + 8, xid)
     return head + body
 
 
