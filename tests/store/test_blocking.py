@@ -97,6 +97,20 @@ def test_a_feed_is_read_by_a_thread_and_changed_by_others(store: BlockingStore) 
     assert feed.next(1) is None
 
 
+def test_a_reader_without_time_gets_what_has_come(store: BlockingStore) -> None:
+    feed = store.feed(["net:a"])
+    until = time.monotonic() + 10
+    item = None
+    while item is None and time.monotonic() < until:
+        item = feed.next(0.0)
+    assert isinstance(item, ScopeReset)
+    revision, item = store.commit(put(A)), None
+    while item is None and time.monotonic() < until:
+        item = feed.next(0.0)
+    assert item == Changes(revision, (Record(A, b"x", revision),))
+    feed.close()
+
+
 def test_a_call_that_takes_too_long_is_unavailable_and_cancelled(portal: Portal, tmp_path: Path) -> None:
     store = BlockingStore(portal, f"sqlite://{tmp_path}/db", timeout=0.1)
     revision = store.commit(put(A))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import aclosing
 
 from dragonflow.pubsub.protocol import CHANGES, Message, PubSub
@@ -22,8 +23,8 @@ async def commit(store: Store, bus: PubSub, txn: Txn) -> int:
     return revision
 
 
-async def pass_hints(store: Store, bus: PubSub) -> None:
-    """Until cancelled, let each message about changes wake the store's watches: within a millisecond instead of a poll's time."""
-    async with aclosing(bus.subscribe([CHANGES])) as messages:
+async def pass_hints(store: Store, bus: PubSub, topics: Collection[str] = (CHANGES,)) -> None:
+    """Until cancelled, let each message wake the store's watches: within a millisecond instead of a poll's time."""
+    async with aclosing(bus.subscribe(topics)) as messages:
         async for _ in messages:
             store.hint()

@@ -124,7 +124,10 @@ class Feed:
                 return self._hand_out()
             if self._step is None:
                 self._step = asyncio.create_task(self._advance())
-            await asyncio.wait({self._step})  # a reader that is cancelled here finds the step again next time
+            if (
+                not self._step.done()
+            ):  # or wait() would turn the loop even so, and a reader with no time would never get it
+                await asyncio.wait({self._step})  # a reader that is cancelled here finds the step again next time
             step, self._step = self._step, None
             changes = None if step.cancelled() else step.result()
             if changes is not None and (news := self._accept(changes)) is not None:

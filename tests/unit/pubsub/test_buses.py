@@ -456,6 +456,29 @@ async def test_an_endpoint_survives_a_store_that_forgets_leases(tmp_path: Path) 
     await bus.close()
 
 
+async def test_peers_that_vanished_in_an_outage_are_left(tmp_path: Path) -> None:
+    store = MemoryStore()
+    bus = open_pubsub(f"zmq+ipc://{tmp_path}/bus", store)
+    assert isinstance(bus, ZmqPubSub)
+    listener = Listener(bus, CHANGES)
+    key = Key(SCOPE, "Endpoint", "gone")
+    await store.commit(
+        Txn((Put(key, b'{"schema":"Endpoint/1","address":"ipc://%s/bus/gone.sock"}' % bytes(tmp_path)),))
+    )
+    async with asyncio.timeout(10):
+        while "gone" not in bus.peers:
+            await asyncio.sleep(0.005)
+        store.hold("away")
+        store.memory.write([Delete(key)])
+        store.compact()
+        await asyncio.sleep(0.01)
+        store.hold(None)
+        while "gone" in bus.peers:
+            await asyncio.sleep(0.005)
+    await listener.end()
+    await bus.close()
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "ipc:///etc/passwd", "ipc://{}/bus/../x.sock", "rubbish", ""])
 async def test_an_endpoint_elsewhere_is_not_connected_to(
     store: Store, bus: ZmqPubSub, tmp_path: Path, address: str
