@@ -54,11 +54,12 @@ class Degraded(msgspec.Struct, frozen=True):
 
 
 class Clash(msgspec.Struct, frozen=True):
-    """Owners that claim different things under one name; ``winner`` has it."""
+    """Owners that claim different things under one name; ``winner`` has it. ``at`` is when it was first seen."""
 
     what: str
     winner: Owner
     losers: tuple[Owner, ...]
+    at: float
 
 
 class Kind:
@@ -111,6 +112,12 @@ class _Held(NamedTuple):
     items: tuple[Any, ...]  # flat, for memory's sake: kind, name, value, kind, name, value, …
 
 
+_LARGEST_ID = 0xFFFFFF00
+"""OFPG_MAX; what is beyond has meanings of its own."""
+
+_LONGEST = 65_000
+"""Bytes of a flow or a bucket that surely fit into a message, headers, padding and bundle included."""
+
 _PLAIN, _FOREIGN = "all", "foreign"
 """A group as the ledger makes them, or one of another type or with other properties."""
 
@@ -133,6 +140,7 @@ class Ledger:
             *(self._meters, self._tunnels, self._meter_uses),
         )
         self._members: dict[int, set[int]] = {}
+        self._clash_seen: dict[tuple[int, Any], float] = {}
 
     # What is wanted
 
@@ -352,12 +360,12 @@ class Ledger:
         )
 
     def _clashes(self) -> Iterator[Clash]:
-        for kind in range(len(self._claims)):
-            for name in self._claims[kind].contested:
-                values = self._claims[kind].claimed(name)
-                sides = [self._side(kind, name, value) for value in values]
-                losers = tuple(owner for side in sides[1:] for owner in sorted(side))
-                yield Clash(describe(kind, name), min(sides[0]), losers)
+        contested = [(kind, name) for kind, claims in enumerate(self._claims) for name in claims.contested]
+        self._clash_seen = {clash: self._clash_seen.get(clash, self._now()) for clash in contested}
+        for kind, name in contested:
+            sides = [self._side(kind, name, value) for value in self._claims[kind].claimed(name)]
+            losers = tuple(owner for side in sides[1:] for owner in sorted(side))
+            yield Clash(describe(kind, name), min(sides[0]), losers, self._clash_seen[kind, name])
 
     def _side(self, kind: int, name: Any, value: Any) -> Sequence[Owner]:
         if kind == Kind.FLOW:
@@ -380,24 +388,37 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
     for fact in facts:
         if isinstance(fact, Flow):
             name = flow_name(fact.table, fact.priority, fact.match)
-            claims[Kind.FLOW, name, flow_contents(number, fact.actions, fact.goto)] = None
+            contents = flow_contents(number, fact.actions, fact.goto)
+            if len(name) + len(contents) > _LONGEST:
+                raise ValueError(f"a flow of {len(name) + len(contents)} bytes; a message holds {_LONGEST}")
+            claims[Kind.FLOW, name, contents] = None
             _imply(claims, fact.actions)
         elif isinstance(fact, Bucket):
-            claims[Kind.BUCKET, (fact.group, fact.id), encode_actions(fact.actions)] = None
+            actions = encode_actions(fact.actions)
+            if len(actions) > _LONGEST:
+                raise ValueError(f"a bucket of {len(actions)} bytes; a message holds {_LONGEST}")
+            claims[Kind.BUCKET, (_id(fact.group), _id(fact.id)), actions] = None
             _imply(claims, fact.actions)
         elif isinstance(fact, Group):
-            claims[Kind.GROUP, fact.id, _PLAIN] = None
+            claims[Kind.GROUP, _id(fact.id), _PLAIN] = None
         elif isinstance(fact, Meter):
-            claims[Kind.METER, fact.id, (fact.rate, fact.burst)] = None
+            claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst))] = None
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote or "flow")] = None
     return tuple(chain.from_iterable(claims))
 
 
+def _id(number: int) -> int:
+    """:raises ValueError: not a number that OpenFlow lets us choose."""
+    if not 0 <= number <= _LARGEST_ID:
+        raise ValueError(f"{number}: not within 0 … {_LARGEST_ID:#x}")
+    return number
+
+
 def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) -> None:
     for action in actions:
         if isinstance(action, OutputTo):
-            claims[Kind.GROUP, action.group, _PLAIN] = None
+            claims[Kind.GROUP, _id(action.group), _PLAIN] = None
         elif isinstance(action, ApplyMeter):
             claims[Kind.METER_USE, action.meter, True] = None
 

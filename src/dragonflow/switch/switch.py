@@ -42,7 +42,6 @@ class Switch:
     ) -> None:
         self._target = openflow
         self._bridge = bridge
-        self._now = now
         self._on_connect = on_connect
         self._ledger = Ledger(now)
         self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
@@ -69,7 +68,7 @@ class Switch:
     def degraded(self) -> Mapping[Owner, Degraded]:
         """The owners whose facts are not, or not all, on the switch: refused by it, or losing a clash."""
         lost = {
-            owner: Degraded(f"{clash.what} belongs to {clash.winner}", self._now())
+            owner: Degraded(f"{clash.what} belongs to {clash.winner}", clash.at)
             for clash in self._ledger.clashes
             for owner in clash.losers
         }

@@ -247,6 +247,26 @@ def test_facts_that_can_not_be_encoded_leave_out_their_owner() -> None:
     assert tested.refused == {}
 
 
+@pytest.mark.parametrize(
+    "fact",
+    [
+        Group(1 << 32),
+        Group(-1),
+        Bucket(1, 0xFFFFFFFE, ()),
+        Bucket(1, 1, (Output(1),) * 5000),
+        Meter(1, 1 << 32, 1),
+        flow(1, *(Output(1),) * 5000),
+        flow(1, OutputTo(0xFFFFFFFF)),
+        flow(1, "nonsense"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_message_can_say_is_found_when_it_is_set_and_not_when_it_is_sent(fact: Fact) -> None:
+    tested = ledger()
+    tested.set(owner("bad"), [Group(1), fact])
+    assert owner("bad") in tested.refused
+    assert not tested.difference()
+
+
 def test_foreign_groups_and_unknown_groups_are_set_whole() -> None:
     for groups in ([GroupBytes(1, None)], None):
         tested, switch = ledger(), ModelSwitch()
