@@ -70,7 +70,7 @@ def read(url: str) -> Contents:
     """Read the whole DF DB once; errors end the command with a message."""
 
     async def once() -> Contents:
-        store = open_store(url)
+        store = open_store(url, create=False)
         try:
             snapshot = await store.snapshot([EVERYTHING])
         finally:
