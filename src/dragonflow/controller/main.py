@@ -104,7 +104,7 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.chassis.id
-        self._store = open_store(settings.store_url)
+        self._store = open_store(settings.store_url, create=False)  # Neutron makes it: an empty one would take all flows away
         self._bus = open_pubsub(settings.pubsub_url, self._store)
         self._replica = Replica()
         self._news = asyncio.Event()
