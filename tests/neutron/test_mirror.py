@@ -177,17 +177,17 @@ def test_workers_that_race_leave_what_neutron_says_and_no_key_twice(dfdb, neutro
     def work(seed: int) -> None:
         mine = Mirror(dfdb, neutron)
         for turn in range(25):
-            id = ids[(seed * 5 + turn * 7) % len(ids)]
+            name = ids[(seed * 5 + turn * 7) % len(ids)]
             with neutron._lock:
                 revision = seed * 1000 + turn + 1
                 if (seed + turn) % 3:
-                    neutron.rows["port", id] = port(id, revision, chassis=f"h{turn % 3}", generation=revision)
+                    neutron.rows["port", name] = port(name, revision, chassis=f"h{turn % 3}", generation=revision)
                 else:
-                    neutron.rows.pop(("port", id), None)
+                    neutron.rows.pop(("port", name), None)
             try:
-                mine.sync("port", id, "n1")
+                mine.sync("port", name, "n1")
             except Conflict:
-                pending.add(id)
+                pending.add(name)
             except Exception as error:
                 failed.append(error)
 
@@ -199,15 +199,14 @@ def test_workers_that_race_leave_what_neutron_says_and_no_key_twice(dfdb, neutro
     for thread in threads:
         thread.join()
     assert failed == []
-    for id in pending:  # as the journal would
-        Mirror(dfdb, neutron).sync("port", id, "n1")
+    for name in pending:  # as the journal would
+        Mirror(dfdb, neutron).sync("port", name, "n1")
     rows = stored(dfdb)
     ports = {key[2]: row for key, row in rows.items() if key[1] == "LogicalPort"}
-    assert {id: row.revision for id, row in ports.items()} == {
-        id: row.revision for (_, id), row in neutron.rows.items()
-    }
+    wanted = {name: row.revision for (_, name), row in neutron.rows.items()}
+    assert {name: row.revision for name, row in ports.items()} == wanted
     assert len({row.key for row in ports.values()}) == len(ports)
     bindings = {key[2]: row.host for key, row in rows.items() if key[1] == "Binding"}
-    assert bindings == {id: row.chassis for id, row in ports.items()}
+    assert bindings == {name: row.chassis for name, row in ports.items()}
     owners = {r.key.id for r in dfdb.store.snapshot(["keys:port"]).records if r.key.kind == "KeyOwner"}
     assert owners == set(ports)

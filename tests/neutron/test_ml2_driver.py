@@ -27,29 +27,23 @@ COMPUTE = {"arg_list": ("binding:host_id", "device_owner"), "binding:host_id": "
 class TestRows(df_ml2.DfMl2TestCase):
     def test_a_network_a_subnet_and_a_port_appear_and_go(self):
         self.chassis()
-        with (
-            self.network() as network,
-            self.subnet(network) as subnet,
-            self.port(subnet, is_admin=True, **HOST) as port,
-        ):
-            network, subnet, port = network["network"], subnet["subnet"], port["port"]
+        with self.network() as net, self.subnet(net) as sub, self.port(sub, is_admin=True, **HOST) as made:
+            network, subnet, port = net["network"], sub["subnet"], made["port"]
             self.work()
             scope = f"net:{network['id']}"
             switch = self.row(LogicalSwitch, network["id"], scope)
-            self.assertEqual((switch.key, switch.network_type), (1, "local"))
-            self.assertEqual("10.0.0.0/24", self.row(Subnet, subnet["id"], scope).cidr)
+            assert (switch.key, switch.network_type) == (1, "local")
+            assert self.row(Subnet, subnet["id"], scope).cidr == "10.0.0.0/24"
             row = self.port_row(port)
-            self.assertEqual((port["mac_address"], "h1", "ovs"), (row.mac, row.chassis, row.vif_type))
-            self.assertEqual(
-                Binding(id=port["id"], host="h1", network=network["id"], generation=row.generation),
-                self.row(Binding, port["id"], "host:h1"),
-            )
-            self._delete("ports", port["id"])
+            assert (row.mac, row.chassis, row.vif_type) == (port["mac_address"], "h1", "ovs")
+            binding = Binding(id=port["id"], host="h1", network=network["id"], generation=row.generation)
+            assert self.row(Binding, port["id"], "host:h1") == binding
+            self._delete("ports", port["id"], as_admin=True)
             self._delete("networks", network["id"])
         self.work()
-        self.assertEqual(set(), self.ids("net:*", "host:*"))
-        self.assertEqual(0, db.pending(get_admin_context()))
-        self.assertNotIn("KeyOwner", {kind for kind, _ in self.ids("keys:*")})
+        assert self.ids("net:*", "host:*") == set()
+        assert db.pending(get_admin_context()) == 0
+        assert "KeyOwner" not in {kind for kind, _ in self.ids("keys:*")}
 
     def test_a_failed_transaction_leaves_no_entry(self):
         manager = directory.get_plugin().mechanism_manager
@@ -60,30 +54,30 @@ class TestRows(df_ml2.DfMl2TestCase):
             raise RuntimeError("after the entry was written")
 
         with mock.patch.object(manager, "create_network_precommit", side_effect=fail):
-            self.assertEqual(500, self._create_network(self.fmt, "n", True).status_int)
-        self.assertEqual(0, db.pending(get_admin_context()))
+            assert self._create_network(self.fmt, "n", True).status_int == 500
+        assert db.pending(get_admin_context()) == 0
 
     def test_api_calls_succeed_while_the_df_db_is_away_and_all_arrives_after(self):
         self.chassis()
         with mock.patch.object(self.store, "call", side_effect=Unavailable("gone")):
             with self.port(is_admin=True, **HOST) as port:
-                self.assertGreater(self.journal.work(), 0, "a pause, not an exception")
-                self.assertEqual("binding_failed", port["port"]["binding:vif_type"], "nothing was ever known of h1")
-            self.assertGreaterEqual(db.pending(get_admin_context()), 3)
+                assert self.journal.work() > 0, "a pause, not an exception"
+                assert port["port"]["binding:vif_type"] == "binding_failed", "nothing was ever known of h1"
+            assert db.pending(get_admin_context()) >= 3
         self.work()
-        self.assertIsNotNone(self.port_row(port["port"]))
-        self.assertEqual(0, db.pending(get_admin_context()))
+        assert self.port_row(port["port"]) is not None
+        assert db.pending(get_admin_context()) == 0
 
     def test_a_worker_killed_before_the_write_is_finished_by_another(self):
         with self.network() as network:
             context = get_admin_context()
-            self.assertEqual(1, len(db.claim(context, 60.0)), "the one who is killed now")
+            assert len(db.claim(context, 60.0)) == 1, "the one who is killed now"
             self.work()
-            self.assertEqual(set(), self.ids("net:*"), "the claim holds")
+            assert set() == self.ids("net:*"), "the claim holds"
             seqs = [entry.seq for entry in context.session.query(db.JournalEntry)]
             db.postpone(context, seqs, -1.0)
             self.work()
-            self.assertEqual({("LogicalSwitch", network["network"]["id"])}, self.ids("net:*"))
+            assert {("LogicalSwitch", network["network"]["id"])} == self.ids("net:*")
 
     def test_an_object_that_cannot_be_written_does_not_hold_up_the_others(self):
         with self.network() as first, self.network() as second:
@@ -96,8 +90,8 @@ class TestRows(df_ml2.DfMl2TestCase):
 
             with mock.patch.object(Plugin, "load", autospec=True, side_effect=fail):
                 self.work()
-            self.assertEqual({("LogicalSwitch", second["network"]["id"])}, self.ids("net:*"))
-            self.assertEqual({("network", broken)}, db.waiting(get_admin_context()))
+            assert {("LogicalSwitch", second["network"]["id"])} == self.ids("net:*")
+            assert {("network", broken)} == db.waiting(get_admin_context())
 
     def test_entries_of_one_object_are_written_once(self):
         with self.network() as network:
@@ -105,10 +99,8 @@ class TestRows(df_ml2.DfMl2TestCase):
                 self._update("networks", network["network"]["id"], {"network": {"name": name}})
             with mock.patch.object(Plugin, "load", autospec=True, side_effect=Plugin.load) as load:
                 self.work()
-            self.assertEqual(1, load.call_count)
-            self.assertEqual(
-                "c", self.row(LogicalSwitch, network["network"]["id"], f"net:{network['network']['id']}").name
-            )
+            assert load.call_count == 1
+            assert self.row(LogicalSwitch, network["network"]["id"], f"net:{network['network']['id']}").name == "c"
 
 
 class TestBinding(df_ml2.DfMl2TestCase):
@@ -121,22 +113,22 @@ class TestBinding(df_ml2.DfMl2TestCase):
         self.chassis("dead", alive=False)
         for host, reason in (("unknown", "has no chassis"), ("dead", "is not alive")):
             with self.assertLogs("dragonflow.neutron.mech_driver", logging.WARNING) as logs:
-                self.assertEqual("binding_failed", self.bound(host)["binding:vif_type"])
-            self.assertEqual(1, len(logs.output), logs.output)
-            self.assertIn(host, logs.output[0])
-            self.assertIn(reason, logs.output[0])
+                assert self.bound(host)["binding:vif_type"] == "binding_failed"
+            assert len(logs.output) == 1, logs.output
+            assert host in logs.output[0]
+            assert reason in logs.output[0]
 
     def test_vhost_user(self):
         self.chassis(vhostuser_socket_dir="/run/vhost")
         port = self.bound()
-        self.assertEqual("vhostuser", port["binding:vif_type"])
-        self.assertEqual(f"/run/vhost/vhu{port['id'][:11]}", port["binding:vif_details"]["vhostuser_socket"])
+        assert port["binding:vif_type"] == "vhostuser"
+        assert f"/run/vhost/vhu{port['id'][:11]}" == port["binding:vif_details"]["vhostuser_socket"]
 
     def test_while_the_df_db_is_away_what_neutrons_agents_say_counts(self):
         chassis = self.chassis()
         agents.AgentTable().report(chassis)
         with mock.patch.object(self.store, "call", side_effect=Unavailable("gone")):
-            self.assertEqual("ovs", self.bound()["binding:vif_type"])
+            assert self.bound()["binding:vif_type"] == "ovs"
 
     def test_a_provider_network_needs_its_bridge(self):
         self.chassis(bridge_mappings=(BridgeMapping("physnet1", "br-ex"),))
@@ -154,7 +146,7 @@ class TestBinding(df_ml2.DfMl2TestCase):
                 with self.port(
                     subnet, is_admin=True, arg_list=("binding:host_id",), **{"binding:host_id": host}
                 ) as port:
-                    self.assertEqual(vif_type, port["port"]["binding:vif_type"])
+                    assert vif_type == port["port"]["binding:vif_type"]
 
     def test_each_change_of_the_binding_is_a_new_generation(self):
         self.chassis("h1")
@@ -171,7 +163,7 @@ class TestBinding(df_ml2.DfMl2TestCase):
             directory.get_plugin().update_port(context, port["id"], {"port": change})
             seen.append(db.generation(context, port["id"]))
         first, rebound, profiled, renamed, off = seen
-        self.assertTrue(0 < first < rebound < profiled == renamed == off, seen)
+        assert 0 < first < rebound < profiled == renamed == off, seen
 
     def test_a_live_migration_is_on_both_hosts_and_its_activation_is_a_new_generation(self):
         self.chassis("h1")
@@ -180,29 +172,31 @@ class TestBinding(df_ml2.DfMl2TestCase):
         plugin, context = directory.get_plugin(), get_admin_context()
         self.work()
         before = self.port_row(port)
-        plugin.create_port_binding(context, port["id"], {"binding": {"host": "h2"}})
+        plugin.create_port_binding(
+            context, port["id"], {"binding": {"host": "h2", "vnic_type": "normal", "profile": {}}}
+        )
         self.work()
-        self.assertEqual(("h1", ("h2",)), (self.port_row(port).chassis, self.port_row(port).standby))
-        self.assertFalse(self.row(Binding, port["id"], "host:h2").active)
+        assert (self.port_row(port).chassis, self.port_row(port).standby) == ("h1", ("h2",))
+        assert not self.row(Binding, port["id"], "host:h2").active
         plugin.activate(context, "h2", port["id"])
         self.work()
         after = self.port_row(port)
-        self.assertEqual(("h2", ()), (after.chassis, after.standby), "the old host's binding is unbound")
-        self.assertGreater(after.generation, before.generation)
+        assert (after.chassis, after.standby) == ("h2", ()), "the old host's binding is unbound"
+        assert after.generation > before.generation
         plugin.delete_port_binding(context, "h1", port["id"])
         self.work()
-        self.assertEqual({("Binding", port["id"])}, self.ids("host:*"))
+        assert {("Binding", port["id"])} == self.ids("host:*")
 
     def test_a_host_that_comes_to_life_gets_its_failed_ports(self):
         plugin = directory.get_plugin()
         plugin._rebind_on_revive_agent_types = [AGENT_TYPE]
         chassis = self.chassis(alive=False)
         agents.AgentTable().report(chassis)
-        agents.AgentTable().bury(get_admin_context(), ["h1"])
+        agents.AgentTable().bury(["h1"])
         port = self.bound()
         self.chassis()
         agents.AgentTable().report(chassis)
-        self.assertEqual("ovs", self._show("ports", port["id"], as_admin=True)["port"]["binding:vif_type"])
+        assert self._show("ports", port["id"], as_admin=True)["port"]["binding:vif_type"] == "ovs"
 
 
 class TestStatus(df_ml2.DfMl2TestCase):
@@ -219,20 +213,20 @@ class TestStatus(df_ml2.DfMl2TestCase):
         return bool(blocks_objects.ProvisioningBlock.get_objects(get_admin_context()))
 
     def test_a_bound_port_waits_for_its_host(self):
-        self.assertEqual("DOWN", self.status())
-        self.assertTrue(self.blocked())
+        assert self.status() == "DOWN"
+        assert self.blocked()
         Neutron().set(self.id, "ACTIVE")
-        self.assertEqual("ACTIVE", self.status())
+        assert self.status() == "ACTIVE"
         Neutron().set(self.id, "DOWN")
-        self.assertEqual("DOWN", self.status())
-        self.assertTrue(self.blocked())
+        assert self.status() == "DOWN"
+        assert self.blocked()
 
     def test_a_port_that_is_switched_off_goes_down_at_once(self):
         Neutron().set(self.id, "ACTIVE")
         self._update("ports", self.id, {"port": {"admin_state_up": False}})
-        self.assertEqual("DOWN", self.status())
+        assert self.status() == "DOWN"
         Neutron().set(self.id, "ACTIVE")
-        self.assertEqual("DOWN", self.status(), "Neutron refuses")
+        assert self.status() == "DOWN", "Neutron refuses"
 
     def test_a_port_that_is_gone_is_no_error(self):
         self._delete("ports", self.id, as_admin=True)
@@ -242,15 +236,13 @@ class TestStatus(df_ml2.DfMl2TestCase):
     def test_the_ports_as_they_are_now(self):
         self.chassis("h2")
         (now,) = Neutron().ports()
-        self.assertEqual(
-            (self.id, "DOWN", True, "h1", "ovs", db.generation(get_admin_context(), self.id), True), tuple(now)
-        )
-        self.assertEqual([now], list(Neutron().ports([self.id, "unknown"])))
+        assert (self.id, "DOWN", True, "h1", "ovs", db.generation(get_admin_context(), self.id), True) == tuple(now)
+        assert [now] == list(Neutron().ports([self.id, "unknown"]))
         with mock.patch("dragonflow.neutron.db.ports.PAGE", 2):
             for _ in range(4):
                 with self.port(is_admin=True):
                     pass
-            self.assertEqual(5, len({port.id for port in Neutron().ports()}))
+            assert len({port.id for port in Neutron().ports()}) == 5
 
 
 class TestAgents(df_ml2.DfMl2TestCase):
@@ -261,19 +253,19 @@ class TestAgents(df_ml2.DfMl2TestCase):
         table = agents.AgentTable()
         table.report(self.chassis(bridge_mappings=(BridgeMapping("physnet1", "br-ex"),)))
         (agent,) = self.agents()
-        self.assertEqual(("Dragonflow controller", "h1", True), (agent["agent_type"], agent["host"], agent["alive"]))
-        self.assertEqual("192.0.2.1", agent["configurations"]["tunneling_ip"])
-        table.bury(get_admin_context(), ["h1"])
-        self.assertFalse(self.agents()[0]["alive"])
-        self.assertEqual(1, table.beat(get_admin_context(), ["h1"]))
-        self.assertTrue(self.agents()[0]["alive"])
-        self.assertEqual(0, table.beat(get_admin_context(), ["h2"]))
+        assert (agent["agent_type"], agent["host"], agent["alive"]) == ("Dragonflow controller", "h1", True)
+        assert agent["configurations"]["tunneling_ip"] == "192.0.2.1"
+        table.bury(["h1"])
+        assert not self.agents()[0]["alive"]
+        assert table.beat(["h1"]) == 1
+        assert self.agents()[0]["alive"]
+        assert table.beat(["h2"]) == 0
 
     def test_an_agent_tells_what_its_host_can_take(self):
         chassis = self.chassis()
         agents.AgentTable().report(chassis)
-        self.assertEqual(HostNow(chassis, True), agents.host_by_agent("h1"))
-        self.assertEqual(HostNow(None, False), agents.host_by_agent("h2"))
+        assert HostNow(chassis, True) == agents.host_by_agent("h1")
+        assert HostNow(None, False) == agents.host_by_agent("h2")
         segments = [
             {"network_type": "vxlan", "physical_network": None},
             {"network_type": "geneve", "physical_network": None},
@@ -281,11 +273,11 @@ class TestAgents(df_ml2.DfMl2TestCase):
         getter = directory.get_plugin().get_agents
         for wanted, hosts in ((segments, {"h1"}), (segments[:1], set())):
             context = get_admin_context()
-            self.assertEqual(hosts, self.df.filter_hosts_with_segment_access(context, wanted, ["h1", "h2"], getter))
+            assert hosts == self.df.filter_hosts_with_segment_access(context, wanted, ["h1", "h2"], getter)
 
     def test_others_agents_are_none_of_ours(self):
         agent = {"agent_type": constants.AGENT_TYPE_OVS, "host": "h1", "configurations": {}}
-        self.assertFalse(self.df.check_segment_for_agent({"network_type": "local"}, agent))
+        assert not self.df.check_segment_for_agent({"network_type": "local"}, agent)
 
 
 class TestRepair(df_ml2.DfMl2TestCase):
@@ -307,11 +299,11 @@ class TestRepair(df_ml2.DfMl2TestCase):
 
     def repair(self, fix: bool) -> list[tuple[str, str, str]]:
         report = Repair(self.df.workers.dfdb, Plugin()).run(fix)
-        self.assertEqual(bool(report.findings) and not fix, not report.clean)
+        assert (bool(report.findings) and not fix) == (not report.clean)
         return [(found.kind, found.id, found.difference.partition(":")[0]) for found in report.findings]
 
     def test_what_is_right_is_left_alone(self):
-        self.assertEqual([], self.repair(fix=True))
+        assert self.repair(fix=True) == []
 
     def test_all_that_can_differ_is_found_and_mended(self):
         first, second, third = (Key(f"net:{self.net}", "LogicalPort", port["id"]) for port in self.ports)
@@ -338,25 +330,25 @@ class TestRepair(df_ml2.DfMl2TestCase):
             ("Binding", third.id, "missing on host"),
             ("Binding", third.id, "orphan"),
         }
-        self.assertLessEqual(expected, set(self.repair(fix=False)))
-        self.assertLessEqual(expected - {("Binding", third.id, "missing on host")}, set(self.repair(fix=True)))
-        self.assertEqual([], self.repair(fix=False))
-        self.assertEqual(self.right.keys(), self.records().keys())
+        assert expected <= set(self.repair(fix=False))
+        assert expected - {("Binding", third.id, "missing on host")} <= set(self.repair(fix=True))
+        assert self.repair(fix=False) == []
+        assert self.right.keys() == self.records().keys()
 
     def test_keys_that_are_leaked_or_given_twice(self):
         rows = [self.port_row(port) for port in self.ports]
         self.put(replace(rows[0], key=rows[1].key))
         self.store.commit(Txn((Put(Key("keys:port", "KeyOwner", "ghost"), b'{"schema":"KeyOwner/1","key":50}'),)))
         found = self.repair(fix=False)
-        self.assertIn(("key:port", "ghost", "leaked"), found)
-        self.assertTrue(any(kind == "key:port" and "is also that of" in what for kind, _, what in found), found)
+        assert ("key:port", "ghost", "leaked") in found
+        assert any(kind == "key:port" and "is also that of" in what for kind, _, what in found), found
         self.repair(fix=True)
-        self.assertEqual([], self.repair(fix=False))
-        self.assertEqual(3, len({self.port_row(port).key for port in self.ports}))
+        assert self.repair(fix=False) == []
+        assert len({self.port_row(port).key for port in self.ports}) == 3
         with self.port(is_admin=True) as port:
             self.work()
             keys = {self.port_row(other).key for other in (*self.ports, port["port"])}
-            self.assertEqual(4, len(keys))
+            assert len(keys) == 4
 
     def test_a_pool_in_ruins_is_written_anew(self):
         self.store.commit(
@@ -365,13 +357,13 @@ class TestRepair(df_ml2.DfMl2TestCase):
         self.store.commit(Txn((Delete(Key(f"net:{self.net}", "LogicalPort", self.ports[0]["id"])),)))
         self.repair(fix=True)
         self.repair(fix=True)
-        self.assertEqual([], self.repair(fix=False))
-        self.assertEqual(self.right.keys(), self.records().keys())
+        assert self.repair(fix=False) == []
+        assert self.right.keys() == self.records().keys()
 
     def test_what_waits_in_the_journal_is_not_judged(self):
         self._update("ports", self.ports[0]["id"], {"port": {"name": "new"}})
         report = Repair(self.df.workers.dfdb, Plugin()).run(fix=False)
-        self.assertEqual(((), 1), (report.findings, report.pending))
+        assert (report.findings, report.pending) == ((), 1)
 
     def test_rows_of_a_newer_dragonflow_are_left_alone(self):
         newer = Key(f"net:{self.net}", "LogicalPort", self.ports[0]["id"])
@@ -379,5 +371,5 @@ class TestRepair(df_ml2.DfMl2TestCase):
         self.store.commit(Txn((Put(newer, data), Put(Key(f"net:{self.net}", "Wonder", "w"), b"{}"))))
         report = Repair(self.df.workers.dfdb, Plugin()).run(fix=True)
         left = {found.kind for found in report.findings if not found.fixed}
-        self.assertLessEqual({"LogicalPort", "Wonder"}, left)
-        self.assertEqual(data, self.records()[newer])
+        assert {"LogicalPort", "Wonder"} <= left
+        assert data == self.records()[newer]

@@ -65,30 +65,29 @@ class AgentTable:
         """Create the agent or bring it up to date; its heartbeat is now."""
         directory.get_plugin().create_or_update_agent(get_admin_context(), agent_state(chassis))
 
-    @db_api.retry_if_session_inactive()
-    def beat(self, context: Any, hosts: Collection[str]) -> int:
+    def beat(self, hosts: Collection[str]) -> int:
         """Set the heartbeat of the hosts' agents to now. Returns how many agents there were."""
-        return self._set(context, hosts, timeutils.utcnow())
+        return int(_set_heartbeat(get_admin_context(), hosts, timeutils.utcnow()))
 
-    @db_api.retry_if_session_inactive()
-    def bury(self, context: Any, hosts: Collection[str]) -> None:
+    def bury(self, hosts: Collection[str]) -> None:
         """Set the heartbeat of the hosts' agents back so far that they are not alive."""
         past = timeutils.utcnow() - datetime.timedelta(seconds=cfg.CONF.agent_down_time + 1)
-        self._set(context, hosts, past, agent_models.Agent.heartbeat_timestamp > past)
+        _set_heartbeat(get_admin_context(), hosts, past, agent_models.Agent.heartbeat_timestamp > past)
 
-    @staticmethod
-    def _set(context: Any, hosts: Collection[str], heartbeat: datetime.datetime, *conditions: Any) -> int:
-        if not hosts:
-            return 0
-        agent = agent_models.Agent
-        with db_api.CONTEXT_WRITER.using(context):
-            result = context.session.execute(
-                sa.update(agent)
-                .where(agent.agent_type == AGENT_TYPE, agent.host.in_(hosts), *conditions)
-                .values(heartbeat_timestamp=heartbeat),
-                execution_options={"synchronize_session": False},
-            )
-            return int(result.rowcount)
+
+@db_api.retry_if_session_inactive()
+def _set_heartbeat(context: Any, hosts: Collection[str], heartbeat: datetime.datetime, *conditions: Any) -> int:
+    if not hosts:
+        return 0
+    agent = agent_models.Agent
+    with db_api.CONTEXT_WRITER.using(context):
+        result = context.session.execute(
+            sa.update(agent)
+            .where(agent.agent_type == AGENT_TYPE, agent.host.in_(hosts), *conditions)
+            .values(heartbeat_timestamp=heartbeat),
+            execution_options={"synchronize_session": False},
+        )
+        return int(result.rowcount)
 
 
 class AgentKeeper:
@@ -160,10 +159,10 @@ class AgentKeeper:
                 self._agents.report(chassis)
         dead = [host for host, (_, lives) in now.items() if not lives]
         dead += [host for host in before if host not in now]
-        self._agents.bury(get_admin_context(), dead)
+        self._agents.bury(dead)
         return now
 
     def _beat(self, reported: dict[str, tuple[Chassis, bool]]) -> bool:
         """Write the heartbeats. False if an agent is missing: somebody deleted it."""
         alive = [host for host, (_, lives) in reported.items() if lives]
-        return bool(self._agents.beat(get_admin_context(), alive) == len(alive))
+        return self._agents.beat(alive) == len(alive)

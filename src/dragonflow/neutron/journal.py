@@ -84,30 +84,41 @@ class Journal:
         objects: dict[tuple[str, str], list[db.Entry]] = {}
         for entry in entries:
             objects.setdefault((entry.kind, entry.id), []).append(entry)
-        left = [entry.seq for entry in entries]
-        for (kind, object_id), same in objects.items():
+        left = {entry.seq for entry in entries}
+        written: list[int] = []
+        pause = 0.0 if len(entries) == BATCH else self._period
+        for same in objects.values():
             if self._stop.is_set():
-                db.postpone(context, left, 0.0, failed=False)
                 break
             seqs = [entry.seq for entry in same]
             try:
-                self._mirror.sync(kind, object_id, next((entry.parent for entry in same if entry.parent), ""))
+                self._mirror.sync(same[0].kind, same[0].id, same[0].parent)
             except Unavailable as error:
-                self._failures += 1
-                pause = AWAY.delay(self._failures, self._chance())
-                if self._failures == 1:
-                    LOG.warning("df: the DF DB is away, changes wait in the journal: %s", error)
-                db.postpone(context, left, 0.0, failed=False)
-                return pause
+                pause = self._away(error)
+                break
             except Exception as error:
                 self._give_back(context, same, error)
             else:
-                db.done(context, seqs)
-            if self._failures:
-                LOG.info("df: the DF DB is back, the journal is being written")
-                self._failures = 0
-            left = [seq for seq in left if seq not in seqs]
-        return 0.0 if len(entries) == BATCH else self._period
+                written += seqs
+            left.difference_update(seqs)
+            self._back()
+        if written:
+            db.done(context, written)
+        if left:
+            db.postpone(context, left, 0.0, failed=False)
+        return pause
+
+    def _away(self, error: Unavailable) -> float:
+        """The DF DB can't be reached: how long to wait."""
+        self._failures += 1
+        if self._failures == 1:
+            LOG.warning("df: the DF DB is away, changes wait in the journal: %s", error)
+        return AWAY.delay(self._failures, self._chance())
+
+    def _back(self) -> None:
+        if self._failures:
+            LOG.info("df: the DF DB is back, the journal is being written")
+            self._failures = 0
 
     def _give_back(self, context: Any, same: list[db.Entry], error: Exception) -> None:
         """One object fails, which must not stop the others: leave it for later."""

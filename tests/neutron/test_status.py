@@ -1,0 +1,305 @@
+"""The leader's work, in threads against real stores: whose word counts, what a lost message costs, who leads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dragonflow.model import Alive, Chassis, PortStatus, encode
+from dragonflow.neutron.agents import AgentKeeper
+from dragonflow.neutron.binding import HostNow
+from dragonflow.neutron.db import PortNow
+from dragonflow.neutron.dfdb import DfDb
+from dragonflow.neutron.hosts import Hosts
+from dragonflow.neutron.leader import KEY, Election
+from dragonflow.neutron.status import StatusKeeper, turn
+from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Txn
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.005)
+
+
+def key(row) -> Key:
+    return Key(row.scope, type(row).__name__, row.id)
+
+
+def put(dfdb: DfDb, *rows, lease: str | None = None) -> None:
+    dfdb.store.commit(Txn(tuple(Put(key(row), encode(row), lease) for row in rows)))
+
+
+def said(status: str, port: str = "p1", host: str = "h1", generation: int = 1) -> PortStatus:
+    return PortStatus(id=port, chassis=host, generation=generation, status=status, revision=1, at=0.0)
+
+
+PORT = PortNow(id="p1", status="DOWN", admin_up=True, host="h1", vif_type="ovs", generation=1, ours=True)
+UP = PORT._replace(status="ACTIVE")
+
+
+@pytest.mark.parametrize(
+    ("port", "row", "expected"),
+    [
+        (PORT, said("ACTIVE"), "ACTIVE"),
+        (PORT, said("DOWN"), None),
+        (UP, said("DOWN"), "DOWN"),
+        (UP, said("ACTIVE"), None),
+        (PORT._replace(status="BUILD"), said("DOWN"), None),
+        (PORT, None, None),
+        (UP, None, None),
+        (PORT, said("ACTIVE", generation=0), None),
+        (PORT, said("ACTIVE", generation=2), None),
+        (UP, said("DOWN", generation=0), None),
+        (PORT, said("ACTIVE", host="h2"), None),
+        (PORT._replace(vif_type="unbound"), said("ACTIVE"), None),
+        (PORT._replace(vif_type="binding_failed"), said("ACTIVE"), None),
+        (PORT._replace(ours=False), said("ACTIVE"), None),
+        (UP._replace(admin_up=False, ours=False), None, None),
+        (UP._replace(admin_up=False), said("ACTIVE"), "DOWN"),
+        (PORT._replace(admin_up=False), said("ACTIVE"), None),
+    ],
+)
+def test_only_the_present_host_speaks_and_only_of_the_present_binding(port, row, expected):
+    assert turn(port, row) == expected
+
+
+class Neutron:
+    """Ports in a dict, and all turns that were asked for."""
+
+    def __init__(self, *ports: PortNow) -> None:
+        self.now = {port.id: port for port in ports}
+        self.turns: list[tuple[str, str]] = []
+        self.compared = 0
+        self.fail = False
+
+    def ports(self, ids=None):
+        self.compared += ids is None
+        return [port for port in list(self.now.values()) if ids is None or port.id in ids]
+
+    def set(self, id: str, status: str) -> None:
+        if self.fail:
+            raise RuntimeError("the SQL database is away")
+        self.turns.append((id, status))
+        self.now[id] = self.now[id]._replace(status=status)
+
+    def status(self, id: str = "p1") -> str:
+        return self.now[id].status
+
+
+@pytest.fixture
+def keep(dfdb) -> Iterator[Callable[..., StatusKeeper]]:
+    keepers = []
+
+    def start(neutron: Neutron, period: float = 600.0) -> StatusKeeper:
+        keepers.append(StatusKeeper(dfdb, period, neutron))
+        keepers[-1].start()
+        return keepers[-1]
+
+    yield start
+    for keeper in keepers:
+        keeper.stop()
+
+
+def test_what_stood_before_the_leader_came_counts(dfdb, keep):
+    neutron = Neutron(PORT, UP._replace(id="p2"))
+    put(dfdb, said("ACTIVE"), said("DOWN", "p2"))
+    keep(neutron)
+    until(lambda: (neutron.status(), neutron.status("p2")) == ("ACTIVE", "DOWN"))
+
+
+def test_a_status_is_followed_and_one_that_stands_right_is_not_written_again(dfdb, keep):
+    neutron = Neutron(PORT)
+    keep(neutron, period=0.05)
+    put(dfdb, said("ACTIVE"))
+    until(lambda: neutron.status() == "ACTIVE")
+    put(dfdb, said("DOWN"))
+    until(lambda: neutron.status() == "DOWN")
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 3)
+    assert neutron.turns == [("p1", "ACTIVE"), ("p1", "DOWN")]
+
+
+def test_a_status_that_comes_before_neutron_shows_the_binding_is_not_lost(dfdb, keep):
+    neutron = Neutron()
+    keep(neutron, period=0.05)
+    put(dfdb, said("ACTIVE"))
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 1)
+    assert neutron.turns == []
+    neutron.now["p1"] = PORT
+    until(lambda: neutron.status() == "ACTIVE")
+
+
+def test_what_neutron_refuses_is_tried_again(dfdb, keep):
+    neutron = Neutron(PORT)
+    neutron.fail = True
+    keep(neutron, period=0.05)
+    put(dfdb, said("ACTIVE"))
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 2)
+    neutron.fail = False
+    until(lambda: neutron.status() == "ACTIVE")
+
+
+def test_a_row_that_cannot_be_read_harms_no_other(dfdb, keep):
+    neutron = Neutron(PORT)
+    keep(neutron)
+    dfdb.store.commit(Txn((Put(Key("status:h1", "PortStatus", "px"), b"\xff"),)))
+    put(dfdb, said("ACTIVE"))
+    until(lambda: neutron.status() == "ACTIVE")
+
+
+def test_a_row_that_is_gone_says_nothing(dfdb, keep):
+    neutron = Neutron(PORT)
+    keep(neutron, period=0.05)
+    put(dfdb, said("ACTIVE"))
+    until(lambda: neutron.status() == "ACTIVE")
+    dfdb.store.commit(Txn((Delete(key(said("ACTIVE"))),)))
+    neutron.now["p1"] = PORT._replace(generation=2)
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 1)
+    assert neutron.status() == "DOWN"
+
+
+class Duty:
+    """Knows how many of its kind are at work."""
+
+    at_work = 0
+    lock = threading.Lock()
+
+    def start(self) -> None:
+        with Duty.lock:
+            Duty.at_work += 1
+
+    def stop(self) -> None:
+        with Duty.lock:
+            Duty.at_work -= 1
+
+
+@pytest.fixture
+def stand(dfdb) -> Iterator[Callable[[], Election]]:
+    running: list[tuple[Election, threading.Thread]] = []
+    Duty.at_work = 0
+
+    def start() -> Election:
+        election = Election(dfdb.store, Duty, ttl=1.0)
+        running.append((election, threading.Thread(target=election.run)))
+        running[-1][1].start()
+        return election
+
+    yield start
+    for election, thread in running:
+        election.stop()
+        thread.join()
+    assert Duty.at_work == 0
+
+
+def test_one_leads_and_another_takes_over_when_it_stops(stand):
+    elections = [stand(), stand(), stand()]
+    until(lambda: Duty.at_work == 1)
+    first = next(election for election in elections if election.leads.is_set())
+    first.stop()
+    until(lambda: any(election.leads.is_set() for election in elections if election is not first), 5.0)
+    assert Duty.at_work == 1
+
+
+def test_a_leader_that_died_is_replaced_when_its_lease_ends(dfdb, stand):
+    lease = dfdb.store.grant_lease(1.0)
+    dfdb.store.commit(Txn((Put(KEY, b"{}", lease),)))
+    election = stand()
+    assert not election.leads.wait(0.3), "the dead one's lease still stands"
+    assert election.leads.wait(5.0)
+
+
+def test_a_leader_whose_lease_is_gone_stands_down(dfdb, stand):
+    first = stand()
+    assert first.leads.wait(5.0)
+    dfdb.store.commit(Txn((Put(KEY, b"another"),)))
+    first._store = _Expired(dfdb.store)
+    until(lambda: not first.leads.is_set(), 5.0)
+    until(lambda: Duty.at_work == 0)
+    assert dfdb.store.get(KEY).data == b"another", "who stands down takes nobody's office away"
+
+
+class _Expired:
+    """A store in which the leader's lease is gone."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+    def keep_alive(self, lease: str) -> None:
+        raise LeaseExpired(lease)
+
+
+CHASSIS = Chassis(id="h1", tunnel_ip="192.0.2.1")
+
+
+class Agents:
+    """An agents table that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.alive: dict[str, bool] = {}
+        self.reported: list[Chassis] = []
+        self.beats = 0
+
+    def report(self, chassis: Chassis) -> None:
+        self.reported.append(chassis)
+        self.alive[chassis.id] = True
+
+    def beat(self, hosts) -> int:
+        self.beats += 1
+        return sum(host in self.alive for host in hosts)
+
+    def bury(self, hosts) -> None:
+        for host in hosts:
+            if host in self.alive:
+                self.alive[host] = False
+
+
+def test_agents_follow_the_chassis_and_their_leases(dfdb):
+    agents = Agents()
+    keeper = AgentKeeper(dfdb, 0.05, agents)
+    keeper.start()
+    try:
+        lease = dfdb.store.grant_lease(30.0)
+        put(dfdb, CHASSIS)
+        until(lambda: agents.alive == {"h1": False})
+        put(dfdb, Alive(id="h1", since=1.0), lease=lease)
+        until(lambda: agents.alive == {"h1": True})
+        reported, beats = len(agents.reported), agents.beats
+        until(lambda: agents.beats > beats + 2)
+        assert len(agents.reported) == reported, "a heartbeat is no report"
+        dfdb.store.revoke(lease)
+        until(lambda: agents.alive == {"h1": False})
+        put(dfdb, Alive(id="h1", since=2.0))
+        until(lambda: agents.alive == {"h1": True})
+        del agents.alive["h1"]  # an operator deletes the agent of a host that lives
+        until(lambda: agents.alive == {"h1": True})
+    finally:
+        keeper.stop()
+
+
+def test_hosts_are_known_from_the_feed_and_asked_for_when_in_doubt(dfdb):
+    fallback = HostNow(None, True)
+    hosts = Hosts(dfdb, lambda _host: fallback)
+    put(dfdb, CHASSIS)
+    assert hosts.look("h1") == HostNow(CHASSIS, False), "asked, for nothing was told yet"
+    thread = threading.Thread(target=hosts.run)
+    thread.start()
+    try:
+        put(dfdb, Alive(id="h1", since=1.0))
+        assert hosts.look("h1") == HostNow(CHASSIS, True), "at once, though the feed may lag"
+        until(lambda: hosts._ready.is_set() and hosts.look("h1").alive)
+        dfdb.store.close()
+        assert hosts.look("h2") == HostNow(None, False)
+    finally:
+        hosts.stop()
+        thread.join()
