@@ -94,7 +94,7 @@ class Tunnel(App):
         if network.network_type not in chassis.tunnel_types:
             yield Trouble(f"chassis {chassis.id} doesn't offer {network.network_type} for network {network.id}")
             return
-        yield Place(port.id, Remote(chassis.id, ofport, chassis.tunnel_ip))
+        yield Place(port.id, _behind(chassis.id, ofport, chassis.tunnel_ip))
         send = _send(network.segmentation_id, chassis.tunnel_ip, ofport)
         yield L2.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), *send)
         yield Bucket(group_id(GroupKind.FLOOD, network.key), _bucket_id(chassis.id), send)
@@ -131,6 +131,11 @@ def _is_peer(chassis: Chassis, me: Me) -> bool:
 def _can_reach(here: str, there: str) -> bool:
     one, other = ip_address(here), ip_address(there)
     return one.version == other.version and one != other
+
+
+@lru_cache(maxsize=4096)
+def _behind(chassis: str, ofport: int, vtep: str) -> Remote:
+    return Remote(chassis, ofport, vtep)
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from dragonflow.apps.base import App, Render
 from dragonflow.controller.locality import LocalityEvent, difference
 from dragonflow.controller.replica import Replica
-from dragonflow.controller.view import Me, Read, View, locality_read, touched_reads
+from dragonflow.controller.view import OWN_PLACE, Me, Read, View, locality_read, touched_reads
 from dragonflow.model import LogicalPort
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 
@@ -30,12 +30,19 @@ ROUNDS = 32
 """How often one owner may render within a settling. Places are acyclic and few apps deep, so only a faulty app comes near."""
 
 
+SHARED = 4096
+"""How many different sets of reads are remembered for sharing."""
+
+Want = Callable[[Owner, tuple[Fact, ...]], None]
+"""Is told that from now on an owner wants exactly these facts; none means that it wants nothing."""
+
+
 class Settled(msgspec.Struct, frozen=True):
     """The outcome of a settling.
 
-    ``facts`` are those of every owner that rendered again, all of them each time, an empty tuple where there are none any
-    more. They may be the same as before: the ledger, which holds them anyway, takes the difference. Places and troubles are
-    not among them. ``rendered`` counts renderings.
+    ``facts`` are those of every owner that rendered again, all of them each time, an empty tuple where there are none. They may
+    be the same as before: the ledger, which holds them anyway, takes the difference. Places and troubles are not among them.
+    ``rendered`` counts renderings.
     """
 
     facts: dict[Owner, tuple[Fact, ...]]
@@ -62,7 +69,6 @@ class Engine:
         self._places = _Places(self._order)
         self._view = View(replica, self._places.winners, me)
         self._reads = _Reads()
-        self._standing: set[Owner] = set()
         self._troubles: dict[Owner, tuple[str, ...]] = {}
         self._dirty: list[dict[Owner, None]] = [{} for _ in apps]
         self._mark_object(Me, me.id)
@@ -84,24 +90,27 @@ class Engine:
             found.setdefault(owner, []).append(reason)
         return {owner: "; ".join(reasons) for owner, reasons in found.items()}
 
-    def settle(self) -> Settled:
-        """Render all that rests on what changed since the last settling, until nothing more changes."""
+    def settle(self, want: Want | None = None) -> Settled:
+        """Render all that rests on what changed since the last settling, until nothing more changes.
+
+        With ``want`` each owner's facts are handed to it as they are rendered, instead of being kept for ``Settled.facts``: at a
+        cold start that halves the memory that is needed. An owner may then be handed over more than once; the last one counts.
+        """
         for change in self._replica.take_changes():
             self._mark_object(change.model, change.id)
             for read in touched_reads(change):
                 self._mark_readers(read)
         facts: dict[Owner, tuple[Fact, ...]] = {}
+        if want is None:
+            want = facts.__setitem__
         rounds: Counter[Owner] = Counter()
         moved: dict[str, Locality | None] = {}
         while (order := self._next_app()) is not None:
             batch, self._dirty[order] = self._dirty[order], {}
             for owner in batch:
                 rounds[owner] += 1
-                facts[owner] = self._render(order, owner, moved, endless=rounds[owner] > ROUNDS)
-        changed = {owner: wanted for owner, wanted in facts.items() if wanted or owner in self._standing}
-        self._standing.update(owner for owner, wanted in changed.items() if wanted)
-        self._standing.difference_update([owner for owner, wanted in changed.items() if not wanted])
-        return Settled(changed, self._events(moved), rounds.total())
+                want(owner, self._render(order, owner, moved, endless=rounds[owner] > ROUNDS))
+        return Settled(facts, self._events(moved), rounds.total())
 
     def _next_app(self) -> int | None:
         """The first app with dirty owners: apps that place ports stand early, so most owners render once."""
@@ -118,6 +127,13 @@ class Engine:
         for owner in self._reads.readers(read):
             self._dirty[self._order[owner.app]][owner] = None
 
+    def _mark_readers_of_place(self, port: str) -> None:
+        self._mark_readers(locality_read(port))
+        for order, name in self._kinds.get(LogicalPort, ()):
+            owner = Owner(name, LogicalPort.__name__, port)
+            if OWN_PLACE in self._reads.of(owner):
+                self._dirty[order][owner] = None
+
     def _render(
         self, order: int, owner: Owner, moved: dict[str, Locality | None], *, endless: bool
     ) -> tuple[Fact, ...]:
@@ -128,14 +144,15 @@ class Engine:
         troubles: tuple[str, ...] = ()
         if endless:
             troubles = (f"rendered {ROUNDS} times without coming to rest: its places rest on each other",)
-        elif found is not None:
+        self._view.begin(model, owner.id)
+        if found is not None and not endless:
             try:
                 yielded = tuple(self._renderings[order][owner.kind](found, self._view))
             except Exception as error:  # whatever an app does, the loop goes on and tells
                 LOG.exception("rendering of %s failed; its facts are withdrawn", owner)
                 yielded, troubles = (), (f"rendering failed: {error!r}",)
         if not endless:
-            self._reads.replace(owner, self._view.take_reads())
+            self._reads.replace(owner, self._view.reads)
         places = {}
         facts = []
         for fact in yielded:
@@ -148,7 +165,7 @@ class Engine:
         self._say(owner, troubles)
         for port, before in self._places.claim(owner, places):
             moved.setdefault(port, before)
-            self._mark_readers(locality_read(port))
+            self._mark_readers_of_place(port)
         return tuple(facts)
 
     def _say(self, owner: Owner, troubles: tuple[str, ...]) -> None:
@@ -161,24 +178,24 @@ class Engine:
     def _events(self, moved: Mapping[str, Locality | None]) -> tuple[LocalityEvent, ...]:
         events: list[LocalityEvent] = []
         for port, before in moved.items():
-            revision = self._places.revisions.pop(port, 0)
-            revision = self._replica.revision(LogicalPort, port) or revision
-            after = self._places.winners.get(port)
-            if after is not None:
-                self._places.revisions[port] = revision
-            events += difference(port, before, after, revision)
+            events += difference(port, before, self.locality(port), self._replica.revision(LogicalPort, port))
         return tuple(events)
 
 
 class _Reads:
-    """Which owner rests on which reads, both ways round."""
+    """Which owner rests on which reads, both ways round. Owners with the same reads share them: there are many alike."""
 
     def __init__(self) -> None:
         self._of: dict[Owner, tuple[Read, ...]] = {}
         self._readers: dict[Read, Owner | set[Owner]] = {}
+        self._shared: dict[tuple[Read, ...], tuple[Read, ...]] = {}
 
-    def readers(self, read: Read) -> Iterable[Owner]:
-        """The owners that rest on the read."""
+    def of(self, owner: Owner) -> tuple[Read, ...]:
+        """What the owner rests on."""
+        return self._of.get(owner, ())
+
+    def readers(self, read: Read) -> tuple[Owner, ...]:
+        """The owners that rest on the read, but for their own places."""
         found = self._readers.get(read)
         if found is None:
             return ()
@@ -186,19 +203,26 @@ class _Reads:
 
     def replace(self, owner: Owner, reads: tuple[Read, ...]) -> None:
         """From now on the owner rests on these reads."""
-        before = self._of.get(owner, ())
+        before = self.of(owner)
         if reads == before:
             return
         if reads:
-            self._of[owner] = reads
+            self._of[owner] = self._share(reads)
         else:
-            self._of.pop(owner, None)
+            del self._of[owner]
         for read in set(before).difference(reads):
             self._remove(read, owner)
         for read in set(reads).difference(before):
             self._add(read, owner)
 
+    def _share(self, reads: tuple[Read, ...]) -> tuple[Read, ...]:
+        if len(self._shared) >= SHARED:
+            self._shared.clear()
+        return self._shared.setdefault(reads, reads)
+
     def _add(self, read: Read, owner: Owner) -> None:
+        if read is OWN_PLACE:
+            return
         found = self._readers.setdefault(read, owner)  # most reads have one reader: no set for those
         if isinstance(found, set):
             found.add(owner)
@@ -206,6 +230,8 @@ class _Reads:
             self._readers[read] = {found, owner}
 
     def _remove(self, read: Read, owner: Owner) -> None:
+        if read is OWN_PLACE:
+            return
         found = self._readers[read]
         if isinstance(found, set):
             found.discard(owner)
@@ -220,19 +246,18 @@ class _Places:
 
     def __init__(self, order: Mapping[str, int]) -> None:
         self._order = order
-        self._claims: dict[str, tuple[tuple[Owner, Locality], ...]] = {}
-        self._ports: dict[Owner, tuple[str, ...]] = {}
+        self._claims: dict[str, Owner | dict[Owner, Locality]] = {}
+        """Of most ports one owner, whose claim is in ``winners``."""
+        self._foreign: dict[Owner, tuple[str, ...]] = {}
+        """The claims of owners to ports other than the one that they are about."""
         self._disputed: set[str] = set()
         self.winners: dict[str, Locality] = {}
-        self.revisions: dict[str, int] = {}
 
     def claim(self, owner: Owner, places: Mapping[str, Locality]) -> list[tuple[str, Locality | None]]:
         """From now on the owner claims these places. Returns the ports that moved, each with where it was before."""
-        before = self._ports.get(owner, ())
-        if places:
-            self._ports[owner] = tuple(places)
-        elif before:
-            del self._ports[owner]
+        before = (owner.id, *self._foreign.pop(owner, ()))
+        if foreign := tuple(port for port in places if port != owner.id):
+            self._foreign[owner] = foreign
         moved = []
         for port in dict.fromkeys((*before, *places)):
             was = self.winners.get(port)
@@ -243,21 +268,41 @@ class _Places:
 
     def disputes(self) -> list[tuple[Owner, str]]:
         """The owners whose claim to a port lost against another's."""
-        return [
-            (owner, f"port {port} is placed by {self._claims[port][0][0]} too, whose place counts")
-            for port in sorted(self._disputed)
-            for owner, _ in self._claims[port][1:]
-        ]
+        found = []
+        for port in sorted(self._disputed):
+            winner, *losers = sorted(self._claimants(port), key=self._rank)
+            found += [(loser, f"port {port} is placed by {winner} too, whose place counts") for loser in losers]
+        return found
 
     def _put(self, port: str, owner: Owner, locality: Locality | None) -> None:
-        claims = [claim for claim in self._claims.get(port, ()) if claim[0] != owner]
+        """Replace the owner's claim to the port, None for no claim."""
+        found = self._claims.get(port)
+        if found is None or found == owner:
+            if locality is not None:
+                self._claims[port] = owner
+                self.winners[port] = locality
+            elif found is not None:
+                del self._claims[port], self.winners[port]
+            return
+        claims = dict(self._claimants(port))
         if locality is not None:
-            claims.append((owner, locality))
-        claims.sort(key=lambda claim: (self._order[claim[0].app], claim[0]))
-        if claims:
-            self._claims[port] = tuple(claims)
-            self.winners[port] = claims[0][1]
+            claims[owner] = locality
         else:
-            self._claims.pop(port, None)
-            self.winners.pop(port, None)
-        (self._disputed.add if len(claims) > 1 else self._disputed.discard)(port)
+            claims.pop(owner, None)
+        winner = min(claims, key=self._rank)
+        self.winners[port] = claims[winner]
+        if len(claims) > 1:
+            self._claims[port] = claims
+            self._disputed.add(port)
+        else:
+            self._claims[port] = winner
+            self._disputed.discard(port)
+
+    def _claimants(self, port: str) -> dict[Owner, Locality]:
+        found = self._claims.get(port)
+        if isinstance(found, dict):
+            return found
+        return {} if found is None else {found: self.winners[port]}
+
+    def _rank(self, owner: Owner) -> tuple[int, Owner]:
+        return self._order[owner.app], owner

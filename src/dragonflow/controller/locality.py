@@ -16,7 +16,7 @@ _KINDS: dict[type[Locality], Kind] = {Local: "local", Remote: "remote", Distribu
 class LocalityEvent(msgspec.Struct, frozen=True):
     """A port's place, as seen from this chassis, was created, updated or deleted.
 
-    ``revision`` is the store revision of the port's row when the place was rendered, or the last one known if the row is gone.
+    ``revision`` is the store revision of the port's row, 0 if the row is gone.
     """
 
     kind: Kind

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dragonflow.controller.replica import INDICES, Change, Replica
-from dragonflow.model import OvsPort, Row
+from dragonflow.model import LogicalPort, OvsPort, Row
 from dragonflow.pipeline.facts import Locality
 
 M = TypeVar("M", bound="Row | OvsPort")
@@ -28,10 +28,13 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Read = tuple[Any, ...]
-"""What a rendering rests on: ``(model, id)``, ``(model, field, value)`` for an index, ``("locality", port)``, or ``(model,)``
-for all of a kind."""
+"""What a rendering rests on: ``(model, id)``, ``(model, field, value)`` for an index, ``("locality", port)``, ``OWN_PLACE``, or
+``(model,)`` for all of a kind."""
 
 _LOCALITY = "locality"
+
+OWN_PLACE: Read = (_LOCALITY,)
+"""The place of the very port that is being rendered: the same words for each port, so that alike renderings can share them."""
 
 
 def locality_read(port: str) -> Read:
@@ -56,6 +59,12 @@ class View:
         self._replica = replica
         self._places = places
         self._reads: dict[Read, None] = {}
+        self._subject: str | None = None
+
+    def begin(self, model: type[Any], id: str) -> None:
+        """A rendering of this object begins: forget what was read before."""
+        self._reads = {}
+        self._subject = id if model is LogicalPort else None
 
     def get(self, model: type[M], id: str) -> M | None:
         """The object, or None."""
@@ -78,11 +87,10 @@ class View:
 
     def locality(self, port: str) -> Locality | None:
         """Where an app has placed the port, or None."""
-        self._reads[_LOCALITY, port] = None
+        self._reads[OWN_PLACE if port == self._subject else (_LOCALITY, port)] = None
         return self._places.get(port)
 
-    def take_reads(self) -> tuple[Read, ...]:
-        """What was read since this was last called, each once."""
-        reads = tuple(self._reads)
-        self._reads = {}
-        return reads
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """What the rendering has read, each once."""
+        return tuple(self._reads)

@@ -36,6 +36,11 @@ class MissesUnrecorded(View):
         return found
 
 
+class OwnPlaceUnrecorded(View):
+    def locality(self, port: str) -> Locality | None:
+        return self._places.get(port) if port == self._subject else super().locality(port)
+
+
 class HitsUnrecorded(View):
     def get(self, model: Any, id: str) -> Any:
         found = super().get(model, id)
@@ -55,15 +60,10 @@ class EmptyIndexUnrecorded(View):
         return super().where(model, **condition) if found else found
 
 
-class LocalityUnrecorded(View):
-    def locality(self, port: str) -> Locality | None:
-        return self._places.get(port)
-
-
 class OldIndexForgotten(Engine):
     """Readers of an index aren't told of what left it."""
 
-    def settle(self) -> engine.Settled:
+    def settle(self, want: engine.Want | None = None) -> engine.Settled:
         told = engine.touched_reads
 
         def forget(change: Change) -> list[Read]:
@@ -71,7 +71,7 @@ class OldIndexForgotten(Engine):
 
         engine.touched_reads = forget  # type: ignore[attr-defined]
         try:
-            return super().settle()
+            return super().settle(want)
         finally:
             engine.touched_reads = told  # type: ignore[attr-defined]
 
@@ -175,7 +175,7 @@ CACHING = _instead(Classification, CachingClassification())
 ENGINES: dict[str, Callable[[Sequence[App], Replica, Me], Engine]] = {
     **{
         view.__name__: with_view(view)
-        for view in (MissesUnrecorded, HitsUnrecorded, IndexUnrecorded, EmptyIndexUnrecorded, LocalityUnrecorded)
+        for view in (MissesUnrecorded, HitsUnrecorded, IndexUnrecorded, EmptyIndexUnrecorded, OwnPlaceUnrecorded)
     },
     **{it.__name__: it for it in (OldIndexForgotten, PlacesStay, FailuresKeepFacts)},
 }

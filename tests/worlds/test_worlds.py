@@ -1,0 +1,116 @@
+"""Named states reached in every order: what is wanted depends on where one is, never on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dragonflow.apps import APPS
+from dragonflow.controller.engine import Engine
+from dragonflow.controller.replica import Replica
+from dragonflow.model import LogicalPort, OvsPort
+from dragonflow.pipeline import Fact, Local, Owner, Remote, TunnelPort
+from dragonflow.testing import worlds
+from dragonflow.testing.oracle import Compiled, Oracle, compile_world
+from dragonflow.testing.worlds import World
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    with Oracle() as oracle:
+        yield oracle
+
+
+@pytest.mark.parametrize("name", worlds.STATES)
+def test_every_order_of_arrival_leads_to_the_same_facts(oracle: Oracle, name: str) -> None:
+    world = worlds.STATES[name]()
+    expected = oracle.ask(world)
+    for order in worlds.permuted(world.objects, limit=300):
+        replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
+        engine = Engine(APPS, replica, worlds.ME)
+        for it in order:
+            worlds.load(replica, it)
+            engine.settle(wanted.__setitem__)
+        assert Compiled(wanted, dict(engine.places)).text() == expected
+
+
+def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> None:
+    rebound = (*worlds.ACROSS[:-1], worlds.port("c", 13, on="here"), worlds.tap("c", 3))
+    states = [worlds.STATES[name]() for name in worlds.STATES] + [World.of(worlds.ME, *rebound)]
+    for order in worlds.permuted(states):
+        replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
+        engine = Engine(APPS, replica, worlds.ME)
+        for revision, state in enumerate(order, 1):
+            for scope in sorted({"chassis", "net:net"}):
+                rows = [(row, revision) for row in state.rows if row.scope == scope]
+                replica.reset_scope(scope, rows, revision)
+            replica.reset_ports(state.ports)
+            engine.settle(wanted.__setitem__)
+        assert Compiled(wanted, dict(engine.places)).text() == oracle.ask(order[-1])
+
+
+def places(*objects: LogicalPort | OvsPort | worlds.AnyRow) -> dict[str, Local | Remote | object]:
+    return dict(compile_world(APPS, World.of(worlds.ME, *objects)).places)
+
+
+NET, A = worlds.network(), worlds.port("a", 11)
+THERE, C = worlds.chassis("there", "192.0.2.2"), worlds.port("c", 13, on="there")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        (A, worlds.tap("a", 1)),
+        (NET, worlds.tap("a", 1)),
+        (NET, A),
+        (NET, A, worlds.tap("a", None)),
+        (NET, A, worlds.tap("a", -1)),
+        (NET, worlds.port("a", 11, on="there"), worlds.tap("a", 1)),
+        (NET, worlds.port("a", 11, on=None), worlds.tap("a", 1)),
+        (NET, worlds.port("a", 11, admin_up=False), worlds.tap("a", 1)),
+        (worlds.network(admin_up=False), A, worlds.tap("a", 1)),
+    ],
+)
+def test_a_port_without_all_it_needs_is_not_here(missing: tuple[worlds.AnyRow | OvsPort, ...]) -> None:
+    assert places(*missing) == {}
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        (NET, C, worlds.tunnel_port()),
+        (NET, C, THERE),
+        (NET, C, THERE, worlds.tunnel_port(ofport=None)),
+        (NET, C, THERE, OvsPort(id="df-geneve", ofport=100)),
+        (C, THERE, worlds.tunnel_port()),
+        (NET, C, worlds.chassis("there", "2001:db8::2"), worlds.tunnel_port()),
+        (NET, C, worlds.chassis("there", worlds.ME.tunnel_ip), worlds.tunnel_port()),
+        (NET, C, worlds.chassis("there", "192.0.2.2", tunnel_types=("gre",)), worlds.tunnel_port()),
+        (worlds.network(network_type="vlan"), C, THERE, worlds.tunnel_port()),
+        (worlds.network(network_type="vxlan"), C, THERE, worlds.tunnel_port(), worlds.tunnel_port("vxlan")),
+        (worlds.network(segmentation_id=None), C, THERE, worlds.tunnel_port()),
+        (NET, worlds.port("c", 13, on="there", admin_up=False), THERE, worlds.tunnel_port()),
+    ],
+)
+def test_a_port_that_no_tunnel_reaches_is_not_there(missing: tuple[worlds.AnyRow | OvsPort, ...]) -> None:
+    assert places(*missing) == {}
+
+
+def test_ports_of_a_provider_network_reach_each_other_here() -> None:
+    vlan = worlds.network(network_type="vlan", physical_network="physnet")
+    assert places(vlan, A, worlds.tap("a", 1), C, THERE, worlds.tunnel_port()) == {"a": Local(1)}
+
+
+def test_each_encapsulation_has_its_tunnel_port() -> None:
+    me = worlds.Me(chassis="here", tunnel_ip="2001:db8::1", tunnel_types=("vxlan", "gre"))
+    facts = compile_world(APPS, World.of(me)).facts[Owner("tunnel", "Me", "here")]
+    assert facts == (TunnelPort("df-vxlan", "vxlan", "2001:db8::1"), TunnelPort("df-gre", "gre", "2001:db8::1"))
+
+
+def test_each_chassis_has_its_own_bucket() -> None:
+    others = [worlds.chassis(f"c{number}", f"192.0.2.{number}") for number in range(2, 200)]
+    ports = [worlds.port(f"p{number}", number, on=f"c{number}") for number in range(2, 200)]
+    facts = compile_world(APPS, World.of(worlds.ME, NET, worlds.tunnel_port(), *others, *ports)).facts.values()
+    ids = [fact.id for some in facts for fact in some if type(fact).__name__ == "Bucket"]
+    assert len(set(ids)) == len(ids) == 198
