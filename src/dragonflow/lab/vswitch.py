@@ -168,7 +168,7 @@ class VSwitch:
         for how in (signal.SIGKILL,) if kill else (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
-            if self._wait(lambda: self._pid(name) is None):
+            if self._wait(lambda: not _lives(pid)):
                 return
         raise VSwitchError(f"{name} (pid {pid}) doesn't die")
 
@@ -184,3 +184,12 @@ class VSwitch:
         """Stop the daemons and delete the directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process still holds files and locks: a dying one does for a moment, a zombie doesn't."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX"

@@ -123,19 +123,19 @@ class Ovsdb:
             self._tell({})
             return
         touched = idl.touched
-        for uuid in touched["Port"]:
-            self._members.pop(uuid, None)
+        if touched["Bridge"] or touched["Port"]:
+            for uuid in touched["Port"]:
+                self._members.pop(uuid, None)
+            self._members = {port.uuid: self._members.get(port.uuid) or list(port.interfaces) for port in bridge.ports}
         for uuid in touched["Interface"]:
             self._seen.pop(uuid, None)
         for uuids in touched.values():
             uuids.clear()
-        members, seen, present = {}, {}, {}
-        for port in bridge.ports:
-            members[port.uuid] = self._members.get(port.uuid) or list(port.interfaces)
-            for interface in members[port.uuid]:
-                found = self._seen.get(interface.uuid) or _ovs_port(interface)
-                seen[interface.uuid] = present[found.id] = found
-        self._members, self._seen = members, seen
+        interfaces = [interface for members in self._members.values() for interface in members]
+        self._seen = {
+            interface.uuid: self._seen.get(interface.uuid) or _ovs_port(interface) for interface in interfaces
+        }
+        present = {port.id: port for port in self._seen.values()}
         self.in_sync, first = True, not self.in_sync
         self._tell(present, always=first)
 
@@ -228,11 +228,13 @@ def _assign(row: Any, column: str, value: Any) -> None:
 
 def _ovs_port(interface: Any) -> OvsPort:
     ofports, errors, ids = interface.ofport, interface.error, interface.external_ids
+    ofport = ofports[0] if ofports and ofports[0] > 0 else None
     return OvsPort(
         id=interface.name,
-        ofport=ofports[0] if ofports and ofports[0] > 0 else None,
+        ofport=ofport,
         iface_id=ids.get("iface-id"),
         attached_mac=ids.get("attached-mac"),
         tunnel=ids.get(TUNNEL_MARK),
-        error=errors[0] if errors else None,
+        # with an ofport the port works; what OVS says then comes and goes whenever it reconfigures anything
+        error=errors[0] if errors and ofport is None else None,
     )
