@@ -69,6 +69,8 @@ class Tunnel(App):
     @renders(LogicalSwitch)
     def network(self, network: LogicalSwitch, view: View) -> Iterator[Fact]:
         """Say by the VNI that a packet is in this network."""
+        if network.network_type in TUNNEL_TYPES and network.network_type not in view.me.tunnel_types:
+            yield Trouble(f"this chassis doesn't offer {network.network_type}: network {network.id} ends here")
         ofport = _tunnel_ofport(network.network_type, view)
         if ofport is None or network.segmentation_id is None or not network.admin_up:
             return

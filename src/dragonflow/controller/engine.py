@@ -70,6 +70,8 @@ class Engine:
         self._view = View(replica, self._places.winners, me)
         self._reads = _Reads()
         self._troubles: dict[Owner, tuple[str, ...]] = {}
+        self._failed: set[Owner] = set()
+        self._shown = False
         self._dirty: list[dict[Owner, None]] = [{} for _ in apps]
         self._mark_object(Me, me.id)
 
@@ -90,12 +92,18 @@ class Engine:
             found.setdefault(owner, []).append(reason)
         return {owner: "; ".join(reasons) for owner, reasons in found.items()}
 
+    @property
+    def broken(self) -> frozenset[Owner]:
+        """Of the degraded owners those whose facts or places are withdrawn; the others only have something to tell."""
+        return frozenset((*self._failed, *(owner for owner, _ in self._places.disputes())))
+
     def settle(self, want: Want | None = None) -> Settled:
         """Render all that rests on what changed since the last settling, until nothing more changes.
 
         With ``want`` each owner's facts are handed to it as they are rendered, instead of being kept for ``Settled.facts``: at a
         cold start that halves the memory that is needed. An owner may then be handed over more than once; the last one counts.
         """
+        self._shown = False
         for change in self._replica.take_changes():
             self._mark_object(change.model, change.id)
             for read in touched_reads(change):
@@ -142,6 +150,7 @@ class Engine:
         found = self._me if model is Me else self._replica.get(model, owner.id)
         yielded: Iterable[Fact] = ()
         troubles: tuple[str, ...] = ()
+        failed = endless
         if endless:
             troubles = (f"rendered {ROUNDS} times without coming to rest: its places rest on each other",)
         self._view.begin(model, owner.id)
@@ -149,8 +158,10 @@ class Engine:
             try:
                 yielded = tuple(self._renderings[order][owner.kind](found, self._view))
             except Exception as error:  # whatever an app does, the loop goes on and tells
-                LOG.exception("rendering of %s failed; its facts are withdrawn", owner)
-                yielded, troubles = (), (f"rendering failed: {error!r}",)
+                if not self._shown:  # one traceback a settling: a fault that meets one port often meets all
+                    LOG.exception("rendering of %s failed; its facts are withdrawn", owner)
+                    self._shown = True
+                failed, troubles = True, (f"rendering failed: {error!r}",)
         if not endless:
             self._reads.replace(owner, self._view.reads)
         places = {}
@@ -163,6 +174,7 @@ class Engine:
             else:
                 facts.append(fact)
         self._say(owner, troubles)
+        (self._failed.add if failed else self._failed.discard)(owner)
         for port, before in self._places.claim(owner, places):
             moved.setdefault(port, before)
             self._mark_readers_of_place(port)

@@ -158,6 +158,7 @@ def test_a_rendering_that_fails_loses_its_facts_and_is_tried_again(caplog: pytes
     worlds.load(replica, msgspec.structs.replace(bad, name="bad"), revision=2)
     assert engine.settle().facts[owner] == ()
     assert engine.degraded == {owner: "rendering failed: RuntimeError('bad port')"}
+    assert engine.broken == {owner}
     assert "bad port" in caplog.text
     worlds.load(replica, bad, revision=3)
     assert engine.settle().facts[owner] == (Group(2),)
@@ -174,6 +175,7 @@ def test_trouble_is_told_but_changes_nothing(caplog: pytest.LogCaptureFixture) -
     worlds.load(replica, ODD)
     assert engine.settle().facts[Owner("faulty", "LogicalPort", "p")] == (Group(1),)
     assert list(engine.degraded.values()) == ["an odd port"]
+    assert engine.broken == frozenset()
     worlds.load(replica, msgspec.structs.replace(ODD, revision=2), revision=2)
     engine.settle()
     assert caplog.text.count("an odd port") == 1
@@ -207,6 +209,7 @@ def test_two_apps_that_place_one_port_are_told_and_the_first_counts() -> None:
         assert engine.locality("p") == Local(3)
         (loser,) = engine.degraded
         assert loser.app == "everywhere"
+        assert engine.broken == {loser}
         replica.remove_port("tap-p")
         assert [str(event) for event in engine.settle().events] == ["local_deleted p", "distributed_created p"]
         assert engine.degraded == {}
