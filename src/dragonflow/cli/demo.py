@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dragonflow.cli.common import fail
+from dragonflow.cli.lab import errors
 
 if TYPE_CHECKING:
     from dragonflow.lab import Lab
@@ -49,11 +49,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where to write the drawing.")] = Path("demo-out"),
 ) -> None:
     """Show it all on one machine: two tenants, three chassis, real packets. Exit code 1: something isn't as it should be."""
-    from dragonflow.lab import Lab, LabError, clean, state, system  # noqa: PLC0415 - needs the extra [lab]
-    from dragonflow.lab.vswitch import VSwitchError  # noqa: PLC0415
-
     show = _Show()
-    try:
+    with errors():
+        from dragonflow.lab import Lab, clean, state, system  # noqa: PLC0415 - needs the extra [lab]
+
         system.require_root("dragonflow demo")
         with state.locked(name):
             if clean(name):
@@ -66,8 +65,6 @@ def demo(
             if not keep:
                 lab.down()
                 show.step("took the lab down")
-    except (LabError, VSwitchError) as error:
-        raise fail(str(error)) from error
     if keep:
         _look_around(show.console, lab)
     for each in found:

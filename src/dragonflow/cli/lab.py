@@ -31,11 +31,13 @@ DEFAULT = "lab"
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def errors() -> Iterator[None]:
     """Turn the lab's errors into a message and exit code 1."""
-    from dragonflow.lab import LabError  # noqa: PLC0415 - see _lab
-    from dragonflow.lab.vswitch import VSwitchError  # noqa: PLC0415
-
+    try:
+        from dragonflow.lab import LabError  # noqa: PLC0415 - the lab needs the extra [lab], which a compute host doesn't have
+        from dragonflow.lab.vswitch import VSwitchError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise fail(f"{error.name} is missing: the lab comes with `pip install 'dragonflow[lab]'`") from error
     try:
         yield
     except (LabError, VSwitchError) as error:
@@ -43,7 +45,7 @@ def _errors() -> Iterator[None]:
 
 
 def _lab(name: str) -> Lab:
-    from dragonflow.lab import Lab  # noqa: PLC0415 - the lab needs the extra [lab], which a compute host doesn't have
+    from dragonflow.lab import Lab  # noqa: PLC0415 - see errors()
 
     return Lab.open(name)
 
@@ -60,9 +62,9 @@ def up(
     regions: Annotated[int, typer.Option(help="Independent regions, each with its own Neutron and DF DB.")] = 1,
 ) -> None:
     """Bring a lab up. What a crashed one of that name left is cleaned away first."""
-    from dragonflow.lab import Lab  # noqa: PLC0415
+    with errors():
+        from dragonflow.lab import Lab  # noqa: PLC0415
 
-    with _errors():
         Lab.up(name, hosts=hosts, store=store, regions=regions, progress=_say)
     option = "" if name == DEFAULT else f" --name {name}"
     _say(f"lab {name!r} is up; `dragonflow lab info{option}` shows it, `dragonflow lab down{option}` takes it down")
@@ -71,7 +73,7 @@ def up(
 @app.command()
 def info(name: Name = DEFAULT, as_json: Json = False) -> None:
     """Show what there is: regions, hosts, processes, VMs."""
-    with _errors():
+    with errors():
         content = _lab(name).info()
     if as_json:
         typer.echo(json.dumps(content, indent=2))
@@ -90,7 +92,7 @@ def plug(
     name: Name = DEFAULT,
 ) -> None:
     """Plug a VM for a port into a host, as os-vif does; prints the VM's network namespace."""
-    with _errors():
+    with errors():
         vm = _lab(name).plug(port_id, host, region=region, address=address, warn=_say)
     _say(f"port {vm.port_id} is plugged in {vm.region} {vm.host}: {vm.mac} {' '.join(vm.ips)}")
     typer.echo(vm.netns)
@@ -99,14 +101,14 @@ def plug(
 @app.command()
 def unplug(port_id: PortId, name: Name = DEFAULT) -> None:
     """Take a VM out; its namespace and what runs in it go too."""
-    with _errors():
+    with errors():
         _lab(name).unplug(port_id)
 
 
 @app.command("exec")
 def exec_(port_id: PortId, command: Command, name: Name = DEFAULT) -> None:
     """Run a command in a VM."""
-    with _errors():
+    with errors():
         line = _lab(name).vm_command(port_id, command)
     _become(line)
 
@@ -119,7 +121,7 @@ def host(
     name: Name = DEFAULT,
 ) -> None:
     """Run a command in a host, for instance `ovs-ofctl dump-flows br-int`."""
-    with _errors():
+    with errors():
         line = _lab(name).host_command(host_name, command, region)
     _become(line)
 
@@ -127,30 +129,30 @@ def host(
 @app.command()
 def kill(process: ProcessName, name: Name = DEFAULT) -> None:
     """End a process without a warning (SIGKILL). Of a store without a process, the data become unreachable."""
-    with _errors():
+    with errors():
         _lab(name).process(process).kill()
 
 
 @app.command()
 def stop(process: ProcessName, name: Name = DEFAULT) -> None:
     """Stop a process as a service manager would."""
-    with _errors():
+    with errors():
         _lab(name).process(process).stop()
 
 
 @app.command()
 def start(process: ProcessName, name: Name = DEFAULT) -> None:
     """Start a process again, on the data and configuration that it had."""
-    with _errors():
+    with errors():
         _lab(name).process(process).start()
 
 
 @app.command()
 def down(name: Name = DEFAULT) -> None:
     """Take a lab down, also one that failed; nothing of it stays."""
-    from dragonflow.lab import clean, state, system  # noqa: PLC0415
+    with errors():
+        from dragonflow.lab import clean, state, system  # noqa: PLC0415
 
-    with _errors():
         system.require_root("dragonflow lab")
         with state.locked(name):
             found = clean(name)
