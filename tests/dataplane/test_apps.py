@@ -190,10 +190,10 @@ async def test_an_audit_finds_what_is_missing_too_much_and_wrong(vswitch: VSwitc
         here.vswitch.ofctl("add-flow", BRIDGE, f"cookie={cookie},table=192,priority=10,reg7=0xb,actions=output:2")
         here.vswitch.ofctl("del-flows", BRIDGE, "table=96,dl_dst=02:00:00:00:00:0b")
         found = await here.differences()
-        assert len(found) == 3
-        assert any(line.startswith("too much: flow table 7") for line in found)
-        assert any(line.startswith("wrong: flow table 192") and line.endswith("l2/LogicalPort/a") for line in found)
-        assert any(line.startswith("missing: flow table 96") and line.endswith("l2/LogicalPort/a") for line in found)
+        assert len(found) == 3, found
+        assert any(line.startswith("too much: flow table=7,") for line in found), found
+        assert any(line.startswith("wrong: flow table=192,") and line.endswith("l2/LogicalPort/a") for line in found)
+        assert any(line.startswith("missing: flow table=96,") and line.endswith("l2/LogicalPort/a") for line in found)
 
 
 async def test_the_audit_command_reads_the_world_by_itself(vswitch: VSwitch, tmp_path: Path) -> None:
