@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from collections.abc import Iterator
+from unittest import mock
 
 from neutron.tests.unit.plugins.ml2 import test_plugin
 from neutron_lib.plugins import directory
@@ -13,7 +16,7 @@ import dragonflow.neutron.db  # noqa: F401 - its tables belong into the schema t
 from dragonflow.model import Alive, Chassis, LogicalPort, Row, decode, encode
 from dragonflow.neutron import config
 from dragonflow.neutron.mech_driver import DragonflowMechanismDriver
-from dragonflow.store.protocol import Key, Put, Txn
+from dragonflow.store.protocol import Key, Put, Txn, Unavailable
 
 
 class DfMl2Mixin:
@@ -59,6 +62,16 @@ class DfMl2TestCase(DfMl2Mixin, test_plugin.Ml2PluginV2TestCase):
         row = Chassis(id=host, tunnel_ip="192.0.2.1", **fields)
         self.put(row, *((Alive(id=host, since=time.time()),) if alive else ()))
         return row
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """The DF DB can't be reached."""
+        gone = Unavailable("gone")
+        with (
+            mock.patch.object(self.store, "call", side_effect=gone),
+            mock.patch.object(self.df.workers.dfdb, "glance", side_effect=gone),
+        ):
+            yield
 
     def work(self) -> None:
         """Do what the journal's thread would."""

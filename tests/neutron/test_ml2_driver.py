@@ -18,7 +18,7 @@ from dragonflow.neutron.binding import AGENT_TYPE, HostNow
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.status import Neutron
-from dragonflow.store.protocol import Delete, Key, Put, Txn, Unavailable
+from dragonflow.store.protocol import Delete, Key, Put, Txn
 
 HOST = {"arg_list": ("binding:host_id",), "binding:host_id": "h1"}
 COMPUTE = {"arg_list": ("binding:host_id", "device_owner"), "binding:host_id": "h1", "device_owner": "compute:nova"}
@@ -59,7 +59,7 @@ class TestRows(df_ml2.DfMl2TestCase):
 
     def test_api_calls_succeed_while_the_df_db_is_away_and_all_arrives_after(self):
         self.chassis()
-        with mock.patch.object(self.store, "call", side_effect=Unavailable("gone")):
+        with self.away():
             with self.port(is_admin=True, **HOST) as port:
                 assert self.journal.work() > 0, "a pause, not an exception"
                 assert port["port"]["binding:vif_type"] == "binding_failed", "nothing was ever known of h1"
@@ -127,7 +127,7 @@ class TestBinding(df_ml2.DfMl2TestCase):
     def test_while_the_df_db_is_away_what_neutrons_agents_say_counts(self):
         chassis = self.chassis()
         agents.AgentTable().report(chassis)
-        with mock.patch.object(self.store, "call", side_effect=Unavailable("gone")):
+        with self.away():
             assert self.bound()["binding:vif_type"] == "ovs"
 
     def test_a_provider_network_needs_its_bridge(self):

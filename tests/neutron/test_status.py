@@ -16,7 +16,7 @@ from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.leader import KEY, Election
 from dragonflow.neutron.status import StatusKeeper, turn
-from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Txn
+from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Txn, Unavailable
 
 
 def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -298,8 +298,25 @@ def test_hosts_are_known_from_the_feed_and_asked_for_when_in_doubt(dfdb):
         put(dfdb, Alive(id="h1", since=1.0))
         assert hosts.look("h1") == HostNow(CHASSIS, True), "at once, though the feed may lag"
         until(lambda: hosts._ready.is_set() and hosts.look("h1").alive)
-        dfdb.store.close()
         assert hosts.look("h2") == HostNow(None, False)
     finally:
         hosts.stop()
         thread.join()
+
+
+def test_an_api_call_waits_for_a_df_db_that_is_away_once_and_not_long(dfdb, monkeypatch):
+    asked = []
+
+    def glance(scopes, timeout):
+        asked.append(timeout)
+        raise Unavailable("gone")
+
+    monkeypatch.setattr(dfdb, "glance", glance)
+    now = [100.0]
+    hosts = Hosts(dfdb, lambda _host: HostNow(CHASSIS, True), clock=lambda: now[0])
+    for _ in range(10):
+        assert hosts.look("h1") == HostNow(CHASSIS, True)
+    assert asked == [2.0]
+    now[0] += 6.0
+    hosts.look("h1")
+    assert len(asked) == 2

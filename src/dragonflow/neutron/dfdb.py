@@ -12,7 +12,7 @@ from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import committed
 from dragonflow.pubsub.protocol import CHANGES, PORT_STATUS, PubSub
 from dragonflow.store.blocking import BlockingStore, PerProcess, Portal
-from dragonflow.store.protocol import Txn, Unavailable
+from dragonflow.store.protocol import Snapshot, Txn, Unavailable
 
 LOG = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ class DfDb:
         self._bus: PerProcess[PubSub] = PerProcess(lambda: open_pubsub(pubsub_url, self.store.underlying()))
         self._hints: Future[None] | None = None
         self._lock = threading.Lock()
+
+    def glance(self, scopes: Collection[str], timeout: float) -> Snapshot:
+        """A snapshot for somebody who can't wait long. :raises StoreError: ``Unavailable`` after ``timeout`` seconds."""
+        return self.portal.run(lambda: self.store.underlying().snapshot(scopes), timeout)
 
     def tell(self, txn: Txn, revision: int) -> None:
         """Publish what was committed. Waits for nobody: who misses it finds it in the store."""

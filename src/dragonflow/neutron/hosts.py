@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from dragonflow.model import ALIVE_SCOPE, CHASSIS_SCOPE, Alive, Chassis
@@ -11,12 +12,18 @@ from dragonflow.neutron.binding import HostNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.table import Table
 from dragonflow.store.feed import ScopeReset
-from dragonflow.store.protocol import Key, StoreError
+from dragonflow.store.protocol import Key, Snapshot, StoreError
 
 LOG = logging.getLogger(__name__)
 
 _SCOPES = (CHASSIS_SCOPE, ALIVE_SCOPE)
 _TURN = 1.0
+
+LOOK = 2.0
+"""Seconds that an API call waits for the DF DB at the most."""
+
+AWAY = 5.0
+"""Seconds for which nobody asks again after the DF DB did not answer: ML2 tries each binding ten times."""
 
 
 class Hosts:
@@ -25,9 +32,13 @@ class Hosts:
     ``fallback`` answers for a host when nothing was ever learnt from the DF DB and it can't be read now either.
     """
 
-    def __init__(self, dfdb: DfDb, fallback: Callable[[str], HostNow]) -> None:
+    def __init__(
+        self, dfdb: DfDb, fallback: Callable[[str], HostNow], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._dfdb = dfdb
         self._fallback = fallback
+        self._clock = clock
+        self._away_until = 0.0
         self._table: Table[Chassis | Alive] = Table(Chassis, Alive)
         self._told: set[str] = set()
         self._ready = threading.Event()
@@ -60,18 +71,27 @@ class Hosts:
             if known.alive:
                 return known
             # A bind may come right after the controller's start, before the feed has told of it.
-        try:
-            snapshot = self._dfdb.store.snapshot(_SCOPES)
-        except StoreError as error:
+        snapshot = self._ask()
+        if snapshot is None:
             if self._ready.is_set():
                 return _host(self._table, host)
-            LOG.warning("df: asking Neutron's agents about host %s, for the DF DB can't be read: %s", host, error)
+            LOG.debug("df: asking Neutron's agents about host %s", host)
             return self._fallback(host)
         fresh: Table[Chassis | Alive] = Table(Chassis, Alive)
         for scope in _SCOPES:
             records = tuple(record for record in snapshot.records if record.key.scope == scope)
             fresh.apply(ScopeReset(scope, snapshot.revision, records))
         return _host(fresh, host)
+
+    def _ask(self) -> Snapshot | None:
+        if self._clock() < self._away_until:
+            return None
+        try:
+            return self._dfdb.glance(_SCOPES, LOOK)
+        except StoreError as error:
+            self._away_until = self._clock() + AWAY
+            LOG.warning("df: binding ports by what was known before, for the DF DB can't be read: %s", error)
+            return None
 
 
 def _host(table: Table[Chassis | Alive], host: str) -> HostNow:

@@ -62,11 +62,12 @@ class Workers:
         self._options = options
         self._lock = threading.Lock()
         self._pid: int | None = None
-        self.dfdb = DfDb(options.store_url, options.pubsub_url)
+        self._parents: list[DfDb] = []
         self._make()
 
     def _make(self) -> None:
         options = self._options
+        self.dfdb = DfDb(options.store_url, options.pubsub_url)
         self.hosts = Hosts(self.dfdb, agents.host_by_agent)
         self.journal = Journal(Mirror(self.dfdb, Plugin()), options.journal_period, options.journal_claim)
         self.election = Election(
@@ -84,7 +85,9 @@ class Workers:
             if self._pid == os.getpid():
                 return
             if self._pid is not None:
-                self._make()  # a fork copied what its parent's threads use
+                # A fork copied what the parent's threads use; it stays referenced, for nothing here may close it.
+                self._parents.append(self.dfdb)
+                self._make()
             self._pid = os.getpid()
         self.dfdb.listen()
         for part in (self.journal, self.hosts, self.election):
