@@ -110,7 +110,7 @@ def _matrix(machines: Sequence[Machine], reached: Reached) -> Table:
     from dragonflow.lab.scenario import FAMILIES, wanted  # noqa: PLC0415
 
     table = Table(
-        title="Who reaches whom: 4 by IPv4, 6 by IPv6, · not at all, ! not as it should be",
+        title="Who reaches whom, by IPv4 and IPv6 (! = not as it should be)",
         title_justify="left",
         header_style="bold",
     )
@@ -135,13 +135,15 @@ def _events(machines: Sequence[Machine], events: Sequence[dict[str, Any]]) -> Ta
     """What Nova was told, with seconds from the first plug."""
     names = {machine.port_id: machine.name for machine in machines}
     start = min((machine.vm.plugged for machine in machines if machine.vm is not None), default=0.0)
-    table = Table(title="What Nova was told", title_justify="left", header_style="bold")
-    for column in ("s after first plug", "event", "status", "server", "port"):
+    table = Table(
+        title="What Nova was told (Neutron gathers events for up to 2 s)", title_justify="left", header_style="bold"
+    )
+    for column in ("s after first plug", "event", "server", "port", "VM"):
         table.add_column(column, overflow="fold", justify="right" if column.startswith("s ") else "left")
     for event in events:
         if event.get("tag") in names:
             when = f"{event['time'] - start:.2f}"
-            table.add_row(when, event["name"], event.get("status", ""), event["server_uuid"][:8], names[event["tag"]])
+            table.add_row(when, event["name"], event["server_uuid"][:8], event["tag"][:8], names[event["tag"]])
     return table
 
 

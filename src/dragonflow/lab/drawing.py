@@ -86,7 +86,8 @@ def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: 
     colours = {tenant: TENANT_COLOURS[number % len(TENANT_COLOURS)] for number, tenant in enumerate(tenants)}
 
     canvas.text(MARGIN, 52, "Dragonflow, one region", 26, weight=700)
-    pings = f"{sum(reached.values())} of {len(reached)} pings answered"
+    answered = sum(reached.values())
+    pings = f"{answered} pings answered, {len(reached) - answered} kept apart"
     verdict = "all as it should be" if not failures else f"{failures} not as it should be"
     canvas.text(MARGIN, 78, f"{len(hosts)} chassis, {len(tenants)} tenants on the same addresses", 14, FAINT)
     canvas.text(WIDTH - MARGIN, 52, verdict, 20, GOOD if not failures else BAD, weight=700, anchor="end")

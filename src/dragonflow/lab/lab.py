@@ -217,8 +217,9 @@ class Lab:
             warn(f"Neutron has bound port {port_id} to {bound}: it will not work before it is bound to {host}")
         netns = f"{self.name}-vm-{port_id[:11]}"
         with state.locked(self.name):
-            if port_id in self.vms or system.netns_exists(netns):
+            if port_id in self.vms:
                 raise LabError(f"port {port_id} is plugged already; `dragonflow lab unplug {port_id}` takes it out")
+            remove(netns)  # what a plug that was killed half-way left
             try:
                 made = plug(there, region=place.name, netns=netns, port=port, subnets=subnets, mtu=mtu)
             except BaseException:

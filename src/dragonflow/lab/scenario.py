@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -85,8 +86,11 @@ def make_tenants(lab: Lab) -> list[Machine]:
                 name = f"{tenant.name}-{number + 1}"
                 port_body = {"port": {"network_id": network["id"], "name": name, "fixed_ips": fixed}}
                 port = user.post("/ports", json=port_body).json()["port"]
-                server = f"{tenant.first + number:08x}-0000-4000-8000-{tenant.project[:12]}"
-                binding = {"device_id": server, "device_owner": "compute:nova", "binding:host_id": host}
+                binding = {
+                    "device_id": str(uuid.uuid5(uuid.NAMESPACE_DNS, name)),
+                    "device_owner": "compute:nova",
+                    "binding:host_id": host,
+                }
                 nova.put(f"/ports/{port['id']}", json={"port": binding})
                 machines.append(Machine(name, tenant, network["name"], port["id"], host, ips))
     return machines
