@@ -188,10 +188,7 @@ class Controller:
         """Render, send, and after the barrier tell. A switch that is away keeps what is wanted; its return is news."""
         self._confirmed = False
         with metrics.SETTLE_SECONDS.time():
-            settled = self._engine.settle()
-            for owner, facts in settled.facts.items():
-                self._switch.want(owner, facts)
-            self._unconfirmed += settled.events
+            self._unconfirmed += self._engine.settle(self._switch.want).events
             said = claims(self._name, self._replica, self._engine.locality)
         try:
             with metrics.SYNC_SECONDS.time():
@@ -202,7 +199,7 @@ class Controller:
         self._confirmed = True
         self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
-        broken = {owner.id for owner in (*self._switch.degraded, *self._engine.degraded)}
+        broken = {owner.id for owner in (*self._switch.degraded, *self._engine.broken)}
         metrics.OWNERS_DEGRADED.set(len(broken))
         self._report.confirmed(without(broken, said))
         confirmed, self._unconfirmed = self._unconfirmed, []
