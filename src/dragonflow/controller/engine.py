@@ -253,6 +253,9 @@ class _Reads:
             del self._readers[read]
 
 
+_NOBODY: Mapping[Owner, Locality] = {}
+
+
 class _Places:
     """Who places which port where. If several owners claim a port, the first app wins, then the least owner."""
 
@@ -267,6 +270,8 @@ class _Places:
 
     def claim(self, owner: Owner, places: Mapping[str, Locality]) -> list[tuple[str, Locality | None]]:
         """From now on the owner claims these places. Returns the ports that moved, each with where it was before."""
+        if not places and owner not in self._foreign and owner not in self._claimants(owner.id):
+            return []  # most owners never place anything
         before = (owner.id, *self._foreign.pop(owner, ()))
         if foreign := tuple(port for port in places if port != owner.id):
             self._foreign[owner] = foreign
@@ -310,11 +315,11 @@ class _Places:
             self._claims[port] = winner
             self._disputed.discard(port)
 
-    def _claimants(self, port: str) -> dict[Owner, Locality]:
+    def _claimants(self, port: str) -> Mapping[Owner, Locality]:
         found = self._claims.get(port)
-        if isinstance(found, dict):
-            return found
-        return {} if found is None else {found: self.winners[port]}
+        if found is None:
+            return _NOBODY
+        return found if isinstance(found, dict) else {found: self.winners[port]}
 
     def _rank(self, owner: Owner) -> tuple[int, Owner]:
         return self._order[owner.app], owner

@@ -38,7 +38,7 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
     for where, number in bits:
         other = found.get(where.field)
         if other is None:
-            found[where.field] = _condition(where.field, (where.place(number), where.mask))
+            found[where.field] = _named(where, number)
             continue
         mask = other.field.full if other.mask is None else other.mask
         if mask & where.mask:
@@ -59,6 +59,11 @@ def _condition(name: str, given: Any) -> Condition:
     """One condition; remembered, because most recur: equal ones are one object."""
     value, mask = parse(name, given)
     return Condition(FIELDS[name], value, None if mask == FIELDS[name].full else mask)
+
+
+@lru_cache(maxsize=4096)
+def _named(where: Bits, number: int) -> Condition:
+    return _condition(where.field, (where.place(number), where.mask))
 
 
 @lru_cache(maxsize=4096)
