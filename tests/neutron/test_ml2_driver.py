@@ -221,6 +221,14 @@ class TestStatus(df_ml2.DfMl2TestCase):
         assert self.status() == "DOWN"
         assert self.blocked()
 
+    def test_a_status_alone_is_nothing_for_the_journal(self):
+        self.work()
+        Neutron().set(self.id, "ACTIVE")
+        Neutron().set(self.id, "DOWN")
+        assert db.waiting(get_admin_context()) == set()
+        self._update("ports", self.id, {"port": {"admin_state_up": False}})
+        assert db.waiting(get_admin_context()) == {("port", self.id)}
+
     def test_a_port_that_is_switched_off_goes_down_at_once(self):
         Neutron().set(self.id, "ACTIVE")
         self._update("ports", self.id, {"port": {"admin_state_up": False}})

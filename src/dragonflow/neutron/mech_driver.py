@@ -160,7 +160,8 @@ class DragonflowMechanismDriver(api.MechanismDriver):
 
     def update_port_precommit(self, context: Any) -> None:
         """See ``MechanismDriver``."""
-        self._port_changed(context)
+        if not _only_status_changed(context):
+            self._port_changed(context)
         if context.host != context.original_host:
             self._block(context)
 
@@ -260,4 +261,13 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         }
 
 
+def _only_status_changed(context: Any) -> bool:
+    """Whether Neutron's transaction just turns the port ACTIVE or DOWN, which no row tells."""
+    old, new = context.original, context.current
+    return old["status"] != new["status"] and all(
+        old.get(name) == value for name, value in new.items() if name not in _NOT_IN_ROWS
+    )
+
+
+_NOT_IN_ROWS = frozenset({"status", "revision_number", "updated_at"})
 _OUR_VIF_TYPES = frozenset({portbindings.VIF_TYPE_OVS, portbindings.VIF_TYPE_VHOST_USER})
