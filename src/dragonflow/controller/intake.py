@@ -82,7 +82,7 @@ class Intake:
             if row is not None:
                 self._replica.upsert(row, record.revision)
             elif kind := KINDS.get(record.key.kind):
-                self._replica.remove(kind, record.key.id, record.revision)
+                self._replica.remove(kind, record.key.id, record.revision, record.key.scope)
 
     def _read(self, record: Record) -> Row | None:
         self.refused.pop(record.key, None)
