@@ -13,6 +13,9 @@ waits for the next turn and is taken in one go.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import gc
 import logging
 import signal
 import time
@@ -104,10 +107,13 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.chassis.id
-        self._store = open_store(settings.store_url, create=False)  # Neutron makes it: an empty one would take all flows away
+        self._store = open_store(
+            settings.store_url, create=False
+        )  # Neutron makes it: an empty one would take all flows away
         self._bus = open_pubsub(settings.pubsub_url, self._store)
         self._replica = Replica()
         self._news = asyncio.Event()
+        self._news.set()
         self._intake = Intake(Feed(self._store), self._replica, self._news.set)
         me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
         self._engine = Engine(APPS, self._replica, me)
@@ -165,27 +171,28 @@ class Controller:
 
     async def _drive(self) -> None:
         """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
-        while not await self._follow():
-            await self._next_news()
+        gc.disable()  # a start makes much and drops little: collecting then finds nothing and costs a third
+        while not await self._follow_news():
+            pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
+        while not await self._settle():
+            await self._follow_news()
+        _tidy_memory()
         while True:
+            await self._follow_news()
             await self._settle()
-            await self._next_news()
-            await self._follow()
 
-    async def _next_news(self) -> None:
+    async def _follow_news(self) -> bool:
+        """Wait for news, then follow the scopes that are needed. Returns whether all of them, and OVSDB, have arrived."""
         await self._news.wait()
         self._news.clear()
         self._report.wake()
-
-    async def _follow(self) -> bool:
-        """Follow the scopes that are needed now. Returns whether all of them, and OVSDB, have arrived."""
         needed = needed_scopes(self._name, self._replica.where(Binding, host=self._name))
         await self._intake.follow(needed)
         return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
 
-    async def _settle(self) -> None:
-        """Render, send, and after the barrier tell. A switch that is away keeps what is wanted; its return is news."""
+    async def _settle(self) -> bool:
+        """Render, send, and after the barrier tell. Returns False if the switch is away; its return is news."""
         self._confirmed = False
         with metrics.SETTLE_SECONDS.time():
             self._unconfirmed += self._engine.settle(self._switch.want).events
@@ -195,7 +202,7 @@ class Controller:
                 synced = await self._switch.sync()
         except Disconnected as error:
             LOG.info("switch away, flows wait: %s", error)
-            return
+            return False
         self._confirmed = True
         self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
@@ -205,6 +212,7 @@ class Controller:
         confirmed, self._unconfirmed = self._unconfirmed, []
         for subscriber in self.subscribers:
             subscriber(confirmed)
+        return True
 
     def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
@@ -229,6 +237,15 @@ class Controller:
     def _ovs_ports(self) -> list[Any]:
         """The interfaces on the integration bridge as OVSDB tells them."""
         return [msgspec.to_builtins(port) for port in self._replica.all(OvsPort)]
+
+
+def _tidy_memory() -> None:
+    """After the start: give back what it left over, and let later collections pass over what will live on."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # a libc without malloc_trim keeps its memory
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _plain(locality: Locality) -> dict[str, Any]:

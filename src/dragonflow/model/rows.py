@@ -34,7 +34,7 @@ def status_scope(chassis: str) -> str:
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="schema"):
-    """A row of the DF DB. ``pooled`` names the fields whose values many rows share; they are interned."""
+    """A row of the DF DB. ``pooled`` names the fields whose strings many rows share; they are interned."""
 
     pooled: ClassVar[tuple[str, ...]] = ()
 
@@ -43,8 +43,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         for name in self.pooled:
             value = getattr(self, name)
-            if value is not None:
+            if isinstance(value, str):
                 msgspec.structs.force_setattr(self, name, sys.intern(value))
+            elif value:
+                msgspec.structs.force_setattr(self, name, tuple(map(sys.intern, value)))
 
     @property
     def scope(self) -> str:
@@ -116,6 +118,9 @@ class FixedIP(msgspec.Struct, frozen=True):
     subnet: str
     ip: str
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "subnet", sys.intern(self.subnet))
+
 
 class AddressPair(msgspec.Struct, frozen=True):
     """A further (MAC, prefix) from which a port may send; without a MAC the port's own."""
@@ -131,7 +136,7 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     that are prepared for it besides (inactive bindings: the targets of a live migration).
     """
 
-    pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type")
+    pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type", "security_groups")
 
     key: int
     network: str
