@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from dragonflow.pubsub import UnknownPubSub
-from dragonflow.pubsub.blocking import BlockingPubSub
-from dragonflow.pubsub.protocol import CHANGES, PORT_STATUS, Message
 from dragonflow.store import UnknownStore, keys
 from dragonflow.store.blocking import BlockingStore, Portal
 from dragonflow.store.draft import transact
@@ -150,11 +147,9 @@ def test_a_call_on_the_loop_s_own_thread_is_refused(portal: Portal) -> None:
         portal.run(wrong)
 
 
-def test_urls_are_refused_at_once(portal: Portal, store: BlockingStore) -> None:
+def test_urls_are_refused_at_once(portal: Portal) -> None:
     with pytest.raises(UnknownStore):
         BlockingStore(portal, "nonsense://")
-    with pytest.raises(UnknownPubSub):
-        BlockingPubSub("nonsense://", store)
 
 
 def test_closing_and_using_again(store: BlockingStore, portal: Portal) -> None:
@@ -167,20 +162,14 @@ def test_closing_and_using_again(store: BlockingStore, portal: Portal) -> None:
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-def test_a_fork_gives_the_child_a_loop_and_a_store_of_its_own(
-    store: BlockingStore, tmp_path: Path, used_before: bool
-) -> None:
-    bus = BlockingPubSub(f"zmq+ipc://{tmp_path}/bus", store)
+def test_a_fork_gives_the_child_a_loop_and_a_store_of_its_own(store: BlockingStore, used_before: bool) -> None:
     if used_before:
         store.commit(put(A))
-        bus.publish(Message(CHANGES, ()))
     child = os.fork()
     if child == 0:
         code = 1
         try:
             store.commit(put(B, b"child"))
-            bus.publish(Message(CHANGES, ()))
-            bus.close()
             store.close()
             code = 0
         finally:
@@ -190,26 +179,3 @@ def test_a_fork_gives_the_child_a_loop_and_a_store_of_its_own(
     assert record is not None
     assert record.data == b"child"
     store.commit(put(A, b"parent"))
-    bus.close()
-
-
-def test_messages_from_thread_to_thread(store: BlockingStore, tmp_path: Path) -> None:
-    bus = BlockingPubSub(f"zmq+ipc://{tmp_path}/bus", store)
-    statuses, changes = bus.subscribe([PORT_STATUS]), bus.subscribe([CHANGES])
-    txn, message = put(A), None
-    until = time.monotonic() + 10
-    while message is None and time.monotonic() < until:  # the first get lost while the sockets find each other
-        revision = store.commit(txn)
-        bus.tell(txn, revision)
-        message = changes.next(0.05)
-    assert message == Message(CHANGES, (Record(A, b"x", message.records[0].revision),))  # type: ignore[union-attr]
-    bus.publish(Message(PORT_STATUS, (Record(B, None, 7),)))
-    assert next(statuses) == Message(PORT_STATUS, (Record(B, None, 7),))
-    assert statuses.next(0.01) is None
-    reader = threading.Thread(target=lambda: list(statuses))
-    reader.start()
-    statuses.close()
-    reader.join(10)
-    assert not reader.is_alive()
-    bus.close()
-    assert list(changes) is not None

@@ -6,10 +6,9 @@ import logging
 import threading
 from collections.abc import Collection
 from concurrent.futures import Future
-from contextlib import aclosing
 
 from dragonflow.pubsub import open_pubsub
-from dragonflow.pubsub.news import committed
+from dragonflow.pubsub.news import committed, pass_hints
 from dragonflow.pubsub.protocol import CHANGES, PORT_STATUS, PubSub
 from dragonflow.store.blocking import BlockingStore, PerProcess, Portal
 from dragonflow.store.protocol import Snapshot, Txn, Unavailable
@@ -46,14 +45,12 @@ class DfDb:
     def listen(self, topics: Collection[str] = (CHANGES, PORT_STATUS)) -> None:
         """From now on messages make the feeds of this store look at once."""
 
-        async def pass_hints() -> None:
-            async with aclosing(self._bus.get().subscribe(topics)) as messages:
-                async for _ in messages:
-                    self.store.underlying().hint()
+        async def pass_on() -> None:
+            await pass_hints(self.store.underlying(), self._bus.get(), topics)
 
         with self._lock:
             if self._hints is None:
-                self._hints = self.portal.start(pass_hints)
+                self._hints = self.portal.start(pass_on)
                 self._hints.add_done_callback(_log_failure)
 
     def close(self) -> None:
