@@ -1,4 +1,4 @@
-"""One lab for all of these tests. They run in one xdist group, so that it is brought up once."""
+"""One lab for all of these tests; `tests/conftest.py` keeps them in one process."""
 
 from __future__ import annotations
 

@@ -25,8 +25,6 @@ from dragonflow.store.protocol import Delete, Key, Put, Txn
 
 from .conftest import Cloud
 
-pytestmark = pytest.mark.xdist_group("lab")
-
 OUTAGE = 30.0
 """Seconds for which the DF DB is gone: longer than every lease."""
 

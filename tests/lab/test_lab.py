@@ -18,8 +18,6 @@ from dragonflow.lab.system import wait_until
 
 from .conftest import HOSTS, Cloud
 
-pytestmark = pytest.mark.xdist_group("lab")
-
 DRAGONFLOW = str(Path(sys.executable).with_name("dragonflow"))
 ALICE, BOB = "a" * 32, "b" * 32
 

@@ -18,8 +18,6 @@ from dragonflow.lab.system import wait_until
 
 from .conftest import HOSTS, Cloud
 
-pytestmark = pytest.mark.xdist_group("lab")
-
 CIDRS = ("10.1.0.0/24", "fd01::/64")
 
 
