@@ -17,7 +17,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.daemon import Daemon, end_all, marked
 from dragonflow.lab.system import LabError, run, wait_until
 
 CACHE = Path("/var/cache/dragonflow-lab")
@@ -60,8 +60,7 @@ class MariaDB:
     def start(self) -> None:
         """Start it on the data that are there, or on a fresh Neutron schema; returns when it answers."""
         if not self.data.exists():
-            shutil.copytree(_template(), self.data, copy_function=_copy)
-            run(["chown", "-R", f"{USER}:", str(self.data)])
+            _copy_template(self.data)
         self._serve()
 
     def _serve(self) -> None:
@@ -81,24 +80,21 @@ class MariaDB:
         return run(["mariadb", "--no-defaults", "-uroot", f"--socket={self.socket}", "-BN", "-e", sql])
 
 
-def _copy(source: str, target: str) -> None:
-    shutil.copyfile(source, target)  # no times and modes: chown follows anyway
-
-
-def _template() -> Path:
-    """The data directory of a fresh Neutron, made if this machine has none for these versions."""
+def _copy_template(target: Path) -> None:
+    """Copy the data directory of a fresh Neutron; it is made if this machine has none for these versions."""
     CACHE.mkdir(parents=True, exist_ok=True)
     wanted = CACHE / f"mariadb-{_digest()}"
     with _locked(CACHE / "lock"):
         if not wanted.exists():
-            for stale in CACHE.glob("mariadb-*"):
-                shutil.rmtree(stale)
             work = CACHE / "making"
-            shutil.rmtree(work, ignore_errors=True)
+            end_all(marked(work))  # one that was killed at this left its server running
+            for stale in (work, *CACHE.glob("mariadb-*")):
+                shutil.rmtree(stale, ignore_errors=True)
             work.mkdir()
-            (_make(work)).rename(wanted)
+            _make(work).rename(wanted)
             shutil.rmtree(work)
-    return wanted
+        shutil.copytree(wanted, target, copy_function=shutil.copyfile)
+    run(["chown", "-R", f"{USER}:", str(target)])
 
 
 def _make(work: Path) -> Path:
@@ -106,8 +102,8 @@ def _make(work: Path) -> Path:
     server = MariaDB("mariadb", work, work)
     options = ("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
     run(["mariadb-install-db", "--no-defaults", f"--user={USER}", f"--datadir={server.data}", *options], timeout=120)
-    server._serve()
     try:
+        server._serve()
         server.execute(f"CREATE DATABASE {DATABASE}")
         config = work / "neutron.conf"
         config.write_text(f"[database]\nconnection = {server.url}\n")
