@@ -80,6 +80,7 @@ class Neutron:
                 "api_paste_config": str(self.directory / "api-paste.ini"),
                 "state_path": str(self.directory / "state"),
                 "notify_nova_on_port_status_changes": "true",
+                "send_events_interval": "1",  # seconds between two batches of events to Nova: the least that Neutron takes
             },
             "oslo_concurrency": {"lock_path": str(self.directory / "lock")},
             "database": {"connection": sql_url, "max_pool_size": "20", "max_overflow": "50"},
