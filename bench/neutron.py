@@ -8,12 +8,13 @@ takes it down at the end. Then, one after the other, in turn:
 - ours: an interface (one end of a veth pair) is put on the integration bridge by one OVSDB transaction, as os-vif does. Time
   counts from just before the transaction is sent, so OVS's own part is in it. ``barrier`` is when the host's switch had
   confirmed the flows (the status row says when), ``message`` when the word arrives on the topic at a subscriber that stands
-  where Neutron's server stands, ``committed`` when Neutron's SQL has the port ACTIVE, ``nova`` when Nova hears of it.
+  where Neutron's server stands, ``committed`` when Neutron's SQL has the port ACTIVE, ``nova`` when Nova hears of it: Neutron
+  sends its events at most once in ``send_events_interval`` (the lab sets 1 s), which is nearly all of that time here.
 - alone: the same step of a port of the same kind, but bound to a host that exists in the DF DB only, so that nobody speaks for
   it. Another process with Neutron's plugin and without Dragonflow takes the port from DOWN to ACTIVE (``neutron_alone.py``).
 
 ``committed`` is found by asking the SQL database every 2 ms, and so up to 2 ms late; that is cheaper than the API, which would
-take from the server what it is measured by. At the end the API must show every port ACTIVE.
+slow the server down (a client that asks every 10 ms makes ``committed`` a third later). At the end the API must show every port ACTIVE.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -391,6 +393,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     console = Console(stderr=options.json)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the lab is taken down then, too
     lab = Lab.up(f"bench-{os.getpid()}", hosts=1, progress=console.print)
     try:
         before = conditions()
