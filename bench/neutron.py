@@ -14,7 +14,8 @@ takes it down at the end. Then, one after the other, in turn:
   it. Another process with Neutron's plugin and without Dragonflow takes the port from DOWN to ACTIVE (``neutron_alone.py``).
 
 ``committed`` is found by asking the SQL database every 2 ms, and so up to 2 ms late; that is cheaper than the API, which would
-slow the server down (a client that asks every 10 ms makes ``committed`` a third later). At the end the API must show every port ACTIVE.
+slow the server down (a client that asks every 10 ms makes ``committed`` a third later). At the end the API must show every port
+ACTIVE.
 """
 
 from __future__ import annotations
