@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,14 +207,19 @@ class Lab:
         address: Address = "static",
         warn: Progress = _silent,
     ) -> Vm:
-        """Plug a VM for a Neutron port into a host, as os-vif would; says by ``warn`` what Nova would have done before.
+        """Plug a VM for a Neutron port into a host, as os-vif would. A port without a host is bound to this one first.
+
+        Says by ``warn`` what Nova would have done before.
 
         :raises LabError: no such port, host or region; plugged already; no DHCP server answered (the VM stays plugged).
         """
         place, there = self.region(region), self.host(host, region)
         port, subnets, mtu = _port(place, port_id)
-        if port.get("binding:host_id") != host:
-            bound = port.get("binding:host_id") or "no host"
+        bound = port.get("binding:host_id")
+        if not bound:
+            port = _bind(place, port, host)
+            warn(f"port {port_id} was bound to no host; bound it to {host}, as Nova does before it plugs")
+        elif bound != host:
             warn(f"Neutron has bound port {port_id} to {bound}: it will not work before it is bound to {host}")
         netns = f"{self.name}-vm-{port_id[:11]}"
         with state.locked(self.name):
@@ -371,6 +377,19 @@ def _port(region: Region, port_id: str) -> tuple[dict[str, Any], list[dict[str, 
     except httpx.HTTPError as error:
         raise LabError(f"port {port_id} in {region.name}: {error}") from error
     return port, subnets, network["mtu"]
+
+
+def _bind(region: Region, port: dict[str, Any], host: str) -> dict[str, Any]:
+    """Bind a port to a host as Nova does for a new server; returns what Neutron made of it."""
+    wanted = {"binding:host_id": host}
+    if not port["device_id"]:
+        wanted |= {"device_id": str(uuid.uuid4()), "device_owner": "compute:nova"}
+    try:
+        with region.neutron.client() as neutron:
+            bound: dict[str, Any] = neutron.put(f"/ports/{port['id']}", json={"port": wanted}).json()["port"]
+    except httpx.HTTPError as error:
+        raise LabError(f"port {port['id']} in {region.name}: {error}") from error
+    return bound
 
 
 def _call(command: Collection[str], timeout: float) -> subprocess.CompletedProcess[str]:
