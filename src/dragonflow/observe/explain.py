@@ -16,8 +16,10 @@ COOKIE = re.compile(r"(?:cookie=)?(0x[0-9a-fA-F]+)")
 """Where a flow's cookie stands in a line of ``ovs-ofctl dump-flows``, or a cookie alone."""
 
 _TABLE = re.compile(r"table=(\w+)")
-_NETWORK = re.compile(r"metadata=(0x[0-9a-f]+)")
-_PORT = re.compile(r"reg[67]=(0x[0-9a-f]+)|(0x[0-9a-f]+)->(?:NXM_NX_REG[67]|reg[67])")
+_NETWORK = re.compile(
+    r"metadata=(?P<match>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?|(?P<load>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?->metadata"
+)
+_PORT = re.compile(r"reg[67]=(?P<match>0x[0-9a-f]+)|(?P<load>0x[0-9a-f]+)->reg[67]")
 
 
 class Book:
@@ -25,10 +27,13 @@ class Book:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._objects = {(type(row).__name__, row.id): row for row in rows}
-        self._networks = {row.key: row for row in self._objects.values() if isinstance(row, LogicalSwitch)}
-        self._ports = {row.key: row for row in self._objects.values() if isinstance(row, LogicalPort)}
+        self._networks = self._by_key(LogicalSwitch)
+        self._ports = self._by_key(LogicalPort)
         self._owners = {cookie(owner): owner for owner in _owners(self._objects)}
         self._tables = {str(table.number): table.name for app in APPS for table in app.tables()}
+
+    def _by_key(self, kind: type[LogicalSwitch | LogicalPort]) -> dict[int, LogicalSwitch | LogicalPort]:
+        return {row.key: row for row in self._objects.values() if isinstance(row, kind)}
 
     def explain(self, line: str, number: str) -> dict[str, Any]:
         """What is known of one flow."""
@@ -56,12 +61,10 @@ class Book:
         return f"the host {owner.id} itself" if owner.kind == Me.__name__ else f"{owner.kind} {owner.id}"
 
     def _numbers(self, line: str) -> Iterator[tuple[str, str]]:
-        for found in _NETWORK.finditer(line):
-            if network := self._networks.get(int(found[1], 16)):
-                yield found[0], f"network {_named(network)}"
-        for found in _PORT.finditer(line):
-            if port := self._ports.get(int(found[1] or found[2], 16)):
-                yield found[0], f"port {_named(port)}"
+        for kind, pattern, rows in (("network", _NETWORK, self._networks), ("port", _PORT, self._ports)):
+            for found in pattern.finditer(line):
+                if row := rows.get(int(found["match"] or found["load"], 16)):
+                    yield found[0], f"{kind} {_named(row)}"
 
 
 def _named(row: LogicalPort | LogicalSwitch) -> str:
