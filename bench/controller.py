@@ -1,16 +1,23 @@
-"""A controller on real Open vSwitch: cold start, restart, plug → barrier, plug → status message, memory.
+"""A controller on real Open vSwitch: its starts, a plug from OVSDB to the barrier and to the status message, memory.
 
-    .venv/bin/python bench/controller.py [--known 100,1000,10000] [--plugs 100]
+    .venv/bin/python bench/controller.py [--known 100,1000,10000] [--plugs 100] [--addresses 2]
 
 Needs root: OVS runs in user space in a network namespace of its own. The DF DB is SQLite, the bus ZeroMQ, both in a temporary
 directory. All known ports lie in one Geneve network, spread evenly over 100 chassis (the worst case for flooding); 100 of them
-are bound here. A VM's interface is a patch port without a peer, which gets an OpenFlow port but needs no device.
+are bound here. A VM's interface is a tap device that is there before it is plugged, as with Nova.
 
-- cold start: from exec of `dragonflow controller` (Python's start and imports included) until it says that the switch is in sync
-- restart: the same again with unchanged rows, and how many flow mods it sent
-- plug → barrier: from the OVSDB transaction that adds the interface (OVS's own time included) to the confirmed local_created
-- plug → message: the same until the status message reaches a subscriber in another process of this machine
-- memory: resident set of the controller after the cold start
+Starts, each from exec of `dragonflow controller` (Python's start and imports included) until it says that the switch is in sync:
+
+- first start: OVSDB knows no bridge and no tunnel port
+- restart: all is there and the rows are unchanged; also how many flow mods it sent
+- cold start: the host was rebooted; bridge, tunnel and VM ports stand in OVSDB, the switch's tables are empty
+
+A plug, one after the other, each when the last one's message has come:
+
+- OVS: from the transaction that adds the interface until OVSDB tells its ofport; nobody's controller can know it earlier
+- barrier: from there until the controller makes the status row, which it does when a barrier has confirmed the flows
+- message: from there until the status message is at a subscriber in another process, by way of the DF DB
+- all: the whole of it
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +53,7 @@ LOCAL = 100
 ME = "chassis-0"
 
 
-def rows(known: int) -> list[Row]:
+def rows(known: int, addresses: int) -> list[Row]:
     made: list[Row] = [
         LogicalSwitch(id="net", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1),
         *(Chassis(id=f"chassis-{n}", tunnel_ip=f"192.0.2.{n + 1}") for n in range(1, CHASSIS)),
@@ -54,14 +62,17 @@ def rows(known: int) -> list[Row]:
         local = n < LOCAL
         host = ME if local else f"chassis-{1 + n % (CHASSIS - 1)}"
         mac = f"fa:16:3e:{n >> 16:02x}:{n >> 8 & 255:02x}:{n & 255:02x}"
-        ip = f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"
+        ips = (
+            FixedIP("subnet-4", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"),
+            FixedIP("subnet-6", f"2001:db8::{n + 1:x}"),
+        )
         made.append(
             LogicalPort(
                 id=port_id(n),
                 key=n + 1,
                 network="net",
                 mac=mac,
-                fixed_ips=(FixedIP("subnet-4", ip), FixedIP("subnet-6", f"2001:db8::{n + 1:x}")),
+                fixed_ips=ips[:addresses],
                 chassis=host,
                 generation=1,
                 device_owner="compute:nova",
@@ -93,9 +104,9 @@ class Bench:
             f"datapath_type = netdev\ncontrol_socket = {self.control}\n"
         )
 
-    async def fill(self, known: int) -> None:
+    async def fill(self, known: int, addresses: int) -> None:
         store = open_store(self.store_url)
-        puts = [Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows(known)]
+        puts = [Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows(known, addresses)]
         for start in range(0, len(puts), 1000):
             await store.commit(Txn(tuple(puts[start : start + 1000])))
         await store.close()
@@ -129,42 +140,102 @@ class Bench:
         answer: dict[str, object] = ask(self.control, "status", timeout=30)
         return answer
 
-    async def plug(self, plugs: Sequence[int]) -> tuple[list[float], list[float]]:
-        """Seconds from the OVSDB transaction to the barrier, as the status row says it, and to the message's arrival."""
+    async def plug(self, plugs: Sequence[int]) -> list[Plug]:
+        """Plug one interface after the other."""
         store = open_store(self.store_url)
         bus = open_pubsub(self.pubsub_url, store)
-        _, writer = await asyncio.open_unix_connection(str(self.switch.db_sock), limit=1 << 24)
-        barriers, messages = [], []
+        database = await _Ovsdb.open(self.switch.db_sock)
+        done = []
         async with aclosing(bus.subscribe([PORT_STATUS])) as news:
             first = asyncio.ensure_future(anext(news))
             await asyncio.sleep(1)  # for ZeroMQ to connect: nothing tells a subscriber that it has
             for number in plugs:
                 began = time.time()
-                writer.write(json.dumps(_add_interface(number)).encode())
+                database.plug(number)
                 message = await first
-                messages.append(time.time() - began)
+                arrived = time.time()
                 (record,) = [it for it in message.records if it.key.id == port_id(number)]
                 assert record.data is not None
-                barriers.append(json.loads(record.data)["at"] - began)
+                barrier = json.loads(record.data)["at"]
+                ready = await database.ready(number)
+                done.append(Plug(ready - began, barrier - ready, arrived - barrier, arrived - began))
                 first = asyncio.ensure_future(anext(news))
                 await asyncio.sleep(0.02)
             first.cancel()
             await asyncio.wait([first])
-        writer.close()
+        await database.close()
         await bus.close()
         await store.close()
-        return barriers, messages
+        return done
 
 
-def _add_interface(number: int) -> dict[str, object]:
+class Plug(NamedTuple):
+    """Seconds; see above."""
+
+    ovs: float
+    barrier: float
+    message: float
+    all: float
+
+
+class _Ovsdb:
+    """OVSDB by its own protocol (RFC 7047), so that no client library's time is measured."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._ready: dict[str, asyncio.Future[float]] = {}
+        self._task = asyncio.ensure_future(self._listen())
+        self._send("monitor", ["Open_vSwitch", None, {"Interface": [{"columns": ["name", "ofport"]}]}], "monitor")
+
+    @classmethod
+    async def open(cls, path: Path) -> _Ovsdb:
+        return cls(*await asyncio.open_unix_connection(str(path)))
+
+    def plug(self, number: int) -> None:
+        self._send("transact", ["Open_vSwitch", *_add_interface(number)], number)
+
+    async def ready(self, number: int) -> float:
+        """When the database told the interface's ofport (seconds since 1970)."""
+        return await self._of(f"vm{number}")
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._writer.close()
+
+    def _of(self, name: str) -> asyncio.Future[float]:
+        return self._ready.setdefault(name, asyncio.get_running_loop().create_future())
+
+    def _send(self, method: str, params: list[Any], id: object) -> None:
+        self._writer.write(json.dumps({"method": method, "params": params, "id": id}).encode())
+
+    async def _listen(self) -> None:
+        """Messages follow each other with nothing in between, each a JSON object."""
+        decoder = json.JSONDecoder()
+        text = ""
+        while data := await self._reader.read(1 << 20):
+            now = time.time()
+            text += data.decode()
+            while text:
+                try:
+                    message, end = decoder.raw_decode(text)
+                except json.JSONDecodeError:
+                    break  # the rest is on its way
+                text = text[end:]
+                if message.get("method") == "update":
+                    self._take(message["params"][1], now)
+
+    def _take(self, update: dict[str, Any], now: float) -> None:
+        for row in update.get("Interface", {}).values():
+            new = row.get("new", {})
+            if isinstance(new.get("ofport"), int) and new["ofport"] > 0 and not self._of(new["name"]).done():
+                self._of(new["name"]).set_result(now)
+
+
+def _add_interface(number: int) -> list[dict[str, object]]:
     name = f"vm{number}"
-    interface = {
-        "name": name,
-        "type": "patch",
-        "options": ["map", [["peer", f"nowhere{number}"]]],
-        "external_ids": ["map", [["iface-id", port_id(number)]]],
-    }
-    add = [
+    interface = {"name": name, "external_ids": ["map", [["iface-id", port_id(number)]]]}
+    return [
         {"op": "insert", "table": "Interface", "uuid-name": "i", "row": interface},
         {"op": "insert", "table": "Port", "uuid-name": "p", "row": {"name": name, "interfaces": ["named-uuid", "i"]}},
         {
@@ -175,38 +246,43 @@ def _add_interface(number: int) -> dict[str, object]:
         },
         {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["next_cfg", "+=", 1]]},
     ]
-    return {"method": "transact", "params": ["Open_vSwitch", *add], "id": number}
 
 
-async def measure(known: int, plugs: int) -> dict[str, float]:
+class Result(NamedTuple):
+    """Seconds, flow mods, MiB."""
+
+    first: float
+    restart: float
+    mods: object
+    cold: float
+    memory: float
+    plugs: list[Plug]
+
+
+async def measure(known: int, plugs: int, addresses: int) -> Result:
     netns = f"df-bench-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="df-bench-") as name:
         directory = Path(name)
         subprocess.run(["ip", "netns", "add", netns], check=True)
         switch = VSwitch(directory / "ovs", netns)
         try:
+            taps = "".join(f"tuntap add vm{number} mode tap\n" for number in range(LOCAL))
+            subprocess.run(["ip", "-n", netns, "-batch", "-"], input=taps.encode(), check=True)
             switch.start()
             bench = Bench(directory, switch)
-            await bench.fill(known)
-            async with bench.controller() as (process, cold):
+            await bench.fill(known, addresses)
+            async with bench.controller() as (process, first):
                 memory = _resident(process.pid)
-                barriers, messages = await bench.plug(range(min(plugs, LOCAL, known)))
+                plugged = await bench.plug(range(min(plugs, LOCAL, known)))
             async with bench.controller() as (_, restart):
                 mods = bench.status()["mods_since_start"]
+            switch.restart_vswitchd()
+            async with bench.controller() as (_, cold):
+                pass
         finally:
             switch.stop()
             subprocess.run(["ip", "netns", "delete", netns], check=True)
-    return {
-        "known": known,
-        "cold": cold,
-        "restart": restart,
-        "mods": float(str(mods)),
-        "memory": memory,
-        "barrier": median(barriers),
-        "barrier99": _p99(barriers),
-        "message": median(messages),
-        "message99": _p99(messages),
-    }
+    return Result(first, restart, mods, cold, memory, plugged)
 
 
 def _resident(pid: int) -> float:
@@ -214,44 +290,41 @@ def _resident(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _p99(values: list[float]) -> float:
-    return sorted(values)[max(0, round(len(values) * 0.99) - 1)]
+def _p50_p99(values: Sequence[float]) -> str:
+    p99 = sorted(values)[max(0, round(len(values) * 0.99) - 1)]
+    return f"{median(values) * 1e3:.1f} / {p99 * 1e3:.1f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--known", default="100,1000,10000", help="numbers of known ports, with commas")
-    parser.add_argument("--plugs", type=int, default=100, help="interfaces to plug at each number (at most 100)")
+    parser.add_argument("--plugs", type=int, default=LOCAL, help=f"interfaces to plug at each number (at most {LOCAL})")
+    parser.add_argument("--addresses", type=int, choices=(1, 2), default=2, help="of each port: IPv4, or IPv6 as well")
     options = parser.parse_args()
-    table = Table(title="controller on real Open vSwitch", title_justify="left")
-    for column in ("ports known", "cold start s", "restart s", "mods at restart", "RSS MiB"):
-        table.add_column(column, justify="right")
-    for column in ("plug → barrier p50 / p99 ms", "plug → message p50 / p99 ms"):
-        table.add_column(column, justify="right")
-    found = []
+    starts = _table("starts, s", "ports known", "first", "cold", "restart", "mods at restart", "RSS MiB")
+    plugs = _table("a plug, p50 / p99 ms", "ports known", "OVS", "+ barrier", "+ message", "= all")
+    barriers = {}
     for known in map(int, options.known.split(",")):
-        result = asyncio.run(measure(known, options.plugs))
-        found.append(result)
-        table.add_row(
-            f"{known:,}",
-            f"{result['cold']:.2f}",
-            f"{result['restart']:.2f}",
-            f"{result['mods']:.0f}",
-            f"{result['memory']:.0f}",
-            f"{result['barrier'] * 1e3:.1f} / {result['barrier99'] * 1e3:.1f}",
-            f"{result['message'] * 1e3:.1f} / {result['message99'] * 1e3:.1f}",
-        )
+        it = asyncio.run(measure(known, options.plugs, options.addresses))
+        seconds = (f"{value:.2f}" for value in (it.first, it.cold, it.restart))
+        starts.add_row(f"{known:,}", *seconds, f"{it.mods}", f"{it.memory:.0f}")
+        plugs.add_row(f"{known:,}", *map(_p50_p99, zip(*it.plugs, strict=True)))
+        barriers[known] = median(plug.barrier for plug in it.plugs)
     console = Console()
-    console.print(table)
-    ratio = found[-1]["barrier"] / found[0]["barrier"]
+    console.print(starts, plugs)
+    least, most = min(barriers), max(barriers)
+    console.print(f"+ barrier with {most:,} known : with {least:,} known = {barriers[most] / barriers[least]:.2f} : 1")
+    ovs = subprocess.run(["ovs-vswitchd", "--version"], capture_output=True, text=True, check=True)
     console.print(
-        f"plug → barrier with {found[-1]['known']:,} known : with {found[0]['known']:,} known = {ratio:.2f} : 1"
-    )
-    ovs = subprocess.run(["ovs-vswitchd", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[
-        0
-    ]
-    console.print(
-        f"{ovs}, user space; CPython {platform.python_version()}, {os.cpu_count()} cores; SQLite, ZeroMQ (ipc)"
+        f"{ovs.stdout.splitlines()[0]}, user space; CPython {platform.python_version()}, {os.cpu_count()} cores; "
+        f"SQLite, ZeroMQ (ipc); {options.addresses} addresses a port"
     )
 
 
