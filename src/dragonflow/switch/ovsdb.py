@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +52,7 @@ class Ovsdb:
         self._tunnels: Mapping[str, Tunnel] | None = None
         self._sweep = False
         self._unsettled = True
+        self._settings: tuple[Any, ...] | None = None
         self._ports: dict[str, OvsPort] = {}
         self._members: dict[UUID, list[Any]] = {}
         self._seen: dict[UUID, OvsPort] = {}
@@ -72,7 +73,7 @@ class Ovsdb:
                 await self._follow(Idl(self._remote))
             except Exception:  # the IDL asserts on what it doesn't expect; a fresh one starts from a fresh dump
                 logger.exception("Lost track of OVSDB at %s; reading it anew", self._remote)
-                self._transaction = None
+                self._transaction, self._unsettled = None, True
                 self._members.clear()
                 await asyncio.sleep(_RETRY)
 
@@ -83,7 +84,6 @@ class Ovsdb:
                 idl.run()
                 if idl.change_seqno != seqno:
                     seqno = idl.change_seqno
-                    self._unsettled = True
                     self._take(idl)
                 self._settle(idl)
                 await self._wait(idl)
@@ -120,21 +120,23 @@ class Ovsdb:
         """Tell what changed on our bridge."""
         bridge = self._find(idl)
         if bridge is None:
+            self._settings, self._unsettled = None, True
             self._tell({})
             return
-        touched = idl.touched
+        if (settings := _settings(bridge)) != self._settings:
+            self._settings, self._unsettled = settings, True
+        touched, before = idl.touched, self._seen
         if touched["Bridge"] or touched["Port"]:
             for uuid in touched["Port"]:
                 self._members.pop(uuid, None)
             self._members = {port.uuid: self._members.get(port.uuid) or list(port.interfaces) for port in bridge.ports}
-        for uuid in touched["Interface"]:
-            self._seen.pop(uuid, None)
+        known = {uuid: port for uuid, port in before.items() if uuid not in touched["Interface"]}
         for uuids in touched.values():
             uuids.clear()
         interfaces = [interface for members in self._members.values() for interface in members]
-        self._seen = {
-            interface.uuid: self._seen.get(interface.uuid) or _ovs_port(interface) for interface in interfaces
-        }
+        self._seen = {interface.uuid: known.get(interface.uuid) or _ovs_port(interface) for interface in interfaces}
+        if any(self._is_tunnel(port) for port in _unlike(before, self._seen)):
+            self._unsettled = True
         present = {port.id: port for port in self._seen.values()}
         self.in_sync, first = True, not self.in_sync
         self._tell(present, always=first)
@@ -149,6 +151,10 @@ class Ovsdb:
 
     def _find(self, idl: Idl) -> Any:
         return next((row for row in idl.tables["Bridge"].rows.values() if row.name == self._bridge), None)
+
+    def _is_tunnel(self, port: OvsPort) -> bool:
+        """Whether a port is ours to write: most that come and go are VMs', and cost no look at all the tunnel ports."""
+        return port.tunnel is not None or port.id in (self._tunnels or ())
 
     # Writing
 
@@ -213,6 +219,19 @@ class Ovsdb:
         port = transaction.insert(idl.tables["Port"])
         port.name, port.interfaces = name, [interface]
         return port
+
+
+def _settings(bridge: Any) -> tuple[Any, ...]:
+    """What we write to a bridge, but for its ports, and which bridge it is."""
+    return bridge.uuid, bridge.fail_mode, bridge.datapath_type, bridge.protocols
+
+
+def _unlike(before: Mapping[UUID, OvsPort], after: Mapping[UUID, OvsPort]) -> Iterator[OvsPort]:
+    """The ports of rows that came, changed or went, as they were and as they are. A row read anew counts as changed."""
+    for uuid in before.keys() | after.keys():
+        was, now = before.get(uuid), after.get(uuid)
+        if was is not now:
+            yield from (port for port in (was, now) if port is not None)
 
 
 def _read(row: Any, column: str, default: Any) -> Any:

@@ -135,14 +135,15 @@ class Connection(asyncio.Protocol):
         """Do all messages at once, in their order, or none of them; a barrier behind the commit confirms it.
 
         Open vSwitch would commit a bundle although it refused one of its messages while taking them in. So the commit is sent
-        only after a barrier has shown that all were taken.
+        only after a barrier has shown that all were taken: two waits for the switch, one with all messages, one with the commit.
 
         :raises Refused: the switch refused; nothing was done.
         """
         async with self._sending:
             bundle = next(self._xids)
-            await self.request(bundle_control(bundle, OPEN))
+            opened = self._ask(bundle_control(bundle, OPEN))
             refused = await self._send_all(messages, lambda xid, message: bundle_add(bundle, xid, message))
+            await self._answer(opened)
             if refused:
                 await self.request(bundle_control(bundle, DISCARD))
                 raise refused[0]
