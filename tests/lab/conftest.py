@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,3 +111,33 @@ def ping(lab: Lab) -> Callable[..., bool]:
         return done.returncode == 0
 
     return run
+
+
+@pytest.fixture
+def audited(lab: Lab, cloud: Cloud) -> Iterator[None]:
+    """After the test every switch holds exactly what fresh processes compile from the DF DB and OVSDB, history or not."""
+    yield
+    region = lab.region()
+    audits = [
+        subprocess.Popen(
+            [
+                *(
+                    sys.executable,
+                    "-m",
+                    "dragonflow.testing.audit",
+                    "--store",
+                    region.store.url,
+                    "--chassis",
+                    host.name,
+                ),
+                *("--ovsdb", f"unix:{host.switch.db_sock}", "--openflow", f"unix:{host.switch.openflow('br-int')}"),
+                *("--within", "10"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for host in region.hosts.values()
+    ]
+    differences = [audit.communicate(timeout=60)[0] for audit in audits]
+    assert [audit.returncode for audit in audits] == [0] * len(audits), "\n".join(differences)

@@ -25,6 +25,8 @@ from dragonflow.store.protocol import Delete, Key, Put, Txn
 
 from .conftest import Cloud
 
+pytestmark = pytest.mark.usefixtures("audited")
+
 OUTAGE = 30.0
 """Seconds for which the DF DB is gone: longer than every lease."""
 
@@ -140,14 +142,22 @@ def test_an_interface_of_no_known_port_disturbs_nobody(
         lab.host("host1").switch.vsctl("del-port", "br-int", "stranger")
 
 
-def test_of_two_interfaces_with_one_port_one_serves_and_the_other_can_go(
-    lab: Lab, pair: Pair, ping: Callable[..., bool]
+def test_of_two_interfaces_with_one_port_the_right_one_serves_and_the_other_can_go(
+    lab: Lab, cloud: Cloud, pair: Pair, ping: Callable[..., bool]
 ) -> None:
     before = flows(lab, "host1")
-    add_interface(lab, "host1", "double", pair.ports[0]["id"])
-    lab.host("host1").switch.vsctl("del-port", "br-int", "double")
-    wait_until(lambda: flows(lab, "host1") == before, "flows as before", 10)
-    assert ping(pair.vms[0], pair.address)
+    port = pair.ports[0]["id"]
+    add_interface(lab, "host1", "double", port)
+    try:
+        wait_until(lambda: port in str(status(lab, "host1")["degraded"]), "the double to be told", 10)
+        assert "double" in str(status(lab, "host1")["degraded"])
+        assert flows(lab, "host1") == before  # the one with the port's MAC is served on
+        assert cloud.active(pair.ports[0])
+        assert ping(pair.vms[0], pair.address)
+    finally:
+        lab.host("host1").switch.vsctl("del-port", "br-int", "double")
+    wait_until(lambda: not status(lab, "host1")["degraded"], "all well again", 10)
+    assert flows(lab, "host1") == before
 
 
 def test_an_interface_without_a_device_yet_is_wired_when_it_comes(lab: Lab, cloud: Cloud, pair: Pair) -> None:

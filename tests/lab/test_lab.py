@@ -131,6 +131,15 @@ def test_a_port_bound_elsewhere_is_plugged_with_a_warning(lab: Lab, cloud: Cloud
     assert "host1" in said[0]
 
 
+def test_a_port_bound_nowhere_is_bound_first_as_nova_does(lab: Lab, cloud: Cloud) -> None:
+    port = cloud.port(cloud.network("10.1.0.0/24"))
+    said: list[str] = []
+    lab.plug(port["id"], "host2", warn=said.append)
+    assert "bound it to host2" in said[0]
+    wait_until(lambda: cloud.active(port), "ACTIVE", 20)
+    assert cloud.get(port["id"])["device_owner"] == "compute:nova"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
@@ -19,6 +22,8 @@ from dragonflow.lab.system import wait_until
 from .conftest import HOSTS, Cloud
 
 CIDRS = ("10.1.0.0/24", "fd01::/64")
+
+pytestmark = pytest.mark.usefixtures("audited")
 
 
 def ips(port: dict[str, object]) -> tuple[str, str]:
@@ -151,3 +156,19 @@ def test_chassis_are_agents(lab: Lab, neutron: httpx.Client) -> None:
     for host in lab.region().hosts.values():
         assert agents[host.name]["alive"]
         assert agents[host.name]["configurations"]["tunneling_ip"] == host.vtep
+
+
+def test_every_flow_can_be_explained(lab: Lab, cloud: Cloud) -> None:
+    network = cloud.network("10.1.0.0/24", "fd01::/64")
+    ports = [cloud.port(network, host) for host in ("host1", "host2")]
+    for port in ports:
+        cloud.plug(port)
+    wait_until(lambda: cloud.active(*ports), "ACTIVE", 20)
+    flows = lab.host("host1").switch.ofctl("dump-flows", "br-int")
+    dragonflow = Path(sys.executable).with_name("dragonflow")
+    explain = [dragonflow, "explain", "--json", "--store-url", lab.region().store.url]
+    done = subprocess.run(explain, input=flows, capture_output=True, text=True, check=True)
+    explained = json.loads(done.stdout)
+    assert len(explained) == flows.count("actions=")
+    assert [entry["flow"] for entry in explained if entry["app"] is None] == []
+    assert {port["id"] for port in ports} <= {entry["id"] for entry in explained}

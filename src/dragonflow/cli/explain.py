@@ -31,10 +31,10 @@ def explain(
             "nothing to explain: give a cookie, or pipe the output of 'ovs-ofctl -O OpenFlow15 dump-flows br-int' in"
         )
     lines = flows or sys.stdin.read().splitlines()
-    from dragonflow.observe.explain import COOKIE, Book  # noqa: PLC0415 - the apps take time to load
+    from dragonflow.observe.explain import Book  # noqa: PLC0415 - the apps take time to load
 
     book = Book(read(store_url(config_file, store)).rows)
-    explained = [book.explain(line, match[1]) for line in lines if (match := COOKIE.search(line))]
+    explained = [entry for line in lines if (entry := book.explain(line))]
     if not explained:
         raise fail("no cookie found: give 0x…, or lines of 'ovs-ofctl -O OpenFlow15 dump-flows br-int'")
     if as_json:

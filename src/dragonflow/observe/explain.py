@@ -12,14 +12,18 @@ from dragonflow.model import Chassis, LogicalPort, LogicalSwitch, Row
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
 
-COOKIE = re.compile(r"(?:cookie=)?(0x[0-9a-fA-F]+)")
-"""Where a flow's cookie stands in a line of ``ovs-ofctl dump-flows``, or a cookie alone."""
-
+_COOKIE = re.compile(r"\bcookie=(0x[0-9a-fA-F]+)|^\s*(0x[0-9a-fA-F]+)\s*$")
 _TABLE = re.compile(r"table=(\w+)")
 _NETWORK = re.compile(
     r"metadata=(?P<match>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?|(?P<load>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?->metadata"
 )
 _PORT = re.compile(r"reg[67]=(?P<match>0x[0-9a-f]+)|(?P<load>0x[0-9a-f]+)->reg[67]")
+
+
+def cookie_of(line: str) -> str | None:
+    """The cookie in a line of ``ovs-ofctl dump-flows``, or the line itself where it is nothing but a number; else None."""
+    found = _COOKIE.search(line)
+    return None if found is None else found[1] or found[2]
 
 
 class Book:
@@ -35,8 +39,11 @@ class Book:
     def _by_key(self, kind: type[LogicalSwitch | LogicalPort]) -> dict[int, LogicalSwitch | LogicalPort]:
         return {row.key: row for row in self._objects.values() if isinstance(row, kind)}
 
-    def explain(self, line: str, number: str) -> dict[str, Any]:
-        """What is known of one flow."""
+    def explain(self, line: str) -> dict[str, Any] | None:
+        """What is known of one flow; None for a line without a cookie."""
+        number = cookie_of(line)
+        if number is None:
+            return None
         owner = self._owners.get(int(number, 16))
         table = _TABLE.search(line)
         return {

@@ -1,7 +1,8 @@
+import pytest
 from typer.testing import CliRunner
 
 from dragonflow.model import Chassis, FixedIP, LogicalPort, LogicalSwitch
-from dragonflow.observe.explain import COOKIE, Book
+from dragonflow.observe.explain import Book
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
 
@@ -27,9 +28,9 @@ def line(owner: Owner) -> str:
 
 
 def explained(text: str) -> dict[str, object]:
-    found = COOKIE.search(text)
+    found = Book(ROWS).explain(text)
     assert found is not None
-    return Book(ROWS).explain(text, found[1])
+    return found
 
 
 def test_a_flow_leads_to_its_app_and_its_port() -> None:
@@ -61,7 +62,12 @@ def test_a_cookie_of_nobody_is_said_to_be_so() -> None:
 
 def test_a_bare_cookie_will_do() -> None:
     number = f"{cookie(Owner('l2', 'LogicalPort', 'p1')):#x}"
-    assert Book(ROWS).explain(number, number)["app"] == "l2"
+    assert explained(number)["app"] == "l2"
+
+
+@pytest.mark.parametrize("text", ["OFPST_FLOW reply (OF1.5) (xid=0x2):", "in_port=0x4 actions=drop", ""])
+def test_a_line_without_a_cookie_is_no_flow(text: str) -> None:
+    assert Book(ROWS).explain(text) is None
 
 
 def test_input_without_any_cookie_is_refused() -> None:
