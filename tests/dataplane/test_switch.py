@@ -293,6 +293,32 @@ async def test_tunnel_ports_are_made_adopted_and_removed(ovs: VSwitch) -> None:
         assert ovs.vsctl("list-ports", BRIDGE).split() == ["df-vxlan"]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "look", "right"),
+    [
+        (("set", "Interface", "df-geneve", "options:remote_ip=9.9.9.9"), ("Interface", "df-geneve", "options:remote_ip"), "flow"),
+        (("set", "Interface", "df-geneve", "type=gre"), ("Interface", "df-geneve", "type"), "geneve"),
+        (("clear", "Interface", "df-geneve", "external_ids"), ("Interface", "df-geneve", "external_ids:df-tunnel"), "df-geneve"),
+        (("del-port", BRIDGE, "df-geneve"), ("Interface", "df-geneve", "external_ids:df-tunnel"), "df-geneve"),
+        (("set", "Bridge", BRIDGE, "fail_mode=standalone"), ("Bridge", BRIDGE, "fail_mode"), "secure"),
+    ],
+)  # fmt: skip
+async def test_what_somebody_spoils_in_the_database_is_put_right(
+    ovs: VSwitch, spoil: tuple[str, ...], look: tuple[str, ...], right: str
+) -> None:
+    def value() -> str:
+        return ovs.vsctl("--if-exists", "get", *look).strip().strip('"')
+
+    async with running(ovs) as rig:
+        rig.switch.want(owner("tunnel"), [TunnelPort("df-geneve", "geneve", "10.0.0.1")])
+        await rig.switch.sync()
+        await rig.until(lambda: "df-geneve" in rig.ports and rig.ports["df-geneve"].ofport is not None)
+        await asyncio.to_thread(ovs.vsctl, "--no-wait", *spoil)
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(value) != right:
+                pass
+
+
 async def test_interfaces_come_change_and_go(ovs: VSwitch) -> None:
     async with running(ovs) as rig:
         ovs.vsctl(
