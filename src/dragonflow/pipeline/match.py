@@ -11,18 +11,21 @@ from dragonflow.pipeline.fields import DECIDING, FIELDS, Field, check_needs, par
 from dragonflow.pipeline.registers import Bits
 
 
-class Condition(msgspec.Struct, frozen=True):
-    """One field's value, and which of its bits count (None: all)."""
+class Shape(msgspec.Struct, frozen=True, eq=False):
+    """The fields of a match in Open vSwitch's own order, each with the mask of the bits that count: all but the values.
 
-    field: Field
-    value: int
-    mask: int | None = None
+    There is exactly one object of each, so identity is equality. A few shapes serve all objects, so what can be found out from
+    the shape alone (whether a table allows it, where the values go on the wire) is found out once.
+    """
+
+    fields: tuple[tuple[Field, int], ...]
 
 
 class Match(msgspec.Struct, frozen=True):
-    """A conjunction of conditions in Open vSwitch's own order, each field at most once."""
+    """A conjunction of conditions: a value for each field of the shape."""
 
-    conditions: tuple[Condition, ...]
+    shape: Shape
+    values: tuple[int, ...]
 
 
 def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
@@ -34,40 +37,39 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
     :raises ValueError: unknown field, value out of range, bits that contradict each other, or a field without the others that
         it needs (``ipv4_src`` without ``eth_type=0x0800``); names the field.
     """
-    found: dict[str, Condition] = {}
+    found: dict[str, tuple[int, int]] = {}
     for where, number in bits:
-        other = found.get(where.field)
-        if other is None:
-            found[where.field] = _named(where, number)
-            continue
-        mask = other.field.full if other.mask is None else other.mask
-        if mask & where.mask:
-            raise ValueError(f"{where.field}: the same bits are matched twice")
-        found[where.field] = _condition(where.field, (other.value | where.place(number), mask | where.mask))
+        name, value, mask = where.field, where.place(number), where.mask
+        if name in found:
+            value_before, mask_before = found[name]
+            if mask & mask_before:
+                raise ValueError(f"{name}: the same bits are matched twice")
+            value, mask = value | value_before, mask | mask_before
+        found[name] = value, mask
     for name, given in fields.items():
         if name in found:
             raise ValueError(f"{name}: matched as a register and as a field")
-        found[name] = _condition(name, given)
-    shape = []
-    for name, condition in found.items():
-        shape.append((name, condition.mask is None, condition.value if name in DECIDING else None))
-    return Match(tuple([found[name] for name in _order(tuple(shape))]))
+        found[name] = _parse(name, given)
+    given_form = tuple([(name, mask, value if name in DECIDING else 0) for name, (value, mask) in found.items()])
+    shape, order = _arrange(given_form)
+    return Match(shape, tuple([found[name][0] for name in order]))
+
+
+_parse = lru_cache(maxsize=4096)(parse)
+"""Most values recur."""
+
+_SHAPES: dict[tuple[tuple[Field, int], ...], Shape] = {}
 
 
 @lru_cache(maxsize=4096)
-def _condition(name: str, given: Any) -> Condition:
-    """One condition; remembered, because most recur: equal ones are one object."""
-    value, mask = parse(name, given)
-    return Condition(FIELDS[name], value, None if mask == FIELDS[name].full else mask)
+def _arrange(given: tuple[tuple[str, int, int], ...]) -> tuple[Shape, tuple[str, ...]]:
+    """The shape of what is given (name, mask, and the value if it is a deciding one), and the names in the shape's order.
 
-
-@lru_cache(maxsize=4096)
-def _named(where: Bits, number: int) -> Condition:
-    return _condition(where.field, (where.place(number), where.mask))
-
-
-@lru_cache(maxsize=4096)
-def _order(shape: tuple[tuple[str, bool, int | None], ...]) -> tuple[str, ...]:
-    """The fields in Open vSwitch's order, if they may stand together; the same few combinations recur for all objects."""
-    check_needs({name: (value or 0, FIELDS[name].full if whole else 0) for name, whole, value in shape})
-    return tuple(sorted((name for name, _, _ in shape), key=lambda name: FIELDS[name].order))
+    :raises ValueError: as ``match``
+    """
+    for name, mask, _ in given:
+        parse(name, (0, mask))
+    check_needs({name: (value, mask) for name, mask, value in given})
+    ordered = sorted(given, key=lambda condition: FIELDS[condition[0]].order)
+    fields = tuple((FIELDS[name], mask) for name, mask, _ in ordered)
+    return _SHAPES.setdefault(fields, Shape(fields)), tuple(name for name, _, _ in ordered)

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from dragonflow.pipeline.facts import Flow
 from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.registers import Bits
 
 if TYPE_CHECKING:
     from dragonflow.pipeline.action import Action
-    from dragonflow.pipeline.facts import Flow
-    from dragonflow.pipeline.match import Match
+    from dragonflow.pipeline.match import Match, Shape
 
 SLOTS = 8
 """Tables a stage may hold."""
@@ -37,7 +37,19 @@ class Table:
     :raises ValueError: a slot that doesn't exist, or a way that doesn't lead forward.
     """
 
-    __slots__ = ("_allowed", "matches", "miss", "name", "next", "number", "purpose", "slot", "stage", "ways")
+    __slots__ = (
+        "_allowed",
+        "_approved",
+        "matches",
+        "miss",
+        "name",
+        "next",
+        "number",
+        "purpose",
+        "slot",
+        "stage",
+        "ways",
+    )
 
     def __init__(
         self,
@@ -61,6 +73,7 @@ class Table:
         for way in self.ways:
             if way.number <= self.number:
                 raise ValueError(f"table {name}: the way must lead to a later table, not to {way.name}")
+        self._approved: set[Shape] = set()
         self._allowed: dict[Field, int] = {}
         for it in self.matches:
             field, mask = (FIELDS[it], FIELDS[it].full) if isinstance(it, str) else (FIELDS[it.field], it.mask)
@@ -74,12 +87,14 @@ class Table:
 
         :raises ValueError: a match or a way that isn't in the contract; names the table and the field.
         """
-        from dragonflow.pipeline.facts import Flow
-
         if goto is not None and goto not in self.ways:
             raise ValueError(f"table {self.name}: its contract has no way to {goto.name}")
-        for condition in match.conditions:
-            field, mask = condition.field, condition.mask
-            if (field.full if mask is None else mask) & ~self._allowed.get(field, 0):
-                raise ValueError(f"table {self.name}: its contract doesn't let flows match {field.name}")
+        if match.shape not in self._approved:
+            self._check(match.shape)
+            self._approved.add(match.shape)
         return Flow(self.number, priority, match, actions, None if goto is None else goto.number)
+
+    def _check(self, shape: Shape) -> None:
+        for field, mask in shape.fields:
+            if mask & ~self._allowed.get(field, 0):
+                raise ValueError(f"table {self.name}: its contract doesn't let flows match {field.name}")

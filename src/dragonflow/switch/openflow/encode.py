@@ -9,8 +9,10 @@ Sources: OpenFlow 1.5.1 §7.2; Open vSwitch's lib/nx-match.c and lib/ofp-actions
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from dragonflow.pipeline.action import (
     Action,
@@ -24,7 +26,7 @@ from dragonflow.pipeline.action import (
     SetField,
 )
 from dragonflow.pipeline.fields import FIELDS, Field
-from dragonflow.pipeline.match import Match
+from dragonflow.pipeline.match import Match, Shape
 
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 
@@ -39,41 +41,56 @@ _INSTRUCTION = Struct(">HH4x")
 _GOTO = tuple(Struct(">HHB3x").pack(1, 8, table) for table in range(256))
 
 
+class _Form(NamedTuple):
+    """All matches of one shape on the wire, as a number of ``length`` bytes whose values are zero yet.
+
+    ``shifts`` are the places of the values in it, in bits from its end.
+    """
+
+    number: int
+    shifts: tuple[int, ...]
+    length: int
+
+
 def encode_match(match: Match) -> bytes:
     """An ``ofp_match`` of type OXM, with its padding to 8 bytes."""
-    parts = []
-    pair, pair_value, pair_mask = -1, 0, 0
-    for condition in match.conditions:
-        field, value, mask = condition.field, condition.value, condition.mask
-        register = field.register
-        if register is not None:
-            if register >> 1 != pair:
-                if pair >= 0:
-                    parts.append(_pkt_reg(pair, pair_value, pair_mask))
-                pair, pair_value, pair_mask = register >> 1, 0, 0
-            shift = 0 if register & 1 else 32
-            pair_value |= value << shift
-            pair_mask |= (field.full if mask is None else mask) << shift
+    number, shifts, length = _form(match.shape)
+    for value, shift in zip(match.values, shifts, strict=True):
+        number |= value << shift
+    return number.to_bytes(length, "big")
+
+
+@lru_cache(maxsize=4096)
+def _form(shape: Shape) -> _Form:
+    oxms = b""
+    ends = []  # of the values, in bytes
+    for unit, conditions in groupby(shape.fields, key=_unit):
+        if isinstance(unit, Field):
+            ((_, mask),) = conditions
+            ends.append(len(oxms) + 4 + unit.size)
+            oxms += unit.header if mask == unit.full else unit.masked_header
+            oxms += _value_and_mask(unit.size, unit.full, mask)
             continue
-        if pair >= 0:
-            parts.append(_pkt_reg(pair, pair_value, pair_mask))
-            pair = -1
-        size = field.size
-        if mask is None:
-            parts.append(field.header + value.to_bytes(size, "big"))
-        else:
-            parts.append(field.masked_header + value.to_bytes(size, "big") + mask.to_bytes(size, "big"))
-    if pair >= 0:
-        parts.append(_pkt_reg(pair, pair_value, pair_mask))
-    oxms = b"".join(parts)
+        pair_mask, second = 0, FIELDS[f"reg{2 * unit + 1}"]
+        for register, mask in conditions:
+            pair_mask |= mask if register is second else mask << 32
+            ends.append(len(oxms) + (12 if register is second else 8))
+        whole = pair_mask == _FULL_PKT_REG
+        oxms += (_PKT_REG if whole else _PKT_REG_MASKED)[unit] + _value_and_mask(8, _FULL_PKT_REG, pair_mask)
     length = 4 + len(oxms)
-    return _MATCH.pack(1, length) + oxms + _PADDING[length & 7]
+    wire = _MATCH.pack(1, length) + oxms + _PADDING[length & 7]
+    return _Form(int.from_bytes(wire, "big"), tuple(8 * (len(wire) - 4 - end) for end in ends), len(wire))
 
 
-def _pkt_reg(number: int, value: int, mask: int) -> bytes:
-    if mask == _FULL_PKT_REG:
-        return _PKT_REG[number] + value.to_bytes(8, "big")
-    return _PKT_REG_MASKED[number] + value.to_bytes(8, "big") + mask.to_bytes(8, "big")
+def _unit(condition: tuple[Field, int]) -> Field | int:
+    """What travels together: a field by itself, or a pair of registers."""
+    field, _ = condition
+    return field if field.register is None else field.register >> 1
+
+
+def _value_and_mask(size: int, full: int, mask: int) -> bytes:
+    """Room for the value, and the mask unless it is full."""
+    return bytes(size) if mask == full else bytes(size) + mask.to_bytes(size, "big")
 
 
 _OUTPUT = Struct(">HHIH6x")
