@@ -6,14 +6,20 @@ import sys
 from typing import Any
 from uuid import UUID
 
+from dragonflow.switch._json import Parser
+
 # ovs.poller imports eventlet where there is one (beside Neutron), only to ask whether it is in use; it isn't, and it costs more
 # memory than all else of the IDL.
 sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
 import ovs.db.idl  # noqa: E402 # see above
+import ovs.json  # noqa: E402 # see above
 from ovs.poller import POLLIN, POLLOUT  # noqa: E402 # see above
 
 if sys.modules["eventlet"] is None:
     del sys.modules["eventlet"]
+
+if ovs.json.PARSER == ovs.json.PARSER_PY:
+    ovs.json.Parser = Parser  # where ovs.jsonrpc looks for it
 
 Transaction = ovs.db.idl.Transaction
 
