@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -25,13 +24,13 @@ from oslo_utils import timeutils
 from dragonflow.model import ALIVE_SCOPE, CHASSIS_SCOPE, Alive, Chassis
 from dragonflow.neutron.binding import AGENT_BINARY, AGENT_TYPE, HostNow, chassis_of_agent, configurations
 from dragonflow.neutron.dfdb import DfDb
+from dragonflow.neutron.keeper import TURN, Keeper
 from dragonflow.neutron.table import Table
 from dragonflow.store.feed import ScopeReset
 
 LOG = logging.getLogger(__name__)
 
 _SCOPES = (CHASSIS_SCOPE, ALIVE_SCOPE)
-_TURN = 0.5
 
 
 def agent_state(chassis: Chassis) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def _set_heartbeat(context: Any, hosts: Collection[str], heartbeat: datetime.dat
         return int(result.rowcount)
 
 
-class AgentKeeper:
+class AgentKeeper(Keeper):
     """Follows the chassis and keeps their agents, in a thread from ``start`` to ``stop``. ``period`` is in seconds."""
 
     def __init__(
@@ -100,29 +99,11 @@ class AgentKeeper:
         agents: AgentTable | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("agents")
         self._dfdb = dfdb
         self._period = period
         self._agents = agents or AgentTable()
         self._clock = clock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="df-agents", daemon=True)
-
-    def start(self) -> None:
-        """Begin in a thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End within a second."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._follow()
-            except Exception:
-                LOG.exception("df: keeping the agent list failed and begins anew")
-                self._stop.wait(_TURN)
 
     def _follow(self) -> None:
         rows: Table[Chassis | Alive] = Table(Chassis, Alive)
@@ -132,7 +113,7 @@ class AgentKeeper:
         feed = self._dfdb.store.feed(_SCOPES)
         try:
             while not self._stop.is_set():
-                news = feed.next(_TURN)
+                news = feed.next(TURN)
                 if news is not None:
                     rows.apply(news)
                     if isinstance(news, ScopeReset):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from dragonflow.model import PortStatus, status_scope
 from dragonflow.neutron import db
 from dragonflow.neutron.db import PortNow
 from dragonflow.neutron.dfdb import DfDb
+from dragonflow.neutron.keeper import TURN, Keeper
 from dragonflow.neutron.table import Table
 from dragonflow.neutron.translate import UNBOUND_VIF_TYPES
 from dragonflow.store.protocol import Key
@@ -40,8 +40,6 @@ SHARE = 20
 
 BATCH = 20
 """Ports found wrong by comparing that are turned before looking for news again."""
-
-_TURN = 0.5
 
 
 def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
@@ -82,7 +80,7 @@ class Neutron:
             directory.get_plugin().update_port_status(context, port_id, DOWN)
 
 
-class StatusKeeper:
+class StatusKeeper(Keeper):
     """Follows the status rows and turns ports, in a thread from ``start`` to ``stop``. ``period`` is in seconds."""
 
     def __init__(
@@ -92,30 +90,12 @@ class StatusKeeper:
         neutron: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("status")
         self._dfdb = dfdb
         self._period = period
         self._neutron = neutron or Neutron()
         self._clock = clock
         self._rows: Table[PortStatus] = Table(PortStatus)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="df-status", daemon=True)
-
-    def start(self) -> None:
-        """Begin in a thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End within a second or what one port takes."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._follow()
-            except Exception:
-                LOG.exception("df: keeping port statuses failed and begins anew")
-                self._stop.wait(_TURN)
 
     def _follow(self) -> None:
         self._rows = Table(PortStatus)
@@ -124,7 +104,7 @@ class StatusKeeper:
         wrong: set[str] = set()
         try:
             while not self._stop.is_set():
-                news = feed.next(0.0 if wrong else max(0.0, min(_TURN, due - self._clock())))
+                news = feed.next(0.0 if wrong else max(0.0, min(TURN, due - self._clock())))
                 if news is not None:  # what was just told comes before what was found wrong by comparing
                     self._examine({key.id for key in self._rows.apply(news)})
                 elif wrong:
