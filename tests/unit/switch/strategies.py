@@ -26,6 +26,9 @@ CONTEXTS: tuple[tuple[dict[str, int], tuple[str, ...]], ...] = (
 )
 """What a match must hold, and the fields that it may then hold too."""
 
+LAST_PORT = 0xFEFF
+"""Open vSwitch numbers ports below 0xFF00 (OFPP_MAX in its include/openflow/openflow-1.0.h), and refuses others."""
+
 ANYWHERE = (
     "in_port",
     "eth_src",
@@ -44,7 +47,7 @@ def contents(draw: st.DrawFn, name: str) -> int | tuple[int, int]:
     field = FIELDS[name]
     value = draw(st.integers(0, field.full))
     if name == "in_port":
-        return draw(st.integers(1, 0xFF00))
+        return draw(st.integers(1, LAST_PORT))
     if not field.maskable or name == "vlan_vid" or draw(st.booleans()):
         return value
     mask = draw(st.integers(1, field.full))
@@ -85,7 +88,7 @@ def _move(draw: st.DrawFn) -> Move:
 
 actions: st.SearchStrategy[tuple[Action, ...]] = st.lists(
     st.one_of(
-        st.tuples(st.builds(Output, st.one_of(st.integers(1, 0xFF00), st.just(IN_PORT)))),
+        st.tuples(st.builds(Output, st.one_of(st.integers(1, LAST_PORT), st.just(IN_PORT)))),
         st.tuples(st.builds(OutputTo, st.integers(1, 1000))),
         st.tuples(st.builds(Resubmit, st.integers(0, 250))),
         st.tuples(st.builds(ApplyMeter, st.integers(1, 100))),
