@@ -28,6 +28,7 @@ from dragonflow.pipeline import (
     IN_PORT,
     NETWORK,
     SOURCE,
+    Action,
     Fact,
     Flow,
     Local,
@@ -134,25 +135,24 @@ class Resolution(App):
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
         if where is None or network is None:
             return
+        reply: tuple[Action, ...] = (_BACK_TO_ASKER, *set_field(eth_src=port.mac))
         for ip in port.ips:
-            yield self._question(_KNOWN, network, ip, port.mac)
+            yield self._question(_KNOWN, network, ip, reply)
             if isinstance(where, Local):
                 yield self._own_question(port, ip)
         for pair in port.address_pairs:
             shared = ip_interface(pair.ip)
             if shared.network.num_addresses == 1 and str(shared.ip) not in port.ips:
-                yield self._question(_SHARED, network, str(shared.ip), None)
+                yield self._question(_SHARED, network, str(shared.ip), ())
 
-    def _question(self, priority: int, network: LogicalSwitch, ip: str, mac: str | None) -> Flow:
-        """A flooded question for an address: answer it with ``mac``, or let it pass."""
+    def _question(self, priority: int, network: LogicalSwitch, ip: str, reply: tuple[Action, ...]) -> Flow:
+        """A flooded question for an address: have it answered with the MACs that ``reply`` puts in place, or let it pass."""
         key = (NETWORK, network.key)
         if ":" in ip:
             asks = match(key, **_IPV6_MULTICAST, **_SOLICITATION, nd_target=ip)
         else:
             asks = match(key, **_BROADCAST, **_ARP, arp_tpa=ip)
-        if mac is None:
-            return self.known.flow(priority, asks, goto=L2.lookup)
-        return self.known.flow(priority, asks, _BACK_TO_ASKER, *set_field(eth_src=mac), goto=self.answer)
+        return self.known.flow(priority, asks, *reply, goto=self.answer if reply else L2.lookup)
 
     def _own_question(self, port: LogicalPort, ip: str) -> Flow:
         """The port asks for its own address: an announcement, or it looks for a duplicate."""

@@ -11,7 +11,6 @@ rendering that fails costs its own owner its facts (fail closed), never the loop
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -106,19 +105,20 @@ class Engine:
         self._shown = False
         for change in self._replica.take_changes():
             self._mark_object(change.model, change.id)
-            for read in touched_reads(change):
-                self._mark_readers(read)
+            if self._reads:
+                for read in touched_reads(change):
+                    self._mark_readers(read)
         facts: dict[Owner, tuple[Fact, ...]] = {}
         if want is None:
             want = facts.__setitem__
-        rounds: Counter[Owner] = Counter()
+        rounds: dict[Owner, int] = {}
         moved: dict[str, Locality | None] = {}
         while (order := self._next_app()) is not None:
             batch, self._dirty[order] = self._dirty[order], {}
             for owner in batch:
-                rounds[owner] += 1
-                want(owner, self._render(order, owner, moved, endless=rounds[owner] > ROUNDS))
-        return Settled(facts, self._events(moved), rounds.total())
+                rounds[owner] = times = rounds.get(owner, 0) + 1
+                want(owner, self._render(order, owner, moved, endless=times > ROUNDS))
+        return Settled(facts, self._events(moved), sum(rounds.values()))
 
     def _next_app(self) -> int | None:
         """The first app with dirty owners: apps that place ports stand early, so most owners render once."""
@@ -175,9 +175,10 @@ class Engine:
                 facts.append(fact)
         self._say(owner, troubles)
         (self._failed.add if failed else self._failed.discard)(owner)
-        for port, before in self._places.claim(owner, places):
-            moved.setdefault(port, before)
-            self._mark_readers_of_place(port)
+        if places or self._places.claimed_by(owner):
+            for port, before in self._places.claim(owner, places):
+                moved.setdefault(port, before)
+                self._mark_readers_of_place(port)
         return tuple(facts)
 
     def _say(self, owner: Owner, troubles: tuple[str, ...]) -> None:
@@ -202,6 +203,10 @@ class _Reads:
         self._readers: dict[Read, Owner | set[Owner]] = {}
         self._shared: dict[tuple[Read, ...], tuple[Read, ...]] = {}
 
+    def __bool__(self) -> bool:
+        """Whether any owner rests on anything."""
+        return bool(self._of)
+
     def of(self, owner: Owner) -> tuple[Read, ...]:
         """What the owner rests on."""
         return self._of.get(owner, ())
@@ -215,16 +220,18 @@ class _Reads:
 
     def replace(self, owner: Owner, reads: tuple[Read, ...]) -> None:
         """From now on the owner rests on these reads."""
-        before = self.of(owner)
+        before = self._of.get(owner, ())
         if reads == before:
             return
         if reads:
             self._of[owner] = self._share(reads)
         else:
             del self._of[owner]
-        for read in set(before).difference(reads):
-            self._remove(read, owner)
-        for read in set(reads).difference(before):
+        if before:
+            for read in set(before).difference(reads):
+                self._remove(read, owner)
+            reads = tuple(set(reads).difference(before))
+        for read in reads:
             self._add(read, owner)
 
     def _share(self, reads: tuple[Read, ...]) -> tuple[Read, ...]:
@@ -268,10 +275,12 @@ class _Places:
         self._disputed: set[str] = set()
         self.winners: dict[str, Locality] = {}
 
+    def claimed_by(self, owner: Owner) -> bool:
+        """Whether the owner claims any place; most never do."""
+        return owner in self._foreign or owner in self._claimants(owner.id)
+
     def claim(self, owner: Owner, places: Mapping[str, Locality]) -> list[tuple[str, Locality | None]]:
         """From now on the owner claims these places. Returns the ports that moved, each with where it was before."""
-        if not places and owner not in self._foreign and owner not in self._claimants(owner.id):
-            return []  # most owners never place anything
         before = (owner.id, *self._foreign.pop(owner, ()))
         if foreign := tuple(port for port in places if port != owner.id):
             self._foreign[owner] = foreign

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from ipaddress import ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
@@ -193,8 +192,10 @@ def _parse_text(this: Field, text: str) -> tuple[int, int]:
             value, _, mask = text.partition("/")
             return _mac(value), _mac(mask) if mask else this.full
         if this.bits in _FAMILIES:  # inet_pton is ten times faster than ip_network
-            with suppress(OSError):
+            try:
                 return int.from_bytes(inet_pton(_FAMILIES[this.bits], text), "big"), this.full
+            except OSError:
+                pass
         prefix = ip_network(text)
     except ValueError as error:
         raise ValueError(f"{this.name}: {error}") from error
