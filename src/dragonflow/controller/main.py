@@ -107,9 +107,8 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.chassis.id
-        self._store = open_store(
-            settings.store_url, create=False
-        )  # Neutron makes it: an empty one would take all flows away
+        # The driver makes the DF DB. If it is missing, wait for it: an empty one would take all flows away.
+        self._store = open_store(settings.store_url, create=False)
         self._bus = open_pubsub(settings.pubsub_url, self._store)
         self._replica = Replica()
         self._news = asyncio.Event()
@@ -137,6 +136,7 @@ class Controller:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Flows stay; the chassis says that it is gone."""
+        metrics.IN_SYNC.set_function(lambda: self._in_sync)
         if self._settings.metrics_address:
             metrics.serve(self._settings.metrics_address)
         stop = asyncio.Event()
@@ -171,12 +171,15 @@ class Controller:
 
     async def _drive(self) -> None:
         """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
-        gc.disable()  # a start makes much and drops little: collecting then finds nothing and costs a third
         while not await self._follow_news():
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
-        while not await self._settle():
+        gc.disable()  # the first rendering makes much and drops nothing; looking for garbage would cost a third more
+        confirmed = await self._settle()
+        gc.enable()
+        while not confirmed:
             await self._follow_news()
+            confirmed = await self._settle()
         _tidy_memory()
         while True:
             await self._follow_news()
@@ -214,12 +217,16 @@ class Controller:
             subscriber(confirmed)
         return True
 
+    @property
+    def _in_sync(self) -> bool:
+        return self._confirmed and self._switch.connected and not self._news.is_set()
+
     def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
         degraded = {**self._engine.degraded, **self._switch.degraded}
         return {
             "chassis": self._name,
-            "in_sync": self._confirmed and self._switch.connected and not self._news.is_set(),
+            "in_sync": self._in_sync,
             "switch_connected": self._switch.connected,
             "ovsdb_in_sync": self._switch.ovsdb_in_sync,
             "revision": self._intake.revision,
@@ -241,7 +248,6 @@ class Controller:
 
 def _tidy_memory() -> None:
     """After the start: give back what it left over, and let later collections pass over what will live on."""
-    gc.enable()
     gc.collect()
     gc.freeze()
     with contextlib.suppress(OSError, AttributeError):  # a libc without malloc_trim keeps its memory
