@@ -208,17 +208,21 @@ class Ledger:
             kept = set(gone).intersection(come)
             gone, come = [each for each in gone if each not in kept], [each for each in come if each not in kept]
         for kind, name, value in come:
+            self._claims[kind].add(name, value)
             if kind == Kind.BUCKET:
                 self._members.setdefault(name[0], set()).add(name[1])
-            self._claims[kind].add(name, value)
+                self._leave_to_group(name)
         for kind, name, value in gone:
             self._claims[kind].remove(name, value)
-            if kind == Kind.BUCKET and name not in self._buckets:
-                self._forget_member(*name)
-        for kind, name, _ in (*come, *gone):
-            if kind == Kind.BUCKET and self._groups.on_switch(name[0]) != _PLAIN:
-                # buckets of a group that isn't there come with the group
-                self._buckets.unlike.pop(name, None)
+            if kind == Kind.BUCKET:
+                if name not in self._buckets:
+                    self._forget_member(*name)
+                self._leave_to_group(name)
+
+    def _leave_to_group(self, bucket: tuple[int, int]) -> None:
+        """The buckets of a group that isn't there come with the group."""
+        if self._groups.on_switch(bucket[0]) != _PLAIN:
+            self._buckets.unlike.pop(bucket, None)
 
     def _forget_member(self, group: int, bucket: int) -> None:
         members = self._members[group]
