@@ -12,8 +12,9 @@ from rich.table import Table
 
 from dragonflow.cli.common import ConfigFiles, Json, fail
 from dragonflow.config import CONTROLLER_OPTS, GROUP, STORE_OPTS, ConfigError, load
-from dragonflow.observe import log
+from dragonflow.observe import log, metrics
 from dragonflow.observe.control import ControlError, ask
+from dragonflow.store.protocol import StoreError
 
 
 def controller(
@@ -27,8 +28,12 @@ def controller(
     try:
         settings = Settings.of(load(config_file or (), STORE_OPTS, CONTROLLER_OPTS)[GROUP])
         running = Controller(settings)
-    except (ConfigError, ValueError) as error:
+        if settings.metrics_address:
+            metrics.serve(*settings.metrics_address)
+    except (ConfigError, StoreError, ValueError) as error:
         raise fail(str(error)) from error
+    except OSError as error:
+        raise fail(f"[df] metrics_address: {error}") from error
     asyncio.run(running.run())
 
 

@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     openflow: str
     control_socket: str
     lease_ttl: float
-    metrics_address: str | None = None
+    metrics_address: tuple[str, int] | None = None
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True):
             openflow=options.openflow_connection,
             control_socket=options.control_socket,
             lease_ttl=options.lease_ttl,
-            metrics_address=options.metrics_address,
+            metrics_address=_listening(options.metrics_address) if options.metrics_address else None,
         )
 
 
@@ -99,6 +99,13 @@ def _mapping(text: str) -> BridgeMapping:
     if not network or not bridge:
         raise ConfigError(f"[df] bridge_mappings: {text!r} must be PHYSICAL_NETWORK:BRIDGE")
     return BridgeMapping(network, bridge)
+
+
+def _listening(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"[df] metrics_address: {text!r} must be HOST:PORT, such as 127.0.0.1:9797")
+    return host.strip("[]"), int(port)
 
 
 class Controller:
@@ -137,8 +144,6 @@ class Controller:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT. Flows stay; the chassis says that it is gone."""
         metrics.IN_SYNC.set_function(lambda: self._in_sync)
-        if self._settings.metrics_address:
-            metrics.serve(self._settings.metrics_address)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -17,9 +17,6 @@ OWNERS_DEGRADED = Gauge("dragonflow_owners_degraded", "Owners whose flows are le
 IN_SYNC = Gauge("dragonflow_in_sync", "1 while the DF DB, OVSDB and the switch are all connected and in sync")
 
 
-def serve(address: str) -> None:
-    """Answer Prometheus on ``HOST:PORT`` from a thread of its own. :raises ValueError: the address can't be read."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"[df] metrics_address: {address!r} must be HOST:PORT, such as 127.0.0.1:9696")
-    start_http_server(int(port), addr=host.strip("[]"), registry=REGISTRY)
+def serve(host: str, port: int) -> None:
+    """Answer Prometheus from a thread of its own. :raises OSError: the address can't be bound."""
+    start_http_server(port, addr=host, registry=REGISTRY)

@@ -1,0 +1,172 @@
+"""The controller as a process, on a real Open vSwitch and a DF DB that the test writes in Neutron's stead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonflow.lab.vswitch import VSwitch
+from dragonflow.model import Alive, Binding, Chassis, LogicalPort, LogicalSwitch, PortStatus, Row, decode, encode
+from dragonflow.observe.control import ControlError, ask
+from dragonflow.store import open_store
+from dragonflow.store.protocol import Key, Put, Record, Txn
+
+DRAGONFLOW = str(Path(sys.executable).with_name("dragonflow"))
+NET = LogicalSwitch(id="net", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1)
+PORT = LogicalPort(id="p1", key=2, network="net", mac="fa:16:3e:00:00:01", chassis="h1", generation=1, revision=1)
+BINDING = Binding(id="p1", host="h1", network="net", generation=1)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class Host:
+    def __init__(self, vswitch: VSwitch, directory: Path) -> None:
+        self.vswitch = vswitch
+        self.store_url = f"sqlite://{directory}/dfdb.sqlite"
+        self.control = str(directory / "control.sock")
+        self.metrics = f"127.0.0.1:{free_port()}"
+        self.config = directory / "dragonflow.conf"
+        self.log = directory / "controller.log"
+        self.config.write_text(
+            f"[df]\nhost = h1\ntunnel_ip = 192.0.2.1\nstore_url = {self.store_url}\npubsub_url = store\nlease_ttl = 2\n"
+            f"ovsdb_connection = unix:{vswitch.db_sock}\nopenflow_connection = unix:{vswitch.openflow('br-int')}\n"
+            f"datapath_type = netdev\ncontrol_socket = {self.control}\nmetrics_address = {self.metrics}\n"
+        )
+
+    @contextlib.contextmanager
+    def controller(self) -> Iterator[subprocess.Popen[bytes]]:
+        with self.log.open("ab") as log:
+            running = subprocess.Popen([DRAGONFLOW, "controller", "--config-file", str(self.config)], stderr=log)
+        try:
+            yield running
+        finally:
+            running.terminate()
+            assert running.wait(10) == 0, self.log.read_text()
+
+    def write(self, *rows: Row) -> None:
+        puts = tuple(Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows)
+        self._in_store(lambda store: store.commit(Txn(puts)))
+
+    def row(self, scope: str, kind: type[Row], id: str) -> Row | None:
+        record: Record | None = self._in_store(lambda store: store.get(Key(scope, kind.__name__, id)))
+        return None if record is None or record.data is None else decode(kind.__name__, id, record.data)
+
+    def status(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = ask(self.control, "status")
+        except ControlError:
+            return {"in_sync": False}
+        return answer
+
+    def _in_store(self, work: Callable[[Any], Any]) -> Any:
+        async def once() -> Any:
+            store = open_store(self.store_url)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(once())
+
+
+@pytest.fixture
+def host(vswitch: VSwitch, tmp_path: Path) -> Host:
+    return Host(vswitch, tmp_path)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def test_rows_and_a_plug_become_an_active_port_and_a_restart_changes_nothing(host: Host) -> None:
+    host.write(NET, PORT, BINDING)
+    with host.controller():
+        until(lambda: host.status()["in_sync"], "the controller to be in sync")
+        until(lambda: host.row("chassis", Chassis, "h1"), "the chassis to show itself")
+        until(lambda: host.row("alive", Alive, "h1"), "the chassis to be alive")
+        until(lambda: host.row("status:h1", PortStatus, "p1"), "a first status")
+        status = host.row("status:h1", PortStatus, "p1")
+        assert isinstance(status, PortStatus)
+        assert status.status == "DOWN"
+        interface = ("--", "set", "Interface", "vm1", "type=internal", "external_ids:iface-id=p1")
+        host.vswitch.vsctl("add-port", "br-int", "vm1", *interface)
+        until(lambda: b"ACTIVE" in encode(host.row("status:h1", PortStatus, "p1") or status), "ACTIVE")
+        assert ask(host.control, "places")["p1"]["kind"] == "local"
+        until(lambda: host.status()["in_sync"], "the controller to be in sync again")
+    assert host.row("alive", Alive, "h1") is None  # it said goodbye
+    with host.controller():
+        until(lambda: host.status()["in_sync"], "the second controller to be in sync")
+        assert host.status()["mods_since_start"] == 0
+
+
+def test_without_a_df_db_it_touches_no_flow_and_makes_none(host: Host) -> None:
+    host.vswitch.add_bridge("br-int")
+    host.vswitch.ofctl("add-flow", "br-int", "table=7,priority=7,actions=drop")
+    with host.controller():
+        until(lambda: "there is no DF DB" in host.log.read_text(), "the controller to miss the DF DB")
+        assert not host.status()["in_sync"]
+        assert "table=7" in host.vswitch.ofctl("dump-flows", "br-int")
+        assert not Path(host.store_url.removeprefix("sqlite://")).exists()
+        host.write(NET)
+        until(lambda: host.status()["in_sync"], "the controller to go on when the DF DB is there")
+        assert "table=7" not in host.vswitch.ofctl("dump-flows", "br-int")
+
+
+def test_prometheus_is_answered(host: Host) -> None:
+    host.write(NET)
+    with host.controller():
+        until(lambda: host.status()["in_sync"], "the controller to be in sync")
+        with urllib.request.urlopen(f"http://{host.metrics}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    assert "dragonflow_in_sync 1.0" in text
+    assert "dragonflow_sync_seconds_count" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("tunnel_ip = somewhere", "[df] tunnel_ip"),
+        ("bridge_mappings = physnet1", "[df] bridge_mappings"),
+        ("tunnel_types = ipip", "tunnel_types"),
+        ("store_url = paper://", "store_url"),
+        ("pubsub_url = pigeon://", "pubsub_url"),
+        ("lease_ttl = 0", "lease_ttl"),
+        ("metrics_address = 9797", "[df] metrics_address"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path: Path, line: str, says: str) -> None:
+    config = tmp_path / "dragonflow.conf"
+    given = [
+        "tunnel_ip = 192.0.2.1",
+        f"store_url = sqlite://{tmp_path}/x.sqlite",
+        f"pubsub_url = zmq+ipc://{tmp_path}/b",
+    ]
+    config.write_text("[df]\n" + "\n".join([*given, line]) + "\n")
+    done = subprocess.run(
+        [DRAGONFLOW, "controller", "--config-file", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
