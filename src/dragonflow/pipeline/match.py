@@ -50,8 +50,9 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
         if name in found:
             raise ValueError(f"{name}: matched as a register and as a field")
         found[name] = _parse(name, given)
-    given_form = tuple([(name, mask, value if name in DECIDING else 0) for name, (value, mask) in found.items()])
-    shape, order = _arrange(given_form)
+    shape, order = _arrange(
+        tuple([(name, mask, value if name in DECIDING else 0) for name, (value, mask) in found.items()])
+    )
     return Match(shape, tuple([found[name][0] for name in order]))
 
 
@@ -68,7 +69,7 @@ def _arrange(given: tuple[tuple[str, int, int], ...]) -> tuple[Shape, tuple[str,
     :raises ValueError: as ``match``
     """
     for name, mask, _ in given:
-        parse(name, (0, mask))
+        parse(name, (0, mask))  # of named bits, nobody has seen yet whether the field has them
     check_needs({name: (value, mask) for name, mask, value in given})
     ordered = sorted(given, key=lambda condition: FIELDS[condition[0]].order)
     fields = tuple((FIELDS[name], mask) for name, mask, _ in ordered)
