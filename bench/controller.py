@@ -105,6 +105,7 @@ class Bench:
         )
 
     async def fill(self, known: int, addresses: int) -> None:
+        self.known = known
         store = open_store(self.store_url)
         puts = [Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows(known, addresses)]
         for start in range(0, len(puts), 1000):
@@ -131,10 +132,12 @@ class Bench:
             process.wait()
 
     async def _in_sync(self) -> bool:
+        """In sync, with a place for every port of other chassis: on a first start those wait for the tunnel port."""
         try:
-            return bool(self.status()["in_sync"])
+            status = self.status()
         except ControlError:
             return False
+        return bool(status["in_sync"]) and int(str(status["places"])) >= self.known - LOCAL
 
     def status(self) -> dict[str, object]:
         answer: dict[str, object] = ask(self.control, "status", timeout=30)
