@@ -176,6 +176,8 @@ class Controller:
 
     async def _drive(self) -> None:
         """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
+        self._engine.settle(self._switch.want)  # what rests on no row: the tunnel ports can be made while rows are read
+        self._switch.ask_for_tunnels()
         while not await self._follow_news():
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")

@@ -78,6 +78,10 @@ class Switch:
         """From now on the owner wants exactly these facts; nothing is sent before ``sync``."""
         self._ledger.set(owner, facts)
 
+    def ask_for_tunnels(self) -> None:
+        """Have OVSDB make the tunnel ports that are wanted so far, ahead of the first ``sync``; none is removed."""
+        self._ovsdb.want_tunnels(self._ledger.tunnels, sweep=False)
+
     async def sync(self, *, sweep: bool = True) -> Synced:
         """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
 
