@@ -175,6 +175,8 @@ class Ovsdb:
             self._unsettled, self._retry_at = True, time.monotonic() + _RETRY
             if status == Transaction.ERROR:
                 logger.error("OVSDB refuses: %s", transaction.get_error())
+        elif self._unsettled:
+            self._wake.set()  # something else was wanted meanwhile, and no news need come of that
 
     def _write(self, idl: Idl, transaction: Any) -> None:
         bridge = self._find(idl)
