@@ -16,7 +16,7 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Chassis, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.model import TUNNEL_TYPES, Chassis, LogicalPort, LogicalSwitch, OvsPort
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
@@ -34,9 +34,6 @@ from dragonflow.pipeline import (
     set_field,
 )
 from dragonflow.pipeline.groups import GroupKind, group_id
-
-TUNNEL_TYPES = ("geneve", "vxlan", "gre")
-"""Encapsulations; Neutron's network types of the same names use them."""
 
 _CHASSIS_BUCKETS = 1 << 30
 """From here on a bucket's id stands for a chassis; below, for a port."""

@@ -89,15 +89,12 @@ class Intake:
         if record.data is None:
             return None
         try:
-            row = decode(record.key.kind, record.key.id, record.data)
-            if row.scope != record.key.scope:
-                raise CodecError(f"{record.key}: the row belongs into scope {row.scope}; run 'dragonflow repair --fix'")
+            return decode(record.key.kind, record.key.id, record.data, record.key.scope)
         except CodecError as error:
             LOG.error("row refused: %s", error)
             metrics.ROWS_REFUSED.labels(record.key.kind if record.key.kind in KINDS else "unknown").inc()
             self.refused[record.key] = str(error)
             return None
-        return row
 
     def _forget_refusals(self, scope: str) -> None:
         for key in [key for key in self.refused if key.scope == scope]:

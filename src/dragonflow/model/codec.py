@@ -43,8 +43,8 @@ def encode(row: Row) -> bytes:
     return _ENCODER.encode(row)
 
 
-def decode(kind: str, id: str, data: bytes) -> Row:
-    """Read a row that is stored under ``kind`` and ``id``.
+def decode(kind: str, id: str, data: bytes, scope: str | None = None) -> Row:
+    """Read a row that is stored under ``kind`` and ``id``, and in ``scope`` if one is given.
 
     :raises UnknownKind, NewerSchema, Corrupt: each names the row, the field and what to do.
     """
@@ -57,6 +57,8 @@ def decode(kind: str, id: str, data: bytes) -> Row:
         raise _explain(kind, id, data, error) from error
     if row.id != id:
         raise Corrupt(f"{kind} {id}: the row calls itself {row.id!r}; delete it or run 'dragonflow repair --fix'")
+    if scope is not None and row.scope != scope:
+        raise Corrupt(f"{scope}/{kind}/{id}: the row belongs into scope {row.scope}; run 'dragonflow repair --fix'")
     return row
 
 

@@ -10,11 +10,10 @@ from neutron_lib import constants
 from neutron_lib.api.definitions import portbindings
 from neutron_lib.plugins.ml2 import api
 
-from dragonflow.model import BridgeMapping, Chassis
+from dragonflow.model import TUNNEL_TYPES, BridgeMapping, Chassis
 
 AGENT_TYPE = "Dragonflow controller"
 AGENT_BINARY = "dragonflow-controller"
-TUNNEL_TYPES = frozenset({constants.TYPE_GENEVE, constants.TYPE_VXLAN, constants.TYPE_GRE})
 PHYSICAL_TYPES = frozenset({constants.TYPE_FLAT, constants.TYPE_VLAN})
 VNIC_TYPES = frozenset({portbindings.VNIC_NORMAL})
 VHOST_SOCKET_NAME = 14

@@ -54,9 +54,7 @@ class Table(Generic[R]):
         if record.data is None:
             return None
         try:
-            row = decode(record.key.kind, record.key.id, record.data)
-            if row.scope != record.key.scope:
-                raise CodecError(f"{record.key}: the row belongs into scope {row.scope}")
+            row = decode(record.key.kind, record.key.id, record.data, record.key.scope)
         except CodecError as error:
             self.refused += 1
             LOG.error("df: row ignored (%d so far): %s", self.refused, error)
