@@ -8,9 +8,10 @@ cd "$(dirname "$0")/.."
 
 UV_VERSION=0.13.9
 PACKAGES=(
-    openvswitch-switch mariadb-server mariadb-client # the lab's switches, and its Neutron's SQL
-    iproute2 ethtool iputils-ping procps udhcpc      # hosts and VMs as network namespaces
-    tcpdump iperf3                                   # tests that look at packets
+    openvswitch-switch mariadb-server mariadb-client    # the lab's switches, and its Neutron's SQL
+    etcd-server etcd-client redis-server redis-sentinel # the DF DB and the bus as production runs them
+    iproute2 ethtool iputils-ping procps udhcpc         # hosts and VMs as network namespaces
+    tcpdump iperf3 faketime                             # tests that look at packets, and at a clock that is wrong
     python3-venv ca-certificates git
 )
 
