@@ -24,7 +24,8 @@ import msgspec
 from dragonflow.lab import state, system
 from dragonflow.lab.daemon import end_all, marked, started_at
 from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host
-from dragonflow.lab.region import Process, Region
+from dragonflow.lab.process import Process
+from dragonflow.lab.region import Region
 from dragonflow.lab.state import RegionState, State, Vm
 from dragonflow.lab.system import LabError, listed
 from dragonflow.lab.vm import Address, give_address, plug, remove, unplug

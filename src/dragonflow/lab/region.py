@@ -10,43 +10,17 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.host import Fabric, Host
 from dragonflow.lab.mariadb import MariaDB
 from dragonflow.lab.neutron import Neutron
+from dragonflow.lab.process import Process, Server
 from dragonflow.lab.state import RegionState
 from dragonflow.lab.system import LabError, wait_until
 from dragonflow.observe.control import ControlError, ask
 
 CHASSIS_TIMEOUT = 60.0
-
-
-class Process(Protocol):
-    """Something that can be killed, stopped and started again. What has no process of its own has no pid and no log."""
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id while it runs."""
-        ...
-
-    @property
-    def log(self) -> Path | None:
-        """Where it logs."""
-        ...
-
-    def kill(self) -> None:
-        """End it without a warning."""
-        ...
-
-    def stop(self) -> None:
-        """End it as a service manager would."""
-        ...
-
-    def start(self) -> None:
-        """Start it on the data and configuration it had; returns when it does its work."""
-        ...
 
 
 class SQLiteStore:
@@ -75,26 +49,6 @@ class SQLiteStore:
         """Put it back, with all that was in it."""
         if self._away.exists():
             self._away.rename(self._here)
-
-
-class Server:
-    """A daemon with what is needed to start it and to know that it works."""
-
-    def __init__(self, daemon: Daemon, start: Callable[[], None]) -> None:
-        self._daemon = daemon
-        self.start = start
-        self.kill = daemon.kill
-        self.stop = daemon.stop
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id while it runs."""
-        return self._daemon.pid
-
-    @property
-    def log(self) -> Path:
-        """Where it logs."""
-        return self._daemon.log
 
 
 class SwitchDaemon:
