@@ -97,7 +97,7 @@ async def run_echo(directory: Path, hinted: bool) -> None:
     store = open_store(f"sqlite://{directory}/db")
     bus = open_pubsub(f"zmq+ipc://{directory}/bus" if hinted else "store", store)
     hints = asyncio.create_task(pass_hints(store, bus))
-    async with aclosing(store.watch([ECHO.scope], (await store.snapshot(())).revision)) as watch:
+    async with aclosing(store.watch({ECHO.scope: (await store.snapshot(())).revision})) as watch:
         print("ready", flush=True)
         async for _ in watch:
             print(time.clock_gettime(time.CLOCK_MONOTONIC), flush=True)
@@ -128,7 +128,7 @@ async def snapshot(store: Store, rows: int) -> tuple[float, float, float]:
         await ticking
     assert len(taken.records) >= rows
     began = time.perf_counter()
-    async with aclosing(store.watch(["net:*"], 0)) as watch:
+    async with aclosing(store.watch({"net:*": 0})) as watch:
         await anext(watch)
     return seconds, max(pauses), time.perf_counter() - began
 

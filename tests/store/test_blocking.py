@@ -113,7 +113,7 @@ def test_a_call_that_takes_too_long_is_unavailable_and_cancelled(portal: Portal,
     revision = store.commit(put(A))
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"no answer within 0\.1 s"):
-        store.call(lambda under: anext(under.watch(["*"], revision)))
+        store.call(lambda under: anext(under.watch({"*": revision})))
     assert time.monotonic() - began < 5
     store.close()
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -103,26 +102,6 @@ async def test_a_scope_added_while_the_reader_waits_is_told_at_once(store: Memor
         await asyncio.sleep(0)
     await feed.add(["net:b"])
     assert await waiting == ScopeReset("net:b", 1, ())
-
-
-async def test_old_news_is_not_told_again() -> None:
-    class Repeating(MemoryStore):
-        async def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
-            last: list[Changes] = []
-            async with aclosing(super().watch(scopes, after)) as watch:
-                async for changes in watch:
-                    last.append(changes)
-                    for again in (changes, last[0], changes):
-                        yield again
-
-    store = Repeating()
-    feed = Feed(store, sleep=nap)
-    await feed.add(["net:a"])
-    await read(feed)
-    for _ in range(3):
-        revision = await store.commit(put(A))
-        assert await read(feed) == Changes(revision, (Record(A, b"x", revision),))
-    await feed.aclose()
 
 
 async def test_a_dropped_scope_is_silent_even_if_its_news_was_under_way(store: MemoryStore, feed: Feed) -> None:
@@ -238,7 +217,7 @@ async def test_closing_ends_the_iteration(store: MemoryStore, feed: Feed) -> Non
     await asyncio.sleep(0)
     await feed.aclose()
     assert await waiting is None
-    assert not store.memory.watchers
+    assert not store._wakes
 
 
 @pytest.mark.parametrize("driver", ["memory", "sqlite"])

@@ -43,22 +43,22 @@ async def test_only_the_youngest_deletions_are_kept() -> None:
     for key in keys[:4]:
         last = await store.commit(Txn((Delete(key),)))
     with pytest.raises(Compacted):
-        await anext(store.watch(["*"], start))
-    assert [record.key for record in (await anext(store.watch(["*"], last - 2))).records] == keys[2:4]
+        await anext(store.watch({"*": start}))
+    assert [record.key for record in (await anext(store.watch({"*": last - 2}))).records] == keys[2:4]
     assert len(store.memory.log) == 3
 
 
 async def test_watches_that_end_are_forgotten() -> None:
     store = MemoryStore()
     start = await store.commit(put(A))
-    waiting = [asyncio.create_task(anext(store.watch(["*"], start))) for _ in range(3)]
+    watches = [store.watch({"*": start}) for _ in range(3)]
+    waiting = [asyncio.create_task(anext(watch)) for watch in watches]
     await asyncio.sleep(0)
-    assert len(store.memory.watchers) == len(store._watchers) == 3
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    assert not store.memory.watchers
-    assert not store._watchers
+    assert len(store._wakes) == 3
+    for watch in watches:
+        await watch.aclose()
+    assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [StopAsyncIteration] * 3
+    assert not store._wakes
 
 
 async def test_time_is_the_clock_s() -> None:
@@ -66,7 +66,7 @@ async def test_time_is_the_clock_s() -> None:
     store = MemoryStore(Memory(clock=lambda: now))
     lease = await store.grant_lease(10)
     revision = await store.commit(put(A, lease=lease))
-    waiting = asyncio.create_task(anext(store.watch(["*"], revision)))
+    waiting = asyncio.create_task(anext(store.watch({"*": revision})))
     await asyncio.sleep(0)
     now = 9.9
     assert await store.get(A) is not None
@@ -78,7 +78,7 @@ async def test_time_is_the_clock_s() -> None:
 async def test_stores_of_other_threads_and_loops_are_woken() -> None:
     memory = Memory()
     store = MemoryStore(memory)
-    waiting = asyncio.create_task(anext(store.watch(["*"], (await store.snapshot(())).revision)))
+    waiting = asyncio.create_task(anext(store.watch({"*": (await store.snapshot(())).revision})))
     await asyncio.to_thread(asyncio.run, MemoryStore(memory).commit(put(B)))
     async with asyncio.timeout(10):
         assert [record.key for record in (await waiting).records] == [B]

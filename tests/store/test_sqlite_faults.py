@@ -131,7 +131,7 @@ async def test_processes_count_together_and_are_watched(path: Path) -> None:
     async with opened(path) as store:
         start = (await store.snapshot(())).revision
         counters = [counter(path, 60) for _ in range(3)]
-        async with asyncio.timeout(60), contextlib.aclosing(store.watch(["*"], start)) as watch:
+        async with asyncio.timeout(60), contextlib.aclosing(store.watch({"*": start})) as watch:
             async for changes in watch:
                 if changes.records[-1].data == b"180":
                     break
@@ -163,7 +163,7 @@ async def test_whoever_is_left_ends_the_leases_of_the_dead(path: Path) -> None:
         async with opened(path) as dead:
             lease = await dead.grant_lease(0.1)
             revision = await dead.commit(put(A, lease=lease))
-        async with asyncio.timeout(10), contextlib.aclosing(store.watch(["*"], revision)) as watch:
+        async with asyncio.timeout(10), contextlib.aclosing(store.watch({"*": revision})) as watch:
             changes = await anext(watch)
         assert [(record.key, record.data) for record in changes.records] == [(A, None)]
 
@@ -287,7 +287,7 @@ async def test_another_file_in_its_place_is_told_as_new_and_revisions_never_go_b
         assert [(record.key, record.data) for record in item.records] == [(B, b"restored")]
         assert item.revision > revision
         with pytest.raises(Compacted):
-            await anext(bystander.watch(["*"], revision))
+            await anext(bystander.watch({"*": revision}))
         assert await bystander.commit(put(A)) > item.revision
         await feed.aclose()
 
@@ -298,7 +298,7 @@ async def test_a_backup_put_back_is_noticed_though_it_is_the_same_store(path: Pa
     shutil.copy(path, tmp_path / "backup")
     async with opened(path) as store:
         revision = await store.commit(put(A, b"new"))
-        watch = store.watch(["*"], revision)
+        watch = store.watch({"*": revision})
         waiting = asyncio.create_task(anext(watch))
         await asyncio.sleep(0.05)
         tear(path)
@@ -326,7 +326,7 @@ def test_another_file_is_noticed_even_if_it_is_the_same_store_and_newer(path: Pa
     tear(path)
     os.rename(tmp_path / "copy", path)
     with pytest.raises(Compacted):
-        file.changes(Scopes(["*"]), known)
+        file.changes({"*": known})
     file.close()
 
 
@@ -479,8 +479,8 @@ async def test_only_the_youngest_deletions_are_kept(path: Path) -> None:
         for key in keys[:40]:
             last = await store.commit(Txn((Delete(key),)))
         with pytest.raises(Compacted):
-            await anext(store.watch(["*"], start))
-        recent = await anext(store.watch(["*"], last - 10))
+            await anext(store.watch({"*": start}))
+        recent = await anext(store.watch({"*": last - 10}))
         assert len(recent.records) == 10
         assert len((await store.snapshot(["*"])).records) == 10
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -490,19 +490,20 @@ async def test_only_the_youngest_deletions_are_kept(path: Path) -> None:
 async def test_watches_that_end_are_forgotten(path: Path) -> None:
     async with opened(path) as store:
         start = await store.commit(put(A))
-        waiting = [asyncio.create_task(anext(store.watch(["*"], start))) for _ in range(3)]
+        watches = [store.watch({"*": start}) for _ in range(3)]
+        waiting = [asyncio.create_task(anext(watch)) for watch in watches]
         await store.commit(Txn(()))
-        assert len(store._watches) == 3
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        assert not store._watches
+        assert len(store._wakes) == 3
+        for watch in watches:
+            await watch.aclose()
+        assert [type(end) for end in await asyncio.gather(*waiting, return_exceptions=True)] == [StopAsyncIteration] * 3
+        assert not store._wakes
 
 
 async def test_a_store_s_own_commits_wake_its_watches_at_once(path: Path) -> None:
     async with opened(path, poll=3600) as store:
         revision = await store.commit(put(A))
-        waiting = asyncio.create_task(anext(store.watch(["*"], revision)))
+        waiting = asyncio.create_task(anext(store.watch({"*": revision})))
         await asyncio.sleep(0.1)  # so that it has looked, and found nothing
         await store.commit(put(B))
         async with asyncio.timeout(10):

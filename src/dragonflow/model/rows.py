@@ -218,17 +218,21 @@ class Alive(Row, frozen=True, kw_only=True, tag="Alive/1"):
 class PortStatus(Row, frozen=True, kw_only=True, tag="PortStatus/1"):
     """What ``chassis`` says of port ``id`` for the given generation of its binding.
 
-    ``revision`` is the store revision of the port's row whose flows the barrier confirmed; ``at`` is in seconds of the
-    epoch and is only for people to read: revisions decide what is newer.
+    ``revision`` is the store revision of the port's row whose flows the barrier confirmed; ``reason`` says why the port is DOWN.
+    That and ``at``, in seconds of the epoch, are only for people to read: revisions decide what is newer.
+
+    A host that is only prepared for the port (``LogicalPort.standby``) says ACTIVE when it has it wired: the port's own status
+    follows from the row of its present host alone.
     """
 
-    pooled = ("chassis", "status")
+    pooled = ("chassis", "status", "reason")
 
     chassis: str
     generation: int
     status: Literal["ACTIVE", "DOWN"]
     revision: int
     at: float
+    reason: str = ""
 
     @property
     def scope(self) -> str:

@@ -23,14 +23,13 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from dragonflow.store._common import Scopes, leases_of
+from dragonflow.store._common import Scopes, leases_of, refuse_lost
 from dragonflow.store.protocol import (
     Changes,
-    Compacted,
     Conflict,
     Delete,
     Key,
@@ -141,16 +140,14 @@ class SqliteFile:
                 records = list({record.key: record for record in records}.values())
             return Snapshot(revision, tuple(records))
 
-    def changes(self, scopes: Scopes, after: int) -> Changes:
-        """The last record of each key in the scopes that changed after the revision. :raises Compacted: see ``Store``."""
+    def changes(self, after: Mapping[str, int]) -> Changes:
+        """The last record of each key in the scopes that changed since the oldest revision. :raises Compacted: see ``Watch``."""
+        scopes, oldest = Scopes(after), min(after.values())
         with self._transaction("BEGIN") as (db, revision, compacted):
-            if not compacted <= after <= revision:
-                raise Compacted(
-                    f"asked for the changes after revision {after}; kept are those after {compacted} up to {revision}"
-                )
-            if after == revision:
+            refuse_lost(after, compacted, revision)
+            if oldest == revision:
                 return Changes(revision, ())
-            found = db.execute(f"SELECT {_COLUMNS} FROM record WHERE revision > ? ORDER BY revision", (after,))
+            found = db.execute(f"SELECT {_COLUMNS} FROM record WHERE revision > ? ORDER BY revision", (oldest,))
             return Changes(revision, tuple(_record(row) for row in found if row[0] in scopes))
 
     def get(self, key: Key) -> Record | None:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 import pytest
 
@@ -33,7 +34,10 @@ from dragonflow.store.protocol import (
     Store,
     Txn,
     Unavailable,
+    Watch,
 )
+
+T = TypeVar("T")
 
 
 class Ground:
@@ -68,7 +72,7 @@ class Follower:
 
     async def _follow(self, store: Store, scopes: Collection[str], after: int) -> None:
         try:
-            async with contextlib.aclosing(store.watch(scopes, after)) as watch:
+            async with contextlib.aclosing(store.watch(dict.fromkeys(scopes, after))) as watch:
                 async for changes in watch:
                     self.changes.append(changes)
                     self._news.set()
@@ -254,7 +258,7 @@ class StoreConformance:
         with pytest.raises(ValueError, match="scope"):
             await store.snapshot([bad])
         with pytest.raises(ValueError, match="scope"):
-            await anext(store.watch([bad], 0))
+            store.watch({bad: 0})
 
     # -- scopes --------------------------------------------------------------------------------------------------------
 
@@ -467,10 +471,41 @@ class StoreConformance:
         for follower in followers:
             await follower.told(B, revision)
             await follower.end()
-        never_started = store.watch(["*"], start)
+        never_started = store.watch({"*": start})
         await never_started.aclose()
         await store.commit(put(C))
         assert len(asyncio.all_tasks()) <= tasks
+
+    async def test_scopes_come_and_go_while_it_waits(self, ground: Ground, store: Store) -> None:
+        other = await ground.client()
+        d, e = Key("net:d", "Thing", "1"), Key("net:e", "Thing", "1")
+        missed = await store.commit(put(A, C, d))
+        async with contextlib.aclosing(store.watch({"net:a": missed})) as watch:
+            assert await _told(watch, ground, other, A) == {A}
+            watch.add({"net:b": missed - 1, "net:d": missed})
+            assert await _told(watch, ground, other, d) == {C, d}
+            watch.drop(["net:a", "never added"])
+            await other.commit(put(A))
+            assert await _told(watch, ground, other, C) == {C}
+            watch.add({"net:*": await other.commit(put(e))})
+            assert await _told(watch, ground, other, e) == {e}
+
+    async def test_a_wait_that_was_given_up_loses_nothing(self, ground: Ground, store: Store) -> None:
+        other = await ground.client()
+        seen: list[int] = []
+        async with contextlib.aclosing(store.watch({"*": (await store.snapshot(())).revision})) as watch:
+            for turn in range(30):
+                waiting = asyncio.create_task(_next(watch))
+                await asyncio.sleep(0.001 * (turn % 4))
+                revision = await other.commit(put(A))
+                await asyncio.sleep(0.001 * (turn % 3))
+                waiting.cancel()
+                for told in await asyncio.gather(waiting, return_exceptions=True):
+                    if isinstance(told, Changes):
+                        seen += [record.revision for record in told.records]
+            while not seen or seen[-1] < revision:
+                seen += [record.revision for record in (await _within(ground, _next(watch))).records]
+        assert seen == sorted(set(seen))
 
     async def test_a_hint_does_no_harm(self, store: Store, follow: Callable[..., Follower]) -> None:
         follower = follow(store, ["*"], (await store.snapshot(())).revision)
@@ -489,11 +524,27 @@ class StoreConformance:
         async with ground.compact():
             pass
         with pytest.raises(Compacted):
-            await asyncio.wait_for(anext(store.watch(["*"], start)), ground.patience)
+            await asyncio.wait_for(_next(store.watch({"*": start})), ground.patience)
         snapshot = await store.snapshot(["*"])
         assert [record.key for record in snapshot.records] == [B]
         follower = follow(store, ["*"], snapshot.revision)
         await follower.told(C, await store.commit(put(C)))
+
+    async def test_only_what_is_gone_is_said_to_be_so(self, ground: Ground, store: Store) -> None:
+        if ground.compact is None:
+            pytest.skip("no way to compact")
+        start = await store.commit(put(A, B))
+        await store.commit(Txn((Delete(A),)))
+        async with ground.compact():
+            pass
+        now = await store.commit(put(C))
+        async with contextlib.aclosing(store.watch({"net:a": start, "net:b": now})) as watch:
+            with pytest.raises(Compacted) as gone:
+                await _within(ground, _next(watch))
+            assert gone.value.scopes == {"net:a"}
+            assert await _told(watch, ground, store, C) == {C}
+            watch.add({"net:a": (await store.snapshot(["net:a"])).revision})
+            assert await _told(watch, ground, store, B) == {B}
 
     async def test_a_waiting_watch_survives_compaction(
         self, ground: Ground, store: Store, follow: Callable[..., Follower]
@@ -610,7 +661,41 @@ class StoreConformance:
                 with pytest.raises(Unavailable):
                     await request
             with pytest.raises(Unavailable):
-                await anext(store.watch(["*"], revision))
+                await _next(store.watch({"*": revision}))
         assert {record.key for record in (await store.snapshot(["*"])).records} >= {A, B}
         again = follow(store, ["*"], revision)
         await again.told(C, await store.commit(put(C)))
+
+    async def test_a_watch_resumes_after_an_outage(self, ground: Ground, store: Store) -> None:
+        if ground.outage is None:
+            pytest.skip("no way to make it unavailable")
+        revision = await store.commit(put(A))
+        async with contextlib.aclosing(store.watch({"net:a": revision})) as watch:
+            assert await _told(watch, ground, store, B) == {B}
+            async with ground.outage():
+                with pytest.raises(Unavailable):
+                    await _within(ground, _next(watch))
+            assert await _told(watch, ground, store, A) == {A}
+
+
+async def _next(watch: Watch) -> Changes:
+    return await anext(watch)
+
+
+async def _within(ground: Ground, work: Coroutine[Any, Any, T]) -> T:
+    return await asyncio.wait_for(work, ground.patience)
+
+
+async def _told(watch: Watch, ground: Ground, writer: Store, key: Key) -> set[Key]:
+    """Write the key, and return the keys of all that the watch tells up to that. A watch that is not back yet may say so."""
+    revision, told = await writer.commit(put(key)), set[Key]()
+    async with asyncio.timeout(ground.patience):
+        while True:
+            try:
+                changes = await _next(watch)
+            except Unavailable:
+                await asyncio.sleep(0.01)
+                continue
+            told |= {record.key for record in changes.records}
+            if any(record.key == key and record.revision >= revision for record in changes.records):
+                return told

@@ -1,8 +1,8 @@
 """The consumer's side of a store: scopes come and go, outages and compactions are made good, the reader only applies news.
 
-A reader that applies each item in turn has exactly the rows of its scopes as they stood at some revision, and gets ever nearer
-to now. It keeps what it has while the store is away (fail static). Each scope is told in order of revision; where one asked
-scope lies within another, a row may come for both, and the reader keeps the newer.
+A reader that applies each item in turn has the rows of each scope exactly as they stood at some revision, and gets ever nearer
+to now. It keeps what it has while the store is away (fail static). Each scope is told in order of revision, whatever of another
+comes before or after; where one asked scope lies within another, a row may come for both, and the reader keeps the newer.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import msgspec
 
 from dragonflow.store._common import Scopes
-from dragonflow.store.protocol import EVERYTHING, Changes, Compacted, Record, Snapshot, Store, StoreError, Unavailable
+from dragonflow.store.protocol import (
+    EVERYTHING,
+    Changes,
+    Compacted,
+    Record,
+    Snapshot,
+    Store,
+    StoreError,
+    Unavailable,
+    Watch,
+)
 
 __all__ = ["Backoff", "Changes", "Feed", "ScopeReset"]
 
@@ -66,12 +76,9 @@ class Feed:
         self._sleep = sleep
         self._chance = chance
         self._wanted: dict[str, bool] = {}  # scope → has been read, so that the watch carries on from there
-        self._floors: dict[str, int] = {}  # scope → the revision of its ScopeReset, while that is ahead of the watch
         self._ready: deque[ScopeReset] = deque()  # read, and not yet handed out
-        self._position = 0  # the watch begins after this revision
         self._revision = 0
-        self._watch: AsyncGenerator[Changes, None] | None = None
-        self._stale = False  # the watch has other scopes than we want
+        self._watch: Watch | None = None
         self._step: asyncio.Task[Changes | None] | None = None
         self._watching = False  # the step is waiting for changes
         self._failures = 0
@@ -80,7 +87,7 @@ class Feed:
 
     @property
     def revision(self) -> int:
-        """The store revision up to which the reader was told everything; 0 before the first."""
+        """The youngest store revision of which the reader was told something; 0 before the first."""
         return self._revision
 
     @property
@@ -103,17 +110,15 @@ class Feed:
         new = [scope for scope in scopes if scope not in self._wanted]
         Scopes(new)  # refuses what is no scope
         self._wanted.update(dict.fromkeys(new, False))
-        if new:
-            self._restart()
+        if new and self._watching and self._step is not None:
+            self._step.cancel()  # read them now; the watch goes on after that, and loses nothing by the interruption
 
     def drop(self, scopes: Iterable[str]) -> None:
         """Be told no more of these scopes. What the reader has of them is its own to forget."""
         gone = {scope for scope in scopes if self._wanted.pop(scope, None) is not None}
-        for scope in gone:
-            self._floors.pop(scope, None)
         self._ready = deque(reset for reset in self._ready if reset.scope not in gone)
-        if gone:
-            self._restart()
+        if self._watch is not None:
+            self._watch.drop(gone)
 
     def __aiter__(self) -> AsyncIterator[ScopeReset | Changes]:
         return self
@@ -140,65 +145,47 @@ class Feed:
         if self._step is not None:
             self._step.cancel()
             await asyncio.wait({self._step})
-        await self._end_watch()
+        if self._watch is not None:
+            await self._watch.aclose()
 
     # -- what was read, on its way to the reader -----------------------------------------------------------------------
 
     def _hand_out(self) -> ScopeReset:
         reset = self._ready.popleft()
-        if not self._ready:
-            self._revision = self._position
+        self._revision = max(self._revision, reset.revision)
         return reset
 
     def _accept(self, changes: Changes) -> Changes | None:
-        """The part of the changes that is news to the reader as things stand now."""
+        """The part of the changes that the reader wants as things stand now."""
+        self._revision = max(self._revision, changes.revision)
         records = changes.records
-        if changes.revision > self._position:
-            if self._stale or self._floors:
-                records = tuple(record for record in records if self._is_news(record))
-            self._position = changes.revision
-            self._floors = {scope: floor for scope, floor in self._floors.items() if floor > self._position}
-        elif records:
-            return None
-        self._revision = self._position
-        return Changes(self._position, records) if records or not changes.records else None
+        if not all(map(self._is_wanted, {record.key.scope for record in records})):
+            records = tuple(record for record in records if self._is_wanted(record.key.scope))
+        return Changes(changes.revision, records) if records or not changes.records else None
 
-    def _is_news(self, record: Record) -> bool:
-        return any(
-            read and record.revision > self._floors.get(scope, 0) and _covers(scope, record.key.scope)
-            for scope, read in self._wanted.items()
-        )
+    def _is_wanted(self, scope: str) -> bool:
+        """Whether the scope is one of those that were read; of what was asked for again meanwhile, the reading tells all."""
+        return any(read and _covers(wanted, scope) for wanted, read in self._wanted.items())
 
     # -- one step towards the store ------------------------------------------------------------------------------------
-
-    def _restart(self) -> None:
-        """The scopes changed: the watch begins anew where it stands. Nothing that it was about to tell is lost by that."""
-        self._stale = True
-        if self._watching and self._step is not None:
-            self._step.cancel()
 
     async def _advance(self) -> Changes | None:
         """Read what was never read, or else see that the store is back, or else wait for changes."""
         try:
-            if self._stale:
-                await self._end_watch()
             if not all(self._wanted.values()):
                 await self._read()
             elif self._error is not None:
                 await self._store.snapshot(())
                 self._recovered()
-                return Changes(self._position, ())
+                return Changes(self._revision, ())
             else:
                 return await self._next_changes()
         except Compacted as error:
-            LOG.info("reading all scopes again: %s", error)
-            self._wanted = dict.fromkeys(self._wanted, False)
-            self._floors.clear()
-            self._position = 0
-            await self._end_watch()
+            lost = error.scopes & self._wanted.keys()
+            LOG.info("reading %d scopes again: %s", len(lost), error)
+            self._wanted.update(dict.fromkeys(lost, False))
         except StoreError as error:
             self._failed(error)
-            await self._end_watch()
             await self._sleep(self._backoff.delay(self._failures, self._chance()))
         return None
 
@@ -209,27 +196,25 @@ class Feed:
         for scope, records in _by_scope(unread, snapshot).items():
             self._wanted[scope] = True
             self._ready.append(ScopeReset(scope, snapshot.revision, records))
-            if self._position:
-                self._floors[scope] = snapshot.revision
-        self._position = self._position or snapshot.revision
-        self._stale = True
+        after = dict.fromkeys(unread, snapshot.revision)
+        if self._watch is None:
+            self._watch = self._store.watch(after)
+        else:
+            self._watch.add(after)
         self._recovered()
 
     async def _next_changes(self) -> Changes:
         if self._watch is None:
-            self._watch = self._store.watch(tuple(self._wanted), self._position)
+            self._watch = self._store.watch({})
         self._watching = True
         try:
             return await anext(self._watch)
         except StopAsyncIteration:
+            self._watch = None
+            self._wanted = dict.fromkeys(self._wanted, False)
             raise Unavailable("the store was closed") from None
         finally:
             self._watching = False
-
-    async def _end_watch(self) -> None:
-        watch, self._watch, self._stale = self._watch, None, False
-        if watch is not None:
-            await watch.aclose()
 
     def _failed(self, error: StoreError) -> None:
         if self._error is None:

@@ -6,18 +6,16 @@ other drivers suffer from outside; tests use them to see what a consumer does.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from weakref import WeakSet
 
-from dragonflow.store._common import Scopes, check_txn, leases_of
+from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn, leases_of, refuse_lost
 from dragonflow.store.protocol import (
     Changes,
     Check,
-    Compacted,
     Conflict,
     Delete,
     Key,
@@ -31,7 +29,7 @@ from dragonflow.store.protocol import (
 )
 
 HISTORY = 10_000
-"""How many deletions are remembered for watchers that come late. What is alive needs no history."""
+"""How many deletions are remembered for watches that come late. What is alive needs no history."""
 
 
 class _Lease:
@@ -56,7 +54,7 @@ class Memory:
         self.graves: dict[Key, None] = {}
         self.attached: dict[Key, str] = {}
         self.leases: dict[str, _Lease] = {}
-        self.watchers: set[_Watcher] = set()
+        self.clients: WeakSet[MemoryStore] = WeakSet()
         self.outage: str | None = None
 
     def write(self, writes: Collection[Put | Delete]) -> int:
@@ -77,9 +75,13 @@ class Memory:
                 self.attached[write.key] = write.lease
                 self.leases[write.lease].keys.add(write.key)
         self.bury(self.history)
-        for watcher in self.watchers:
-            watcher.wake()
+        self.wake()
         return self.revision
+
+    def wake(self) -> None:
+        """Let all watches look."""
+        for client in tuple(self.clients):
+            client.hint()
 
     def bury(self, history: int) -> None:
         """Forget all but the youngest deletions."""
@@ -107,31 +109,15 @@ class Memory:
             self.leases[name].keys.discard(key)
 
 
-class _Watcher:
-    """Lets any thread wake the coroutine that waits in a watch."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-
-    def wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
-            self._loop.call_soon_threadsafe(self._event.set)
-
-    async def wait(self, seconds: float | None) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        self._event.clear()
-
-
 class MemoryStore:
     """A client of a ``Memory``; without one it has its own."""
 
     def __init__(self, memory: Memory | None = None) -> None:
         self.memory = memory if memory is not None else Memory()
-        self._watchers: set[_Watcher] = set()
+        self._wakes: set[Wake] = set()
         self._closed = False
+        with self.memory.lock:
+            self.memory.clients.add(self)
 
     async def snapshot(self, scopes: Collection[str]) -> Snapshot:
         """See ``Store``."""
@@ -143,27 +129,9 @@ class MemoryStore:
             )
             return Snapshot(self.memory.revision, records)
 
-    async def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
+    def watch(self, after: Mapping[str, int]) -> PolledWatch:
         """See ``Store``."""
-        wanted = Scopes(scopes)
-        watcher = _Watcher()
-        with self.memory.lock:
-            self.memory.watchers.add(watcher)
-            self._watchers.add(watcher)
-        try:
-            while not self._closed:
-                with self.memory.lock:
-                    timeout = self._look()
-                    news = self._changes(wanted, after)
-                after = news.revision
-                if news.records:
-                    yield news
-                else:
-                    await watcher.wait(timeout)
-        finally:
-            with self.memory.lock:
-                self.memory.watchers.discard(watcher)
-                self._watchers.discard(watcher)
+        return PolledWatch(after, self._changes, self._wakes, idle=self._until_expiry)
 
     async def get(self, key: Key) -> Record | None:
         """See ``Store``."""
@@ -191,8 +159,7 @@ class MemoryStore:
             self._look()
             name = uuid.uuid4().hex
             self.memory.leases[name] = _Lease(ttl, self.memory.clock())
-            for watcher in self.memory.watchers:
-                watcher.wake()  # one of them is to wait no longer than this lease lasts
+            self.memory.wake()  # a watch is to wait no longer than this lease lasts
             return name
 
     async def keep_alive(self, lease: str) -> None:
@@ -213,29 +180,29 @@ class MemoryStore:
 
     def hint(self) -> None:
         """See ``Store``."""
-        with self.memory.lock:
-            for watcher in self._watchers:
-                watcher.wake()
+        for wake in tuple(self._wakes):
+            wake()
 
     async def close(self) -> None:
         """See ``Store``."""
         self._closed = True
-        self.hint()
+        waiting = tuple(self._wakes)
+        self._wakes.clear()
+        for wake in waiting:
+            wake()
 
     def hold(self, outage: str | None) -> None:
         """From now on every method of every client raises ``Unavailable`` with this text; None ends that."""
         with self.memory.lock:
             self.memory.outage = outage
-            for watcher in self.memory.watchers:
-                watcher.wake()
+            self.memory.wake()
 
     def compact(self) -> None:
         """Forget all deletions up to now."""
         with self.memory.lock:
             self.memory.bury(0)
             self.memory.compacted = self.memory.revision
-            for watcher in self.memory.watchers:
-                watcher.wake()
+            self.memory.wake()
 
     def _look(self) -> float | None:
         if self._closed:
@@ -244,20 +211,23 @@ class MemoryStore:
             raise Unavailable(self.memory.outage)
         return self.memory.expire()
 
-    def _changes(self, wanted: Scopes, after: int) -> Changes:
-        if not self.memory.compacted <= after <= self.memory.revision:
-            raise Compacted(
-                f"asked for the changes after revision {after}; kept are those after {self.memory.compacted} "
-                f"up to {self.memory.revision}"
-            )
-        records: list[Record] = []
-        for record in reversed(self.memory.log.values()):
-            if record.revision <= after:
-                break
-            if record.key.scope in wanted:
-                records.append(record)
-        records.reverse()
-        return Changes(self.memory.revision, tuple(records))
+    async def _changes(self, after: Mapping[str, int]) -> Changes:
+        wanted, oldest = Scopes(after), min(after.values())
+        with self.memory.lock:
+            self._look()
+            refuse_lost(after, self.memory.compacted, self.memory.revision)
+            records: list[Record] = []
+            for record in reversed(self.memory.log.values()):
+                if record.revision <= oldest:
+                    break
+                if record.key.scope in wanted:
+                    records.append(record)
+            records.reverse()
+            return Changes(self.memory.revision, tuple(records))
+
+    def _until_expiry(self) -> float | None:
+        with self.memory.lock:
+            return self._look()
 
     def _check(self, check: Check) -> None:
         record = self.memory.log.get(check.key)

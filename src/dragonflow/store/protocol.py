@@ -9,8 +9,8 @@ become visible at once and share its revision.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -32,7 +32,11 @@ class Conflict(StoreError):
 
 
 class Compacted(StoreError):
-    """The changes after the asked revision are no longer kept: take a new snapshot."""
+    """What was missed of ``scopes`` is no longer kept, or is not worth replaying: take a new snapshot of them."""
+
+    def __init__(self, message: str, scopes: Collection[str]) -> None:
+        super().__init__(message)
+        self.scopes = frozenset(scopes)
 
 
 class LeaseExpired(StoreError):
@@ -87,10 +91,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What changed in the watched scopes, in order of revision, up to ``revision``.
+    """What changed in watched scopes, in order of revision; none of it is younger than ``revision``.
 
-    A commit is never split over two; several commits may come in one. Of a record written twice in between, a driver may tell
-    only the last state.
+    Each scope is told in order, and what a commit wrote in one scope is never split over two. Different scopes may be told apart:
+    who must see two records change together puts them into one scope, or compares them. Several commits may come in one. Of a
+    record written twice in between, a driver may tell only the last state.
     """
 
     revision: int
@@ -129,6 +134,40 @@ class Txn(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...] = ()
 
 
+class Watch(Protocol):
+    """News of a changing set of scopes, told at once and for ever. For one reader, on one event loop.
+
+    Iterating may be cancelled and taken up again without loss, and so it may after ``Unavailable``: the watch then resumes by
+    itself where it was. Only what it names in ``Compacted`` has to be read anew, and be asked for again with ``add``.
+    """
+
+    def add(self, after: Mapping[str, int]) -> None:
+        """Tell of each of these scopes what changes after its revision, from the next ``anext`` on.
+
+        Scopes are exact names, or prefixes ending in a star; one that is watched already begins anew. The revision is that of
+        a snapshot of the scope.
+        """
+        ...
+
+    def drop(self, scopes: Collection[str]) -> None:
+        """Tell of these scopes, each written as it was added, no more."""
+        ...
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> Changes:
+        """Wait for changes. Ends when the store or the watch was closed.
+
+        :raises Compacted: the changes of the scopes it names are no longer kept; it tells of them no more.
+        :raises Unavailable: the store can't be reached.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the watch holds; a reader that waits is told the end."""
+        ...
+
+
 class Store(Protocol):
     """A DF DB. Every method may raise ``Unavailable``; none blocks the event loop.
 
@@ -139,10 +178,10 @@ class Store(Protocol):
         """All records of the scopes (exact names, or prefixes ending in ``*``) at one revision."""
         ...
 
-    def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
-        """Yield what changes in the scopes after revision ``after``, at once and for ever; close it with ``aclose()``.
+    def watch(self, after: Mapping[str, int]) -> Watch:
+        """A watch that begins with these scopes; see ``Watch.add``. No I/O happens yet.
 
-        :raises Compacted: the changes are no longer kept; also raised later, if the reader was too slow.
+        :raises ValueError: a scope is none.
         """
         ...
 

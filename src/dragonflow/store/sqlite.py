@@ -12,15 +12,14 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dragonflow.store._common import Scopes, check_txn
+from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn
 from dragonflow.store._sqlitefile import SqliteFile
-from dragonflow.store.protocol import Changes, Key, Record, Snapshot, StoreError, Txn, Unavailable, check_key
+from dragonflow.store.protocol import Key, Record, Snapshot, StoreError, Txn, Unavailable, check_key
 
 T = TypeVar("T")
 
@@ -35,18 +34,6 @@ HISTORY = 100_000
 
 PATIENCE = 5.0
 """Seconds to wait for other processes' locks before a request is ``Unavailable``."""
-
-
-class _Wake:
-    """Lets the SQL thread wake the coroutine that waits in a watch."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.event = asyncio.Event()
-
-    def __call__(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
-            self._loop.call_soon_threadsafe(self.event.set)
 
 
 class SqliteStore:
@@ -71,7 +58,7 @@ class SqliteStore:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._watches: set[_Wake] = set()
+        self._wakes: set[Wake] = set()
         self._closed = False
 
     async def snapshot(self, scopes: Collection[str]) -> Snapshot:
@@ -79,22 +66,9 @@ class SqliteStore:
         wanted = Scopes(scopes)
         return await self._run(lambda: self._file.snapshot(wanted))
 
-    async def watch(self, scopes: Collection[str], after: int) -> AsyncGenerator[Changes, None]:
+    def watch(self, after: Mapping[str, int]) -> PolledWatch:
         """See ``Store``."""
-        wanted = Scopes(scopes)
-        wake = _Wake()
-        self._watches.add(wake)
-        try:
-            while not self._closed:
-                wake.event.clear()
-                news = await self._run(partial(self._file.changes, wanted, after))
-                after = news.revision
-                if news.records:
-                    yield news
-                else:
-                    await wake.event.wait()
-        finally:
-            self._watches.discard(wake)
+        return PolledWatch(after, lambda wanted: self._run(lambda: self._file.changes(wanted)), self._wakes)
 
     async def get(self, key: Key) -> Record | None:
         """See ``Store``."""
@@ -124,7 +98,7 @@ class SqliteStore:
 
     def hint(self) -> None:
         """See ``Store``. May be called from any thread."""
-        if self._watches:
+        if self._wakes:
             self._jobs.put(self._wake_all)
 
     async def close(self) -> None:
@@ -135,7 +109,10 @@ class SqliteStore:
         if thread is not None:
             self._jobs.put(None)
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
-        self._wake_all()
+        waiting = tuple(self._wakes)
+        self._wakes.clear()
+        for wake in waiting:
+            wake()
 
     # -- the SQL thread --------------------------------------------------------------------------------------------
 
@@ -168,7 +145,7 @@ class SqliteStore:
         seen: tuple[int, int] | None = None
         look = expiry = time.monotonic()
         while True:
-            interval = self._poll if self._watches else EXPIRY
+            interval = self._poll if self._wakes else EXPIRY
             with contextlib.suppress(queue.Empty):
                 job = self._jobs.get(timeout=max(0.0, min(look + interval, expiry + EXPIRY) - time.monotonic()))
                 if job is None:
@@ -200,5 +177,5 @@ class SqliteStore:
         return version
 
     def _wake_all(self) -> None:
-        for wake in tuple(self._watches):
+        for wake in tuple(self._wakes):
             wake()

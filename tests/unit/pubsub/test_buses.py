@@ -249,7 +249,7 @@ async def test_a_message_wakes_a_watch_long_before_its_poll(tmp_path: Path) -> N
     writer, reader = SqliteStore(tmp_path / "db"), SqliteStore(tmp_path / "db", poll=3600)
     hub = Hub()
     start = (await reader.snapshot(())).revision
-    waiting = asyncio.create_task(anext(reader.watch(["*"], start)))
+    waiting = asyncio.create_task(anext(reader.watch({"*": start})))
     hints = asyncio.create_task(pass_hints(reader, MemoryPubSub(hub)))
     await asyncio.sleep(0.1)
     await commit(writer, MemoryPubSub(hub), Txn((Put(A, b"x"),)))
