@@ -19,13 +19,16 @@ STORE_OPTS = [
         "store_url",
         default="sqlite:///var/lib/dragonflow/dfdb.sqlite",
         help="The DF DB. sqlite:///PATH serves one machine; every process that uses it must be able to write the file and its "
-        "directory.",
+        "directory. etcd://[USER@]HOST:PORT[,HOST:PORT...]/PREFIX, redis://[USER@]HOST:PORT[/DB] or "
+        "redis+sentinel://HOST:PORT[,HOST:PORT...]/MASTER serve many; etcd+tls and redis+tls encrypt. Options follow a '?': "
+        "password_file, ca, cert, key (files).",
     ),
     cfg.StrOpt(
         "pubsub_url",
         default="zmq+ipc:///run/dragonflow/pubsub",
         help="The message bus. 'store' relies on the DF DB's own watch alone; zmq+ipc:///DIRECTORY serves one machine; "
-        "zmq+tcp://ADDRESS binds a free port of ADDRESS and is found by others through the DF DB.",
+        "zmq+tcp://ADDRESS binds a free port of ADDRESS and is found by others through the DF DB; redis:// and its relatives "
+        "are written as for store_url.",
     ),
 ]
 

@@ -57,7 +57,7 @@ class Contents:
             ):  # keys, leases and endpoints are no rows of the model
                 continue
             try:
-                self.rows.append(decode(record.key.kind, record.key.id, record.data))
+                self.rows.append(decode(record.key.kind, record.key.id, record.data, record.key.scope))
             except CodecError as error:
                 self.refused.append(str(error))
 

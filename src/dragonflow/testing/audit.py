@@ -83,7 +83,7 @@ def _rows(records: Sequence[Record]) -> list[Row]:
     rows = []
     for record in records:
         try:
-            row = decode(record.key.kind, record.key.id, record.data or b"")
+            row = decode(record.key.kind, record.key.id, record.data or b"", record.key.scope)
         except CodecError:
             continue
         if row.scope == record.key.scope:
