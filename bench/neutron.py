@@ -1,8 +1,8 @@
 """Plug → ACTIVE through a real Neutron, beside what Neutron's own status update takes alone.
 
-    .venv/bin/python bench/neutron.py [--ports 100] [--json]
+    .venv/bin/python bench/neutron.py [--ports 100] [--store sqlite|etcd|redis] [--json]
 
-Needs root. Brings up a lab of its own (one region, one host, MariaDB, one API worker), makes the ports through the API, and
+Needs root. Brings up a lab of its own (one region, one host, MariaDB, one API worker, the DF DB as `dragonflow lab` runs it), makes the ports through the API, and
 takes it down at the end. Then, one after the other, in turn:
 
 - ours: an interface (one end of a veth pair) is put on the integration bridge by one OVSDB transaction, as os-vif does. Time
@@ -43,7 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dragonflow.lab.host import INTEGRATION_BRIDGE, Host
-from dragonflow.lab.lab import Lab
+from dragonflow.lab.lab import STORES, Lab
 from dragonflow.lab.region import Region
 from dragonflow.lab.system import ip, wait_until
 from dragonflow.model import Alive, Chassis, PortStatus, Row, decode, encode, status_scope
@@ -376,7 +376,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
     console.print(result["conditions"])
 
 
-def conditions() -> str:
+def conditions(store: str) -> str:
     ovs, mariadb = (
         subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
         for program in ("ovs-vswitchd", "mariadbd")
@@ -384,20 +384,21 @@ def conditions() -> str:
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     return (
         f"{ovs}, user space; {mariadb.split(' for ')[0]}; CPython {platform.python_version()}, {os.cpu_count()} cores, "
-        f"load {load}; DF DB in SQLite, ZeroMQ (ipc); one API worker"
+        f"load {load}; DF DB in {store}, ZeroMQ (ipc); one API worker"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ports", type=int, default=100, help="how many ports to plug, and to turn alone")
+    parser.add_argument("--store", choices=STORES, default="sqlite", help="what the DF DB lies in")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     console = Console(stderr=options.json)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the lab is taken down then, too
-    lab = Lab.up(f"bench-{os.getpid()}", hosts=1, progress=console.print)
+    lab = Lab.up(f"bench-{os.getpid()}", hosts=1, store=options.store, progress=console.print)
     try:
-        before = conditions()
+        before = conditions(options.store)
         found = asyncio.run(measure(lab, options.ports, console))
     finally:
         lab.down()
