@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/neutron.py [--ports 100] [--store sqlite|etcd|redis] [--json]
 
-Needs root. Brings up a lab of its own (one region, one host, MariaDB, one API worker, the DF DB as `dragonflow lab` runs it), makes the ports through the API, and
-takes it down at the end. Then, one after the other, in turn:
+Needs root. Brings up a lab of its own (one region, one host, MariaDB, one API worker, the DF DB as `dragonflow lab` runs it),
+makes the ports through the API, and takes it down at the end. Then, one after the other, in turn:
 
 - ours: an interface (one end of a veth pair) is put on the integration bridge by one OVSDB transaction, as os-vif does. Time
   counts from just before the transaction is sent, so OVS's own part is in it. ``barrier`` is when the host's switch had
