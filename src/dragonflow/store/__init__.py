@@ -6,29 +6,39 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dragonflow.store import memory, sqlite
-from dragonflow.store.protocol import Store, StoreError
+from dragonflow.store._url import UnknownStore
+from dragonflow.store.protocol import Store
 
 __all__ = ["UnknownStore", "open_store"]
 
 
-class UnknownStore(StoreError):
-    """The URL names no DF DB that this version knows."""
-
-
 def open_store(url: str, *, create: bool = True) -> Store:
-    """The DF DB of a URL: ``sqlite:///ABSOLUTE/PATH``, or ``memory://NAME`` within one process. No I/O happens yet.
+    """The DF DB of a URL. No I/O happens yet. These there are::
 
-    Without ``create``, as commands that only look want it, a DF DB that is not there is ``Unavailable`` instead of made.
+        sqlite:///ABSOLUTE/PATH
+        etcd://[USER@]HOST:PORT[,HOST:PORT…]/PREFIX[?password_file=FILE]          etcd+tls://… with ca, cert and key
+        redis://[USER@]HOST:PORT[/DB][?password_file=FILE][&wait=N]               redis+tls://…, redis+unix://…, redis+sentinel://…
+        memory://NAME                                                             within one process
+
+    Without ``create``, as commands that only look want it, an SQLite file that is not there is ``Unavailable`` instead of made.
 
     :raises UnknownStore: with what to write in the option ``[df] store_url``.
     """
     driver, separator, rest = url.partition("://")
-    match driver:
-        case "sqlite" if separator and rest.startswith("/") and len(rest) > 1 and "?" not in rest:
+    match driver.split("+"):
+        case ["sqlite"] if separator and rest.startswith("/") and len(rest) > 1 and "?" not in rest:
             return sqlite.SqliteStore(Path(unquote(rest)), create=create)
-        case "memory" if separator and rest:
+        case ["memory"] if separator and rest:
             return memory.MemoryStore(memory.named(rest))
+        case ["etcd", *_] if separator:
+            from dragonflow.store.etcd import EtcdStore  # gRPC takes 0.2 s to import
+
+            return EtcdStore.of(url)
+        case ["redis", *_] if separator:
+            from dragonflow.store.redis import RedisStore  # as long as etcd's
+
+            return RedisStore.of(url)
     raise UnknownStore(
-        f"[df] store_url = {url!r} is no DF DB that this version knows; write sqlite:///ABSOLUTE/PATH "
-        "(or memory://NAME within one process)"
+        f"[df] store_url = {url!r} is no DF DB that this version knows; write sqlite:///ABSOLUTE/PATH, "
+        "etcd://HOST:PORT/PREFIX or redis://HOST:PORT/DB (or memory://NAME within one process)"
     )
