@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dragonflow.cli.lab import errors
+from dragonflow.cli.lab import Bus, Store, errors
 
 if TYPE_CHECKING:
     from dragonflow.lab import Lab
@@ -46,6 +46,8 @@ def demo(
     name: Annotated[
         str, typer.Option("--name", help="The lab to make; one of that name is taken down first.")
     ] = "demo",
+    store: Store = "sqlite",
+    bus: Bus = "zmq",
     out: Annotated[Path, typer.Option("--out", help="Where to write the drawing.")] = Path("demo-out"),
 ) -> None:
     """Show it all on one machine: two tenants, three chassis, real packets. Exit code 1: something isn't as it should be."""
@@ -57,8 +59,8 @@ def demo(
         with state.locked(name):
             if clean(name):
                 show.step(f"took down the lab {name!r} that was there")
-        show.step("bringing up a region: Neutron, its MariaDB, a Nova stand-in, the DF DB in SQLite, three chassis")
-        lab = Lab.up(name, hosts=HOSTS, progress=show.step)
+        show.step(f"bringing up a region: Neutron, its MariaDB, a Nova stand-in, the DF DB in {store}, three chassis")
+        lab = Lab.up(name, hosts=HOSTS, store=store, bus=bus, progress=show.step)
         try:
             found = _run(lab, show, out)
         finally:

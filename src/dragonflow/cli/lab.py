@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,10 @@ Region = Annotated[str | None, typer.Option("--region", help="The region; defaul
 HostOption = Annotated[str, typer.Option("--host", help="The host to plug into.")]
 PortId = Annotated[str, typer.Argument(help="A Neutron port's id; of a plugged one, its beginning will do.")]
 ProcessName = Annotated[str, typer.Argument(metavar="PROCESS", help="As `lab info` names it.")]
+Store = Annotated[
+    str, typer.Option(help="What keeps the DF DB: sqlite, etcd (three members), redis (three servers, and Sentinel).")
+]
+Bus = Annotated[str, typer.Option(help="What carries messages: zmq, redis, or store (the DF DB's own watch alone).")]
 Command = Annotated[list[str], typer.Argument(metavar="-- CMD", help="The command, after two dashes.")]
 DEFAULT = "lab"
 
@@ -55,17 +60,35 @@ def _say(text: str) -> None:
 
 
 @app.command()
-def up(
+def up(  # noqa: PLR0917 - typer calls it, by names
     name: Name = DEFAULT,
     hosts: Annotated[int, typer.Option(help="Hosts in each region.")] = 3,
-    store: Annotated[str, typer.Option(help="What keeps the DF DB: sqlite.")] = "sqlite",
+    store: Store = "sqlite",
+    bus: Bus = "zmq",
     regions: Annotated[int, typer.Option(help="Independent regions, each with its own Neutron and DF DB.")] = 1,
+    neutron_servers: Annotated[int, typer.Option(help="Neutron's API servers in each region.")] = 1,
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Have a bus that `lab lose` can tell to lose messages.")
+    ] = False,
+    disk: Annotated[
+        int | None, typer.Option(help="MiB of a disk for the store alone, which `lab fill-disk` can fill.")
+    ] = None,
 ) -> None:
     """Bring a lab up. What a crashed one of that name left is cleaned away first."""
     with errors():
         from dragonflow.lab import Lab  # noqa: PLC0415
 
-        Lab.up(name, hosts=hosts, store=store, regions=regions, progress=_say)
+        Lab.up(
+            name,
+            hosts=hosts,
+            store=store,
+            bus=bus,
+            regions=regions,
+            neutron_servers=neutron_servers,
+            lossy=lossy,
+            disk=disk,
+            progress=_say,
+        )
     option = "" if name == DEFAULT else f" --name {name}"
     _say(f"lab {name!r} is up; `dragonflow lab info{option}` shows it, `dragonflow lab down{option}` takes it down")
 
@@ -141,10 +164,73 @@ def stop(process: ProcessName, name: Name = DEFAULT) -> None:
 
 
 @app.command()
-def start(process: ProcessName, name: Name = DEFAULT) -> None:
+def start(
+    process: ProcessName,
+    clock: Annotated[
+        str | None, typer.Option(help="Of a controller: by how much its time of day is off, as +1h or -30m.")
+    ] = None,
+    name: Name = DEFAULT,
+) -> None:
     """Start a process again, on the data and configuration that it had."""
     with errors():
-        _lab(name).process(process).start()
+        _lab(name).start(process, clock=clock)
+
+
+@app.command()
+def partition(
+    host: Annotated[str, typer.Argument(help="The host to cut off.")],
+    seconds: Annotated[float | None, typer.Option(help="Heal after so many seconds; without, at `lab heal`.")] = None,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Connections are reset and refused, instead of getting no answer.")
+    ] = False,
+    region: Region = None,
+    name: Name = DEFAULT,
+) -> None:
+    """Cut a host off from the DF DB's servers (and the bus's, if it has any): its connections hang."""
+    with errors():
+        from dragonflow.lab.uplink import BLACKHOLE, REFUSED  # noqa: PLC0415 - see errors()
+
+        lab = _lab(name)
+        lab.partition(host, region=region, mode=REFUSED if refused else BLACKHOLE)
+        if seconds is not None:
+            try:
+                time.sleep(seconds)
+            finally:
+                lab.heal(host, region=region)
+
+
+@app.command()
+def heal(
+    host: Annotated[str, typer.Argument(help="The host that was cut off.")], region: Region = None, name: Name = DEFAULT
+) -> None:
+    """Join a host again that was cut off."""
+    with errors():
+        _lab(name).heal(host, region=region)
+
+
+@app.command()
+def lose(
+    percent: Annotated[float, typer.Argument(help="How many of 100 messages; 0 ends it.", min=0, max=100)],
+    region: Region = None,
+    name: Name = DEFAULT,
+) -> None:
+    """Have every process of a lab that is --lossy lose some of the messages it gets."""
+    with errors():
+        _lab(name).lose(percent / 100, region)
+
+
+@app.command()
+def fill_disk(region: Region = None, name: Name = DEFAULT) -> None:
+    """Fill the disk of the store's data (see `up --disk`)."""
+    with errors():
+        _lab(name).fill_disk(region)
+
+
+@app.command()
+def free_disk(region: Region = None, name: Name = DEFAULT) -> None:
+    """Make room again on the disk of the store's data."""
+    with errors():
+        _lab(name).free_disk(region)
 
 
 @app.command()
@@ -171,10 +257,11 @@ def _print(content: dict[str, Any]) -> None:
     console = Console(highlight=False)
     for region in content["regions"]:
         console.print(
-            f"[bold]{region['name']}[/]  Neutron {region['neutron_url']}  DF DB {region['dfdb_url']}", soft_wrap=True
+            f"[bold]{region['name']}[/]  Neutron {region['neutron_url']}  DF DB {region['dfdb_url']}  bus {region['pubsub_url']}",
+            soft_wrap=True,
         )
-        _table(console, region["hosts"], "name", "netns", "vtep", "openflow")
-        _table(console, region["processes"], "name", "pid", "log")
+        _table(console, region["hosts"], "name", "netns", "vtep", "openflow", "uplink")
+        _table(console, region["processes"], "name", "pid", "role", "log")
     if content["vms"]:
         _table(console, content["vms"], "port_id", "region", "host", "netns", "mac", "ips")
 

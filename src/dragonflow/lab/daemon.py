@@ -57,8 +57,8 @@ class Daemon:
             return None
         return record.pid if record.boot == _boot() and _started(record.pid) == record.started else None
 
-    def start(self) -> None:
-        """Start it if it doesn't run; returns at once."""
+    def start(self, env: Mapping[str, str] | None = None) -> None:
+        """Start it if it doesn't run; returns at once. ``env`` is for this start only."""
         if self.pid is not None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env=os.environ | self._env,
+                env=os.environ | self._env | dict(env or {}),
                 start_new_session=True,
             )
         started = _started(child.pid)
@@ -95,7 +95,7 @@ class Daemon:
         pid = self.pid
         if pid is None:
             return
-        members = {each for each in all_pids() if _session(each) == pid}
+        members = {each for each in all_pids() if session_of(each) == pid}
         for each in members if how == signal.SIGKILL else {pid}:
             send(each, how)
         wait_until(lambda: not any(map(alive, members)), f"end of {self.name} (pid {pid})", _STOP_TIMEOUT)
@@ -161,7 +161,8 @@ def _started(pid: int) -> int | None:
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
-def _session(pid: int) -> int | None:
+def session_of(pid: int) -> int | None:
+    """The process that leads the session of a process; None if that is gone."""
     fields = _stat(pid)
     return int(fields[3]) if fields else None
 

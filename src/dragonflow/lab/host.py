@@ -4,7 +4,7 @@
 
     namespace LAB-fabric                     namespace LAB-host1
       bridge region1, 198.18.1.254 ── veth ── underlay ─ br-phy (VTEP 198.18.1.1)
-      bridge region2, 198.18.2.254            br-int ◄── dragonflow controller
+      bridge region2, 198.18.2.254            br-int ◄── dragonflow controller ── 127.0.0.1 ── uplink ── the region's servers
       routes between them                       └ tap… ── veth ── eth0 in LAB-vm-…
 
 Nothing of it touches the machine's own network, so every lab uses the same addresses (198.18.0.0/15, RFC 2544).
@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dragonflow.lab import system
+from dragonflow.lab import system, uplink
 from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.system import LabError, wait_until
 from dragonflow.lab.vswitch import VSwitch
 
 INTEGRATION_BRIDGE = "br-int"
 MAX_HOSTS = 250
 MAX_REGIONS = 250
+START_TIMEOUT = 20.0
 UNDERLAY_MTU = 9000
 """Room for the tunnels' headers around a full frame."""
 
@@ -57,14 +59,58 @@ class Fabric:
             )
 
 
+class Uplink:
+    """The daemon that is a host's only way to the store; see ``uplink``."""
+
+    def __init__(self, name: str, home: Path, directory: Path, netns: str, ports: Sequence[int]) -> None:
+        self.name = name
+        self._socket = directory / "uplink.sock"
+        program = [sys.executable, uplink.__file__, str(system.NETNS_DIR / netns), str(self._socket), *map(str, ports)]
+        self.daemon = Daemon(name, home, directory, program)
+
+    def start(self) -> None:
+        """Start it, open; returns when it listens."""
+        self.daemon.start()
+        wait_until(self._answers, f"{self.name} to listen", START_TIMEOUT)
+
+    def _answers(self) -> bool:
+        self.daemon.expect_alive()
+        return self.mode is not None
+
+    @property
+    def mode(self) -> str | None:
+        """``open``, ``blackhole`` or ``refused``; None: it doesn't run."""
+        try:
+            return uplink.turn(self._socket, "")
+        except OSError:
+            return None
+
+    def turn(self, mode: str) -> None:
+        """Cut or open it. :raises LabError: it doesn't run."""
+        try:
+            uplink.turn(self._socket, mode)
+        except OSError as error:
+            raise LabError(f"{self.name} does not answer ({error}); `dragonflow lab start {self.name}`") from None
+
+
 class Host:
     """One chassis: a namespace with Open vSwitch, joined to the fabric, and the controller that works there.
 
-    ``region`` and ``index`` count from 1 and make its address; ``suffix`` ends the names of its processes.
+    ``region`` and ``index`` count from 1 and make its address; ``suffix`` ends the names of its processes; ``servers`` are the
+    ports of the machine's loopback that it needs, which its uplink brings.
     """
 
     def __init__(
-        self, name: str, *, region: int, index: int, netns: str, home: Path, directory: Path, suffix: str
+        self,
+        name: str,
+        *,
+        region: int,
+        index: int,
+        netns: str,
+        home: Path,
+        directory: Path,
+        suffix: str,
+        servers: Sequence[int] = (),
     ) -> None:
         self.name, self.region, self.index, self.netns, self.directory = name, region, index, netns, directory
         self.vtep = vtep(region, index)
@@ -73,6 +119,7 @@ class Host:
         self.config = directory / "dragonflow.conf"
         program = [str(Path(sys.executable).with_name("dragonflow")), "controller", "--config-file", str(self.config)]
         self.controller = Daemon(f"controller{suffix}", home, directory, program, netns=netns)
+        self.uplink = Uplink(f"uplink{suffix}", home, directory, netns, servers) if servers else None
 
     def configure(self, settings: Mapping[str, str]) -> None:
         """Write the controller's configuration: what all hosts share, and this host's own."""
@@ -93,6 +140,8 @@ class Host:
         """Make the namespace, the way to the fabric, and the switch with its bridges; the controller isn't started."""
         link = f"r{self.region}h{self.index}"
         system.netns_add(self.netns)
+        if self.uplink is not None:
+            self.uplink.start()
         system.ip(
             fabric.netns,
             f"link add {link} mtu {UNDERLAY_MTU} type veth peer name underlay mtu {UNDERLAY_MTU} netns {self.netns}",
@@ -117,6 +166,8 @@ class Host:
     def down(self) -> None:
         """Stop everything that runs here; the namespace stays."""
         self.controller.kill()
+        if self.uplink is not None:
+            self.uplink.daemon.kill()
         self.switch.stop_vswitchd(kill=True)
         self.switch.stop_ovsdb(kill=True)
         shutil.rmtree(self.directory, ignore_errors=True)

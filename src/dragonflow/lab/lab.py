@@ -7,6 +7,7 @@ object is only a view: any process may make another one with ``Lab.open``, and `
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -23,17 +24,20 @@ import msgspec
 
 from dragonflow.lab import state, system
 from dragonflow.lab.daemon import end_all, marked, started_at
-from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host
+from dragonflow.lab.faults import Disk
+from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host, Uplink
 from dragonflow.lab.process import Process
 from dragonflow.lab.region import Region
+from dragonflow.lab.servers import BUSES, PORTS, STORES
 from dragonflow.lab.state import RegionState, State, Vm
 from dragonflow.lab.system import LabError, listed
+from dragonflow.lab.uplink import BLACKHOLE, OPEN, REFUSED
 from dragonflow.lab.vm import Address, give_address, plug, remove, unplug
 
 DEFAULT_NAME = "lab"
-STORES = ("sqlite",)
+MAX_NEUTRONS = 9
 FIRST_PORT, LAST_PORT = 19600, 29999
-"""Where ports for Neutron and Nova are looked for: below those that the kernel lends to clients, so they stay free while a
+"""Where ports for servers are looked for: below those that the kernel lends to clients, so they stay free while a
 killed server is down."""
 
 Progress = Callable[[str], None]
@@ -50,8 +54,7 @@ class Lab:
         self.name = name
         self.home = state.home_of(name)
         self._state = state.load(name)
-        several = len(self._state.regions) > 1
-        self.regions = {each.name: Region(name, each, self.home, several=several) for each in self._state.regions}
+        self.regions = {each.name: Region(self._state, each, self.home) for each in self._state.regions}
 
     @classmethod
     def open(cls, name: str = DEFAULT_NAME) -> Lab:
@@ -74,22 +77,36 @@ class Lab:
         *,
         hosts: int = 3,
         store: str = "sqlite",
+        bus: str = "zmq",
         regions: int = 1,
+        neutron_servers: int = 1,
+        lossy: bool = False,
+        disk: int | None = None,
         progress: Progress = _silent,
     ) -> Lab:
         """Bring a lab up, after cleaning away what a crashed one of that name left.
 
+        ``lose`` needs a ``lossy`` one, and ``fill_disk`` one whose store has a ``disk`` of its own, of so many MiB.
+
         :raises LabError: it is up already, or can't be brought up; then nothing of it stays but its directory's logs.
         """
         system.require_root("dragonflow lab")
-        _check(hosts, store, regions)
+        _check(store, bus, disk, hosts=hosts, regions=regions, neutron_servers=neutron_servers)
         with state.locked(name):
             _refuse_living(name)
             if clean(name):
                 progress(f"cleaned away what an earlier lab {name!r} had left")
             with state.allocating():
                 maker = (os.getpid(), started_at(os.getpid()) or 0)
-                shape = State(name=name, store=store, regions=_regions(hosts, regions), maker=maker)
+                shape = State(
+                    name=name,
+                    store=store,
+                    bus=bus,
+                    regions=_regions(hosts, store, bus, regions, neutron_servers),
+                    lossy=lossy,
+                    disk=disk,
+                    maker=maker,
+                )
                 state.save(shape)
             lab = cls(name)
             try:
@@ -164,7 +181,7 @@ class Lab:
         return processes[name]
 
     def info(self) -> dict[str, Any]:
-        """What ``dragonflow lab info --json`` prints. A process that doesn't run has the pid None."""
+        """What ``dragonflow lab info --json`` prints. A process that doesn't run has the pid None, and most have no role."""
         return {
             "name": self.name,
             "regions": [
@@ -172,10 +189,8 @@ class Lab:
                     "name": region.name,
                     "neutron_url": region.neutron.url,
                     "dfdb_url": region.store.url,
-                    "processes": [
-                        {"name": name, "pid": process.pid, "log": None if process.log is None else str(process.log)}
-                        for name, process in region.processes.items()
-                    ],
+                    "pubsub_url": region.settings["pubsub_url"],
+                    "processes": _shown(region),
                     "hosts": [
                         {
                             "name": host.name,
@@ -184,6 +199,7 @@ class Lab:
                             "ovsdb": f"unix:{host.switch.db_sock}",
                             "openflow": f"unix:{host.switch.openflow(INTEGRATION_BRIDGE)}",
                             "bridge": INTEGRATION_BRIDGE,
+                            "uplink": None if host.uplink is None else host.uplink.mode,
                         }
                         for host in region.hosts.values()
                     ],
@@ -273,10 +289,91 @@ class Lab:
         """Run a command in a host to its end; the exit code is the caller's to look at."""
         return _call(self.host_command(host, command, region), timeout)
 
+    # Faults
+
+    def start(self, process: str, *, clock: str | None = None) -> None:
+        """Start a process again; of a controller also with its clock off by ``clock`` ("+1h"), until it is started anew.
+
+        :raises LabError: there is none of that name, it is no controller, or it doesn't come up.
+        """
+        again = self.process(process)
+        if clock is None:
+            again.start()
+            return
+        for region in self.regions.values():
+            for host in region.hosts.values():
+                if host.controller.name == process:
+                    if host.controller.pid is not None:
+                        raise LabError(f"{process} runs; stop it before it is started with another clock")
+                    region.start_controller(host, clock)
+                    return
+        raise LabError(f"{process} is no controller: only a controller's clock can be set off")
+
+    def partition(self, host: str, *, region: str | None = None, mode: str = BLACKHOLE) -> None:
+        """Cut a host off from the region's servers (see ``uplink``), until ``heal``.
+
+        :raises LabError: nothing of the region is reached over the network, or the mode is none.
+        """
+        if mode not in (BLACKHOLE, REFUSED):
+            raise LabError(f"no way {mode!r} to cut a host off; there are: {BLACKHOLE}, {REFUSED}")
+        self._uplink(host, region).turn(mode)
+
+    def heal(self, host: str, *, region: str | None = None) -> None:
+        """Join a host again. :raises LabError: it can't be cut off."""
+        self._uplink(host, region).turn(OPEN)
+
+    def _uplink(self, host: str, region: str | None) -> Uplink:
+        found = self.host(host, region).uplink
+        if found is None:
+            raise LabError(
+                "this lab's hosts reach the DF DB by its file and the bus by Unix sockets, which no network can part: "
+                "`dragonflow lab up --store etcd` (or redis) makes one whose hosts can be cut off"
+            )
+        return found
+
+    def lose(self, share: float, region: str | None = None) -> None:
+        """Have every process lose such a share (0 to 1) of the messages it gets.
+
+        :raises LabError: the lab is not ``lossy``, or the share is none.
+        """
+        loss = self.region(region).loss
+        if loss is None:
+            raise LabError("this lab's bus loses nothing: `dragonflow lab up --lossy` makes one that can be told to")
+        loss.set(share)
+
+    def fill_disk(self, region: str | None = None) -> None:
+        """Leave no room on the disk of the store's data. :raises LabError: it has none of its own."""
+        self._disk(region).fill()
+
+    def free_disk(self, region: str | None = None) -> None:
+        """Make the room again. :raises LabError: the store has no disk of its own."""
+        self._disk(region).free()
+
+    def _disk(self, region: str | None) -> Disk:
+        disk = self.region(region).disk
+        if disk is None:
+            raise LabError("the store has no disk of its own: `dragonflow lab up --store redis --disk 64` gives it one")
+        return disk
+
+    # What was said
+
     def nova_events(self, region: str | None = None) -> list[dict[str, Any]]:
         """What Nova was told so far, oldest first."""
         lines = self.region(region).nova_events.read_bytes().splitlines()
         return [msgspec.json.decode(line) for line in lines]
+
+
+def _shown(region: Region) -> list[dict[str, Any]]:
+    roles = region.roles()
+    return [
+        {
+            "name": name,
+            "pid": process.pid,
+            "role": roles.get(name),
+            "log": None if process.log is None else str(process.log),
+        }
+        for name, process in region.processes.items()
+    ]
 
 
 def clean(name: str, *, logs: bool = True) -> bool:
@@ -299,6 +396,7 @@ def clean(name: str, *, logs: bool = True) -> bool:
     end_all(strays)
     for netns in spaces:
         system.netns_delete(netns)
+    system.unmount_below(home)
     for directory in (home, _failed(name)) if logs else (home,):
         shutil.rmtree(directory, ignore_errors=True)
     return found
@@ -322,19 +420,39 @@ def _refuse_living(name: str) -> None:
         raise LabError(f"lab {name!r} is up already; `dragonflow lab down --name {name}` takes it down")
 
 
-def _check(hosts: int, store: str, regions: int) -> None:
-    if store not in STORES:
-        raise LabError(f"no store {store!r}; there are: {listed(STORES)}")
-    for what, number, most in (("hosts", hosts, MAX_HOSTS), ("regions", regions, MAX_REGIONS)):
+def _check(store: str, bus: str, disk: int | None, *, hosts: int, regions: int, neutron_servers: int) -> None:
+    for what, name, known in (("store", store, STORES), ("bus", bus, BUSES)):
+        if name not in known:
+            raise LabError(f"no {what} {name!r}; there are: {listed(known)}")
+    for what, number, most in (
+        ("hosts", hosts, MAX_HOSTS),
+        ("regions", regions, MAX_REGIONS),
+        ("Neutron servers", neutron_servers, MAX_NEUTRONS),
+    ):
         if not 1 <= number <= most:
             raise LabError(f"{number} {what}: 1 to {most} are possible")
+    if disk is not None and (store == "sqlite" or disk < 1):
+        raise LabError("a disk of its own, of at least 1 MiB, is for the stores etcd and redis")
 
 
-def _regions(hosts: int, regions: int) -> tuple[RegionState, ...]:
-    ports = iter(_free_ports(2 * regions))
-    names = tuple(f"host{number}" for number in range(1, hosts + 1))
+def _regions(hosts: int, store: str, bus: str, regions: int, neutron_servers: int) -> tuple[RegionState, ...]:
+    for_store = 0 if store == "sqlite" else PORTS
+    for_bus = PORTS if bus == "redis" and store != "redis" else 0
+    ports = iter(_free_ports(regions * (neutron_servers + 1 + for_store + for_bus)))
+
+    def take(count: int) -> tuple[int, ...]:
+        return tuple(itertools.islice(ports, count))
+
     return tuple(
-        RegionState(name=f"region{index}", index=index, neutron_port=next(ports), nova_port=next(ports), hosts=names)
+        RegionState(
+            name=f"region{index}",
+            index=index,
+            hosts=tuple(f"host{number}" for number in range(1, hosts + 1)),
+            neutron_ports=take(neutron_servers),
+            nova_port=next(ports),
+            store_ports=take(for_store),
+            bus_ports=take(for_bus),
+        )
         for index in range(1, regions + 1)
     )
 
@@ -355,7 +473,7 @@ def _ports_of_labs() -> Iterator[int]:
     for name in state.names():
         with contextlib.suppress(LabError):
             for region in state.load(name).regions:
-                yield from (region.neutron_port, region.nova_port)
+                yield from region.ports
 
 
 def _bindable(port: int) -> bool:

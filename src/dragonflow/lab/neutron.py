@@ -1,7 +1,7 @@
-"""One region's Neutron: its configuration files and its API server under gunicorn.
+"""One region's Neutron: its configuration files and its API servers, each under a gunicorn of its own.
 
-One worker process with threads: Neutron's own work is bound by the processor, and a second worker costs 200 MB and as long a
-start again. Configuration is as a deployment would write it; only the identity filter (``callers``), the message bus that
+One worker process with threads a server: Neutron's own work is bound by the processor, and a second one costs 200 MB and as long
+a start again. Configuration is as a deployment would write it; only the identity filter (``callers``), the message bus that
 nobody is on, and the paths are the lab's.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 import configparser
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 
 from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.process import Process, Server
 from dragonflow.lab.system import LabError, TimedOut, wait_until
 
 START_TIMEOUT = 120.0
@@ -40,7 +41,7 @@ proc_name = "neutron-api"
 
 
 class Neutron:
-    """The API server of one region; ``url`` is its root, without /v2.0."""
+    """One API server of a region; ``url`` is its root, without /v2.0."""
 
     def __init__(self, name: str, home: Path, directory: Path, port: int) -> None:
         self.directory = directory
@@ -150,6 +151,42 @@ class Neutron:
             timeout=REQUEST_TIMEOUT,
             event_hooks={"response": [_raise]},
         )
+
+
+class Neutrons:
+    """All API servers of a region, which share its SQL database. One alone is called ``name``, several ``name``-1 and so on."""
+
+    def __init__(self, name: str, home: Path, directory: Path, ports: Sequence[int]) -> None:
+        self.name = name
+        self._all = [
+            Neutron(
+                name if len(ports) == 1 else f"{name}-{number}",
+                home,
+                directory if number == 1 else directory / f"neutron-{number}",
+                port,
+            )
+            for number, port in enumerate(ports, 1)
+        ]
+
+    def __iter__(self) -> Iterator[Neutron]:
+        return iter(self._all)
+
+    @property
+    def first(self) -> Neutron:
+        """The one that clients are sent to."""
+        return self._all[0]
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        """Each server by name."""
+        return {server.daemon.name: Server(server.daemon, server.start) for server in self}
+
+    def start(self) -> None:
+        """Start those that don't run; returns when all answer."""
+        for server in self:
+            server.start(wait=False)
+        for server in self:
+            server.wait()
 
 
 def _raise(response: httpx.Response) -> None:

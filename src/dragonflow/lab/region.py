@@ -1,8 +1,4 @@
-"""One region: its SQL database, Neutron, DF DB, message bus, Nova stand-in, and its hosts; and the parts of it one can fault.
-
-A fault is a SIGKILL, a clean stop and a start of one process. SQLite's DF DB has no process: its fault moves the files away,
-which each of its users sees as an outage, and back.
-"""
+"""One region: its SQL database, Neutron, DF DB, message bus, Nova stand-in, and its hosts; and the parts of it one can fault."""
 
 from __future__ import annotations
 
@@ -11,44 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.daemon import Daemon, session_of
+from dragonflow.lab.faults import Disk, Loss, leader_pid, wrong_clock
 from dragonflow.lab.host import Fabric, Host
 from dragonflow.lab.mariadb import MariaDB
-from dragonflow.lab.neutron import Neutron
-from dragonflow.lab.process import Process, Server
-from dragonflow.lab.state import RegionState
+from dragonflow.lab.neutron import Neutrons
+from dragonflow.lab.process import Group, Process, Server
+from dragonflow.lab.servers import SQLite, servers_of
+from dragonflow.lab.state import RegionState, State
 from dragonflow.lab.system import LabError, wait_until
 from dragonflow.observe.control import ControlError, ask
 
 CHASSIS_TIMEOUT = 60.0
-
-
-class SQLiteStore:
-    """The DF DB in a file; available while its directory lies where everybody looks for it."""
-
-    pid = None
-    log = None
-
-    def __init__(self, directory: Path) -> None:
-        self._here = directory / "dfdb"
-        self._away = directory / "dfdb.away"
-        self.url = f"sqlite://{self._here / 'dfdb.sqlite'}"
-
-    def make(self) -> None:
-        """Make its directory."""
-        self._here.mkdir(parents=True, exist_ok=True)
-
-    def kill(self) -> None:
-        """Take it away: whoever reads or writes it from now on finds that it is gone."""
-        if self._here.exists():
-            self._here.rename(self._away)
-
-    stop = kill
-
-    def start(self) -> None:
-        """Put it back, with all that was in it."""
-        if self._away.exists():
-            self._away.rename(self._here)
 
 
 class SwitchDaemon:
@@ -80,18 +50,21 @@ class SwitchDaemon:
 
 
 class Region:
-    """A region as its state describes it; nothing runs before ``up``.
+    """A region as the lab's state describes it; nothing runs before ``up``.
 
-    ``several`` says that the lab has more than one region, so that what carries its name says of which one it is.
+    In a lab with several regions, what carries a name says of which one it is.
     """
 
-    def __init__(self, lab: str, state: RegionState, home: Path, *, several: bool) -> None:
+    def __init__(self, lab: State, state: RegionState, home: Path) -> None:
         self.name, self.index = state.name, state.index
         self.directory = home / state.name
-        tail = f"-{state.name}" if several else ""
-        self.store = SQLiteStore(self.directory)
+        tail = f"-{state.name}" if len(lab.regions) > 1 else ""
+        self.disk = None if lab.disk is None else Disk(self.directory / "disk", lab.disk)
+        self.store, self.bus = servers_of(lab, state, home, self.directory, tail)
+        self.loss = Loss(self.directory / "loss") if lab.lossy else None
         self.mariadb = MariaDB(f"mariadb{tail}", home, self.directory)
-        self.neutron = Neutron(f"neutron{tail}", home, self.directory, state.neutron_port)
+        self.neutrons = Neutrons(f"neutron{tail}", home, self.directory, state.neutron_ports)
+        self.neutron = self.neutrons.first
         self.nova_port = state.nova_port
         self.nova_events = self.directory / "nova-events.jsonl"
         nova = [sys.executable, "-m", "dragonflow.lab.nova", str(self.nova_port), str(self.nova_events)]
@@ -101,54 +74,86 @@ class Region:
                 name,
                 region=state.index,
                 index=number,
-                netns=f"{lab}{tail}-{name}",
+                netns=f"{lab.name}{tail}-{name}",
                 home=home,
                 directory=self.directory / name,
                 suffix=f"{tail}-{name}",
+                servers=(*self.store.ports, *self.bus.ports),
             )
             for number, name in enumerate(state.hosts, 1)
         }
-        self.processes: dict[str, Process] = {
-            f"neutron{tail}": Server(self.neutron.daemon, self.neutron.start),
+        self.processes = self._processes(tail)
+
+    def _processes(self, tail: str) -> dict[str, Process]:
+        found: dict[str, Process] = dict(self.neutrons.processes)
+        if len(found) > 1:
+            found = {self.neutrons.name: Group(self.neutrons)} | found
+        found |= {
             f"mariadb{tail}": Server(self.mariadb.daemon, self.mariadb.start),
             f"nova{tail}": Server(self.nova, self._start_nova),
-            f"store{tail}": self.store,
+            f"store{tail}": self.store if isinstance(self.store, SQLite) else Group(self.store),
         }
+        if self.bus is not self.store and self.bus.processes:
+            found[f"bus{tail}"] = Group(self.bus)
+        found |= self.store.processes
+        found |= self.bus.processes
         for host in self.hosts.values():
-            self.processes |= {
-                host.controller.name: Server(host.controller, lambda host=host: self._start_controller(host)),  # type: ignore[misc]
+            found |= {
+                host.controller.name: Server(host.controller, lambda host=host: self.start_controller(host)),  # type: ignore[misc]
                 f"ovs{tail}-{host.name}": SwitchDaemon(host, "ovs-vswitchd"),
                 f"ovsdb{tail}-{host.name}": SwitchDaemon(host, "ovsdb-server"),
             }
+            if host.uplink is not None:
+                found[host.uplink.name] = Server(host.uplink.daemon, host.uplink.start)
+        return found
 
     @property
     def settings(self) -> dict[str, str]:
         """What the driver and the controllers share of the group [df]."""
-        return {"store_url": self.store.url, "pubsub_url": f"zmq+ipc://{self.directory / 'pubsub'}"}
+        bus = self.bus.url if self.loss is None else self.loss.url(self.bus.url)
+        return {"store_url": self.store.url, "pubsub_url": bus}
 
     def up(self, fabric: Fabric, progress: Callable[[str], None]) -> None:
         """Bring it up; returns when Neutron answers and shows every host's agent alive."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.store.make()
         (self.directory / "pubsub").mkdir(exist_ok=True)
         with ThreadPoolExecutor() as pool:
-            sql = pool.submit(self._start_neutron)
-            hosts = [pool.submit(self._start_host, host, fabric) for host in self.hosts.values()]
+            store = pool.submit(self._start_servers)
+            sql = pool.submit(self._start_sql)
+            hosts = [pool.submit(host.up, fabric) for host in self.hosts.values()]
+            store.result()
             for each in hosts:
                 each.result()
-            progress(f"{self.name}: {len(hosts)} hosts with Open vSwitch and a controller")
+            for host in self.hosts.values():
+                host.configure(self.settings)
+                host.controller.start()
+            progress(
+                f"{self.name}: the DF DB at {self.store.url}, {len(hosts)} hosts with Open vSwitch and a controller"
+            )
             sql.result()
+        self._start_neutrons()
         progress(f"{self.name}: MariaDB with Neutron's schema, and a Nova stand-in")
-        self.neutron.wait()
-        progress(f"{self.name}: Neutron answers at {self.neutron.url}")
+        for server in self.neutrons:
+            server.wait()
+            progress(f"{self.name}: Neutron answers at {server.url}")
         self.wait_for_agents()
         progress(f"{self.name}: Neutron sees every chassis alive")
 
-    def _start_neutron(self) -> None:
+    def _start_servers(self) -> None:
+        if self.disk is not None:
+            self.disk.mount()
+        for each in {id(each): each for each in (self.store, self.bus)}.values():
+            each.make()
+            each.start()
+
+    def _start_sql(self) -> None:
         self._start_nova()
         self.mariadb.start()
-        self.neutron.configure(sql_url=self.mariadb.url, nova_port=self.nova_port, driver=self.settings)
-        self.neutron.start(wait=False)
+
+    def _start_neutrons(self) -> None:
+        for server in self.neutrons:
+            server.configure(sql_url=self.mariadb.url, nova_port=self.nova_port, driver=self.settings)
+            server.start(wait=False)
 
     def _start_nova(self) -> None:
         self.nova.start()
@@ -158,13 +163,9 @@ class Region:
         self.nova.expect_alive()
         return self.nova_events.exists()
 
-    def _start_host(self, host: Host, fabric: Fabric) -> None:
-        host.configure(self.settings)
-        host.up(fabric)
-        host.controller.start()
-
-    def _start_controller(self, host: Host) -> None:
-        host.controller.start()
+    def start_controller(self, host: Host, clock: str | None = None) -> None:
+        """Start a controller; ``clock`` ("+1h") sets its clock off, but not what it measures time with."""
+        host.controller.start({} if clock is None else wrong_clock(clock))
         wait_until(lambda: self._controller_ready(host), f"{host.controller.name} to answer", 30)
 
     @staticmethod
@@ -188,10 +189,27 @@ class Region:
 
             wait_until(all_alive, f"agents of {', '.join(self.hosts)} to be alive in Neutron", timeout, 0.1)
 
+    def leader(self) -> tuple[str, int] | None:
+        """Which Neutron server keeps the statuses, and the id of its process that does; None if nobody is known to."""
+        pid = leader_pid(self.store.url)
+        for name, server in self.neutrons.processes.items():
+            if pid is not None and server.pid is not None and session_of(pid) == server.pid:
+                return name, pid
+        return None
+
+    def roles(self) -> dict[str, str]:
+        """Which processes are a ``leader`` or ``master`` now. A store that doesn't answer has nothing to say."""
+        leader = self.leader()
+        found = {} if leader is None else {leader[0]: "leader"}
+        for each in (self.store, self.bus):
+            if (first := each.first()) is not None:
+                found[first] = "master" if first.startswith("redis") else "leader"
+        return found
+
     def down(self) -> None:
         """End all its processes, most dependent first."""
         daemons = [
-            self.neutron.daemon,
+            *(server.daemon for server in self.neutrons),
             self.nova,
             *(host.controller for host in self.hosts.values()),
             self.mariadb.daemon,
@@ -200,6 +218,10 @@ class Region:
             daemon.kill()
         for host in self.hosts.values():
             host.down()
+        for each in (*self.bus.processes.values(), *self.store.processes.values()):
+            each.kill()
+        if self.disk is not None:
+            self.disk.unmount()
 
     def process(self, name: str) -> Process:
         """:raises LabError: there is none of that name."""

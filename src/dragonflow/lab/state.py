@@ -23,13 +23,23 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 
 
 class RegionState(msgspec.Struct, frozen=True):
-    """One region; ``index`` counts from 1 and stands in its addresses."""
+    """One region; ``index`` counts from 1 and stands in its addresses.
+
+    The TCP ports: one a Neutron server; those of the DF DB's servers and of the bus's, none where these have none.
+    """
 
     name: str
     index: int
-    neutron_port: int
-    nova_port: int
     hosts: tuple[str, ...]
+    neutron_ports: tuple[int, ...]
+    nova_port: int
+    store_ports: tuple[int, ...] = ()
+    bus_ports: tuple[int, ...] = ()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All of them."""
+        return (*self.neutron_ports, self.nova_port, *self.store_ports, *self.bus_ports)
 
 
 class Vm(msgspec.Struct, frozen=True):
@@ -49,11 +59,17 @@ class Vm(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """A lab. ``maker`` is the process (id and start time) that brings it up; None once it is up."""
+    """A lab. ``maker`` is the process (id and start time) that brings it up; None once it is up.
+
+    ``lossy`` says that the bus can be told to lose messages; ``disk`` is the size of the store's own disk in MiB, if it has one.
+    """
 
     name: str
     store: str
+    bus: str
     regions: tuple[RegionState, ...]
+    lossy: bool = False
+    disk: int | None = None
     vms: tuple[Vm, ...] = ()
     maker: tuple[int, int] | None = None
 

@@ -123,6 +123,14 @@ def offload_off(netns: str, *interfaces: str) -> None:
         run(["ethtool", "-K", interface, "tx", "off"], netns=netns)
 
 
+def unmount_below(directory: Path) -> None:
+    """Unmount whatever is mounted below a directory, even while something still uses it."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        place = line.split()[1]
+        if place.startswith(f"{directory}/"):
+            run(["umount", "--lazy", place])
+
+
 def require_root(what: str) -> None:
     """:raises LabError: the caller is not root."""
     if os.geteuid() != 0:
