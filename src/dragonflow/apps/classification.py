@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.wiring import interfaces, is_standby
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, SOURCE, Fact, Local, Place, Stage, Table, Trouble, load, match
 
 
@@ -16,7 +17,8 @@ class Classification(App):
     """Says of each packet whose it is, and of each compute port that is plugged here that it is here.
 
     A port is Local if Neutron has actively bound it to this chassis, it and its network are administratively up, and an interface
-    with its id has an OpenFlow port. During a live migration the destination therefore waits until Neutron moves the binding.
+    with its id has an OpenFlow port. At the destination of a live migration what its interface sends is marked before that, but
+    the port isn't there until Neutron moves the binding (see ``wiring``).
     """
 
     name = "classification"
@@ -41,21 +43,23 @@ class Classification(App):
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The port's place and the marking of what it sends."""
-        if port.chassis != view.me.chassis or not port.admin_up:
+        here = port.chassis == view.me.chassis
+        if not (here or is_standby(port, view.me.chassis)) or not port.admin_up:
             return
         network = view.get(LogicalSwitch, port.network)
         if network is None or not network.admin_up:
             return
-        interfaces = [it for it in view.where(OvsPort, iface_id=port.id) if it.ofport is not None and it.ofport > 0]
-        if not interfaces:
+        found = interfaces(port, view)
+        if not found:
             return
-        chosen = min(interfaces, key=lambda it: (it.attached_mac != port.mac, it.ofport))
-        if len(interfaces) > 1:
-            others = ", ".join(it.id for it in interfaces if it is not chosen)
-            yield Trouble(f"several interfaces have iface-id {port.id}: {chosen.id} is used, not {others}")
+        chosen, *others = found
+        if others:
+            names = ", ".join(it.id for it in others)
+            yield Trouble(f"several interfaces have iface-id {port.id}: {chosen.id} is used, not {names}")
         ofport = chosen.ofport
         assert ofport is not None
-        yield Place(port.id, Local(ofport))
+        if here:
+            yield Place(port.id, Local(ofport))
         yield self.ports.flow(
             20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Resolution.known
         )

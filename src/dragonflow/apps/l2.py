@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.wiring import standby_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
@@ -73,14 +74,20 @@ class L2(App):
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
-        """The way to the port, wherever it is, and if it is here its share in the flood groups."""
+        """The way to the port, wherever it is, and if it is here its share in the flood groups.
+
+        To a port that is only prepared here, packets from other chassis are delivered: their senders know already that it moved.
+        """
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
-        if where is None or network is None:
+        standby = standby_ofport(port, view.me.chassis, view)
+        if network is None or (where is None and standby is None):
             return
         key = (NETWORK, network.key)
         yield self.lookup.flow(_OWN, match(key, eth_dst=port.mac), load(DESTINATION, port.key), goto=self.delivery)
         for mac in sorted({pair.mac for pair in port.address_pairs if pair.mac and pair.mac != port.mac}):
             yield from self._flood(_PAIR, {"eth_dst": mac}, network, GroupKind.FLOOD, GroupKind.FLOOD_HERE)
+        if standby is not None:
+            yield self.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 1)), Output(standby))
         if not isinstance(where, Local):
             return
         yield self.delivery.flow(10, match((DESTINATION, port.key)), Output(where.ofport))

@@ -7,6 +7,8 @@ What is answered, and what isn't:
 - Never duplicate address detection: ARP probes, whose sender address is 0.0.0.0 (RFC 5227), and solicitations from ``::`` (RFC
   4862 §5.4) are flooded, so whoever has the address says so itself. Nor a port's own address asked for by the port itself, as
   announcements do.
+- Not a port's question for its own address either where it is only prepared: a guest that wakes at the destination of a live
+  migration announces itself before Neutron has moved the binding.
 - Only for ports that have a place. An address whose port is bound nowhere, or to a chassis that can't be reached, stays
   unanswered: the question is flooded and the silence is true.
 - Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP).
@@ -22,6 +24,7 @@ from ipaddress import ip_interface
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.wiring import standby_ofport
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
@@ -133,13 +136,16 @@ class Resolution(App):
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Answers for the port's addresses; none for those that it may share."""
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
-        if where is None or network is None:
+        if network is None:
+            return
+        if isinstance(where, Local) or standby_ofport(port, view.me.chassis, view) is not None:
+            for ip in port.ips:
+                yield self._own_question(port, ip)
+        if where is None:
             return
         reply: tuple[Action, ...] = (_BACK_TO_ASKER, *set_field(eth_src=port.mac))
         for ip in port.ips:
             yield self._question(_KNOWN, network, ip, reply)
-            if isinstance(where, Local):
-                yield self._own_question(port, ip)
         for pair in port.address_pairs:
             shared = ip_interface(pair.ip)
             if shared.network.num_addresses == 1 and str(shared.ip) not in port.ips:

@@ -56,6 +56,11 @@ variations = st.sampled_from(
             for pair in (AddressPair("10.0.0.9", "02:00:00:00:00:cc"), AddressPair("10.0.0.1"))
         ),
         {"address_pairs": (AddressPair("0.0.0.0/0"),)},
+        {"on": "b", "standby": ("here",)},
+        {"on": "b", "standby": ("c", "here"), "port_security": False},
+        {"on": "here", "standby": ("b",)},
+        {"on": None, "standby": ("here",)},
+        {"on": "b", "standby": ("here",), "admin_up": False},
         {"admin_up": False},
         {"port_security": False},
         {"fixed_ips": ()},
@@ -341,6 +346,22 @@ def rows_change(history: History) -> None:
     history.compare()
 
 
+def a_port_migrates(history: History) -> None:
+    """There and back, with the interface plugged before the binding moves and unplugged after it has."""
+    for on, standby in (
+        ("b", ("here",)),
+        ("here", ("b",)),
+        ("here", ()),
+        ("here", ("b",)),
+        ("b", ("here",)),
+        ("b", ()),
+    ):
+        _deliver(history, worlds.port("p1", 1, on=on, net="n1", standby=standby))
+        history.compare()
+        history.replug("tap1")
+        history.compare()
+
+
 def a_row_turns_bad_and_good(history: History) -> None:
     _deliver(history, worlds.port("p1", 1, net="n1", mac="no mac"))
     history.compare()
@@ -365,7 +386,7 @@ def a_snapshot_lacks_rows(history: History) -> None:
 
 SCRIPTS = (
     *(interfaces_come_back, interfaces_change, scopes_come_back, a_scope_is_dropped, rows_come_back, rows_change),
-    *(a_row_turns_bad_and_good, old_news_comes_late, a_snapshot_lacks_rows),
+    *(a_port_migrates, a_row_turns_bad_and_good, old_news_comes_late, a_snapshot_lacks_rows),
 )
 """Histories that are known to be hard, each for a mistake that somebody could make."""
 

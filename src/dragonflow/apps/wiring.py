@@ -1,0 +1,49 @@
+"""Which interface of this chassis is a port's, and whether the port is only prepared here.
+
+A live migration's destination stands in ``LogicalPort.standby`` until Neutron moves the binding. Once the port is plugged there
+it is *wired*: what its interface sends is classified, and what other chassis send to it is delivered. The port's place stays
+where the guest still runs, so senders of this chassis go on to reach it there; and nothing is flooded to the waiting interface,
+whose queue would hand it to the guest when it wakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from dragonflow.model import LogicalPort, LogicalSwitch, OvsPort
+
+M = TypeVar("M", bound=Any)
+
+
+class World(Protocol):
+    """What an app's View and the replica have in common."""
+
+    def get(self, model: type[M], id: str) -> M | None:
+        """The object, or None."""
+        ...
+
+    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+        """The objects whose indexed field has the given value."""
+        ...
+
+
+def interfaces(port: LogicalPort, world: World) -> Sequence[OvsPort]:
+    """The port's interfaces on the integration bridge that have an OpenFlow port, the one to use first."""
+    found = [it for it in world.where(OvsPort, iface_id=port.id) if it.ofport is not None and it.ofport > 0]
+    return sorted(found, key=lambda it: (it.attached_mac != port.mac, it.ofport))
+
+
+def is_standby(port: LogicalPort, chassis: str) -> bool:
+    """Whether ``chassis`` is prepared for the port, which runs elsewhere (or nowhere yet)."""
+    return chassis in port.standby and port.chassis != chassis
+
+
+def standby_ofport(port: LogicalPort, chassis: str, world: World) -> int | None:
+    """The OpenFlow port at which a port that is only prepared on ``chassis`` is wired; None if it isn't."""
+    if not is_standby(port, chassis) or not port.admin_up:
+        return None
+    network = world.get(LogicalSwitch, port.network)
+    if network is None or not network.admin_up:
+        return None
+    return next((it.ofport for it in interfaces(port, world)), None)
