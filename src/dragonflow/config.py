@@ -79,10 +79,21 @@ CONTROLLER_OPTS = [
         default="/run/dragonflow/controller.sock",
         help="Where the controller answers 'dragonflow' about its own state (mode 0600).",
     ),
+    cfg.StrOpt(
+        "probe",
+        default="tunnelled",
+        choices=["off", "tunnelled", "all"],
+        help="Of which networks the ports must prove that packets come out where they should (ofproto/trace in ovs-vswitchd, "
+        "no packet is sent) before they are ACTIVE, and again and again after that.",
+    ),
+    cfg.StrOpt(
+        "vswitchd_control",
+        help="ovs-vswitchd's control socket, which probes ask. Unset: found beside the database's socket.",
+    ),
     cfg.StrOpt("metrics_address", help="HOST:PORT on which to answer Prometheus. Unset: not at all."),
     cfg.FloatOpt(
         "lease_ttl",
-        default=8.0,
+        default=6.0,
         min=1.0,
         help="Seconds after which a chassis that no longer renews its lease counts as not alive.",
     ),

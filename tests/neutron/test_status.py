@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from oslo_db.exception import DBConnectionError
 
 from dragonflow.model import Alive, Chassis, PortStatus, encode
+from dragonflow.neutron.agenda import Agenda
 from dragonflow.neutron.agents import AgentKeeper
 from dragonflow.neutron.binding import HostNow
-from dragonflow.neutron.db import PortNow
+from dragonflow.neutron.db import PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.leader import KEY, Election
@@ -75,17 +78,27 @@ class Neutron:
         self.now = {port.id: port for port in ports}
         self.turns: list[tuple[str, str]] = []
         self.compared = 0
+        self.prepared: set[StandbyNow] = set()
+        self.told: list[str] = []
         self.fail = False
 
     def ports(self, ids=None):
         self.compared += ids is None
         return [port for port in list(self.now.values()) if ids is None or port.id in ids]
 
-    def set(self, id: str, status: str) -> None:
+    def turn(self, port: PortNow, status: str) -> None:
         if self.fail:
-            raise RuntimeError("the SQL database is away")
-        self.turns.append((id, status))
-        self.now[id] = self.now[id]._replace(status=status)
+            raise DBConnectionError("the SQL database is away")
+        if self.now[port.id].generation != port.generation:
+            raise StaleTurn(port.id)
+        self.turns.append((port.id, status))
+        self.now[port.id] = self.now[port.id]._replace(status=status)
+
+    def standby(self, ids=None):
+        return [other for other in list(self.prepared) if ids is None or other.id in ids]
+
+    def plugged(self, id: str) -> None:
+        self.told.append(id)
 
     def status(self, id: str = "p1") -> str:
         return self.now[id].status
@@ -95,8 +108,8 @@ class Neutron:
 def keep(dfdb) -> Iterator[Callable[..., StatusKeeper]]:
     keepers = []
 
-    def start(neutron: Neutron, period: float = 600.0) -> StatusKeeper:
-        keepers.append(StatusKeeper(dfdb, period, neutron))
+    def start(neutron: Neutron, period: float = 600.0, threads: int = 1) -> StatusKeeper:
+        keepers.append(StatusKeeper(dfdb, period, neutron, threads=threads))
         keepers[-1].start()
         return keepers[-1]
 
@@ -166,11 +179,106 @@ def test_a_row_that_is_gone_says_nothing(dfdb, keep):
     assert neutron.status() == "DOWN"
 
 
+def test_a_row_of_an_old_binding_that_is_decided_too_late_is_not_written(dfdb, keep):
+    neutron = Neutron(PORT)
+    fresh = PORT._replace(generation=2)
+    ports = neutron.ports
+
+    def rebound_after_reading(ids=None):
+        found = ports(ids)
+        neutron.now["p1"] = fresh
+        return found
+
+    neutron.ports = rebound_after_reading
+    keep(neutron, period=0.05)
+    put(dfdb, said("ACTIVE"))
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 2)
+    assert neutron.turns == []
+    put(dfdb, said("ACTIVE", generation=2))
+    until(lambda: neutron.turns == [("p1", "ACTIVE")])
+
+
+def test_what_neutron_holds_up_holds_up_nothing_else(dfdb, keep):
+    """Neutron itself waits long where its database was away: as many threads as are held up are replaced."""
+    ports = [PORT._replace(id=f"p{number}") for number in range(9)]
+    neutron = Neutron(*ports)
+    held = threading.Event()
+    turn_port = neutron.turn
+
+    def turn_slowly(port: PortNow, status: str) -> None:
+        if port.id in ("p0", "p1", "p2") and not held.is_set():
+            held.wait(60)
+        turn_port(port, status)
+
+    neutron.turn = turn_slowly
+    keeper = keep(neutron, threads=2)
+    try:
+        put(dfdb, *(said("ACTIVE", port.id) for port in ports))
+        until(lambda: {neutron.status(f"p{number}") for number in range(3, 9)} == {"ACTIVE"})
+        assert neutron.status("p0") == "DOWN"
+        assert keeper.stuck() == 0.0, "the leader gets on"
+    finally:
+        held.set()
+    until(lambda: {port.status for port in neutron.now.values()} == {"ACTIVE"})
+
+
+def test_a_leader_whose_comparing_hangs_is_stuck(dfdb, keep):
+    neutron = Neutron(PORT)
+    held = threading.Event()
+    neutron.ports = lambda ids=None: held.wait(60) and []
+    keeper = keep(neutron)
+    try:
+        until(lambda: keeper.stuck() > 0.3)
+    finally:
+        held.set()
+
+
+def test_nova_is_told_once_that_the_target_of_a_migration_is_wired(dfdb, keep):
+    neutron = Neutron(UP._replace(migrating=True))
+    neutron.prepared = {StandbyNow("p1", "h2", 1)}
+    keep(neutron, period=0.05)
+    put(dfdb, said("ACTIVE"), said("ACTIVE", host="h3"), said("ACTIVE", host="h2", generation=0))
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 2)
+    assert neutron.told == [], "no word of h2 of this generation"
+    put(dfdb, said("ACTIVE", host="h2"))
+    until(lambda: neutron.told == ["p1"])
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 2)
+    assert neutron.told == ["p1"]
+    keep(neutron, period=0.05)
+    until(lambda: neutron.told == ["p1", "p1"])  # another leader can't know
+    assert neutron.turns == [], "the port's status is its present host's"
+
+
+def test_what_is_told_comes_before_what_was_found_and_nothing_is_in_two_hands():
+    now = [0.0]
+    agenda = Agenda(clock=lambda: now[0])
+    agenda.found(["a", "b"])
+    agenda.told(["c", "b"])
+    assert agenda.take(2, 0.0) == ["c", "b"]
+    agenda.told(["b"])
+    assert agenda.take(5, 0.0) == ["a"], "b is in somebody's hands"
+    agenda.done(["b"])
+    assert agenda.take(5, 0.0) == ["b"], "but what was told meanwhile is not lost"
+    agenda.told(["a"])
+    now[0] += 3.0
+    assert agenda.take(5, 0.0) == ["a"], "who hangs doesn't keep others from it"
+    agenda.told(["a"])
+    now[0] += 3.0
+    assert agenda.take(5, 0.0) == [], "but two who hang are enough"
+
+
 class Duty:
     """Knows how many of its kind are at work."""
 
     at_work = 0
+    hangs = 0.0
     lock = threading.Lock()
+
+    def stuck(self) -> tuple[float, str]:
+        return Duty.hangs, "test"
 
     def start(self) -> None:
         with Duty.lock:
@@ -184,10 +292,10 @@ class Duty:
 @pytest.fixture
 def stand(dfdb) -> Iterator[Callable[[], Election]]:
     running: list[tuple[Election, threading.Thread]] = []
-    Duty.at_work = 0
+    Duty.at_work, Duty.hangs = 0, 0.0
 
     def start() -> Election:
-        election = Election(dfdb.store, Duty, ttl=1.0)
+        election = Election(dfdb.store, Duty, 1.0, name=f"server{len(running)}", patience=2.0)
         running.append((election, threading.Thread(target=election.run)))
         running[-1][1].start()
         return election
@@ -224,6 +332,19 @@ def test_a_leader_whose_lease_is_gone_stands_down(dfdb, stand):
     until(lambda: not first.leads.is_set(), 5.0)
     until(lambda: Duty.at_work == 0)
     assert dfdb.store.get(KEY).data == b"another", "who stands down takes nobody's office away"
+
+
+def test_a_leader_that_hangs_leaves_it_to_another(stand, caplog):
+    caplog.set_level(logging.INFO)
+    first = stand()
+    assert first.leads.wait(5.0)
+    second = stand()
+    Duty.hangs = 3.0
+    until(lambda: not first.leads.is_set(), 5.0)
+    Duty.hangs = 0.0
+    assert second.leads.wait(5.0)
+    until(lambda: "server1 keeps port statuses" in caplog.text)
+    assert "standing down: keeping the test has hung for 3 s" in caplog.text
 
 
 class _Expired:

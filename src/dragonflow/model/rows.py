@@ -13,6 +13,8 @@ import msgspec
 
 CHASSIS_SCOPE = "chassis"
 ALIVE_SCOPE = "alive"
+SERVER_SCOPE = "server"
+LEADER_SCOPE = "leader"
 
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 """The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
@@ -239,4 +241,38 @@ class PortStatus(Row, frozen=True, kw_only=True, tag="PortStatus/1"):
         return status_scope(self.chassis)
 
 
-ROWS: tuple[type[Row], ...] = (LogicalSwitch, Subnet, LogicalPort, Binding, Chassis, Alive, PortStatus)
+class Server(Row, frozen=True, kw_only=True, tag="Server/1"):
+    """Stands as long as a process of Neutron's that works for Dragonflow renews its lease. ``since``: seconds of the epoch."""
+
+    host: str
+    pid: int
+    since: float
+    version: str = ""
+
+    @property
+    def scope(self) -> str:
+        return SERVER_SCOPE
+
+
+class Leader(Row, frozen=True, kw_only=True, tag="Leader/1"):
+    """Which ``server`` (id of its row) does what one does for all; stands on its lease. ``since`` is in seconds of the epoch."""
+
+    server: str
+    since: float
+
+    @property
+    def scope(self) -> str:
+        return LEADER_SCOPE
+
+
+ROWS: tuple[type[Row], ...] = (
+    LogicalSwitch,
+    Subnet,
+    LogicalPort,
+    Binding,
+    Chassis,
+    Alive,
+    PortStatus,
+    Server,
+    Leader,
+)

@@ -23,6 +23,7 @@ from oslo_utils import timeutils
 
 from dragonflow.model import ALIVE_SCOPE, CHASSIS_SCOPE, Alive, Chassis
 from dragonflow.neutron.binding import AGENT_BINARY, AGENT_TYPE, HostNow, chassis_of_agent, configurations
+from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.keeper import TURN, Keeper
 from dragonflow.neutron.table import Table
@@ -74,7 +75,7 @@ class AgentTable:
         _set_heartbeat(get_admin_context(), hosts, past, agent_models.Agent.heartbeat_timestamp > past)
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def _set_heartbeat(context: Any, hosts: Collection[str], heartbeat: datetime.datetime, *conditions: Any) -> int:
     if not hosts:
         return 0
@@ -99,11 +100,10 @@ class AgentKeeper(Keeper):
         agents: AgentTable | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__("agents")
+        super().__init__("agents", clock)
         self._dfdb = dfdb
         self._period = period
         self._agents = agents or AgentTable()
-        self._clock = clock
 
     def _follow(self) -> None:
         rows: Table[Chassis | Alive] = Table(Chassis, Alive)
@@ -121,10 +121,14 @@ class AgentKeeper(Keeper):
                 if awaited:
                     continue
                 if news is not None:
-                    reported = self._report(rows, reported)
+                    with self._step():
+                        reported = self._report(rows, reported)
+                    self._outage.over()
                 if self._clock() >= due and feed.in_sync:
-                    if not self._beat(reported):
-                        reported = self._report(rows, {})
+                    with self._step():
+                        if not self._beat(reported):
+                            reported = self._report(rows, {})
+                    self._outage.over()
                     due = self._clock() + self._period
         finally:
             feed.close()

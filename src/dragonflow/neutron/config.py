@@ -25,7 +25,22 @@ NEUTRON_OPTS = [
         "leader_ttl",
         default=3.0,
         min=0.5,
-        help="Seconds after which another API worker takes over the port status and the agent list from one that died.",
+        help="Seconds after which an API worker that died counts as gone, and another takes over from one that kept the port "
+        "statuses and the agent list.",
+    ),
+    cfg.FloatOpt(
+        "leader_patience",
+        default=60.0,
+        min=1.0,
+        help="Seconds for which the work of that leader may hang, in Neutron's database for instance, before it leaves it to "
+        "another. Keep it above innodb_lock_wait_timeout (50 s), by which the database itself ends the most common hang.",
+    ),
+    cfg.IntOpt(
+        "status_threads",
+        default=4,
+        min=1,
+        max=64,
+        help="How many threads of the leader turn ports ACTIVE and DOWN in Neutron's database.",
     ),
     cfg.FloatOpt(
         "reconcile_period",
@@ -39,6 +54,13 @@ NEUTRON_OPTS = [
         min=0.1,
         help="Seconds between two writes of the heartbeat of all live chassis to Neutron's agent list. Keep it below half of "
         "agent_down_time.",
+    ),
+    cfg.FloatOpt(
+        "repair_rate",
+        default=40.0,
+        min=0.0,
+        help="How many networks, subnets and ports a second the leader compares with the DF DB in the background, mending what "
+        "differs. 0: none; 'dragonflow repair' does it by hand.",
     ),
 ]
 

@@ -16,6 +16,7 @@ from neutron_lib.context import get_admin_context
 
 from dragonflow.neutron import db
 from dragonflow.neutron.mirror import Mirror
+from dragonflow.neutron.outage import Outage
 from dragonflow.store.feed import Backoff
 from dragonflow.store.protocol import Conflict, StoreError, Unavailable
 
@@ -24,8 +25,8 @@ LOG = logging.getLogger(__name__)
 BATCH = 100
 """Entries that are claimed at once."""
 
-AWAY = Backoff(first=0.1, most=5.0)
-"""Between two tries while the DF DB is away."""
+AWAY = Backoff(first=0.1, most=2.0)
+"""Between two tries while a database is away."""
 
 BROKEN = Backoff(first=0.5, most=60.0)
 """Between two tries of an object that alone can't be written."""
@@ -50,6 +51,7 @@ class Journal:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._failures = 0
+        self._outage = Outage("writing the journal", AWAY, chance)
 
     def wake(self) -> None:
         """Something was recorded just now."""
@@ -66,16 +68,15 @@ class Journal:
             self._wake.clear()
             try:
                 pause = self.work()
-            except Exception:
-                self._failures += 1
-                LOG.exception("df: the journal's worker failed and goes on")
-                pause = AWAY.delay(self._failures, self._chance())
+                self._outage.over()
+            except Exception as error:
+                pause = self._outage.failed(error)
             if pause and not self._stop.is_set():
                 self._pause(pause)
 
     def _pause(self, seconds: float) -> None:
         """Wait; new entries cut it short, unless the DF DB is away anyhow."""
-        (self._stop if self._failures else self._wake).wait(seconds)
+        (self._stop if self._failures or self._outage.lasts else self._wake).wait(seconds)
 
     def work(self) -> float:
         """Take one batch of entries and write them. Returns the seconds to pause; 0 if there may be more."""

@@ -1,28 +1,25 @@
 """One of all API workers, of all servers, does what must be done once: the others stand by to take over.
 
 The leader's record in the DF DB hangs on a lease that it renews; when it dies, the record vanishes and the first who notices
-makes it anew. A leader that can't renew in time stops by its own clock. For a moment two may believe to lead: what they do is
-level-triggered and bears that.
+makes it anew. A leader that can't renew in time stops by its own clock, and one whose work hangs gives the office up. For a
+moment two may believe to lead: what they do is level-triggered, and bears that.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
+from dragonflow.model import LEADER_SCOPE, CodecError, Leader, decode, encode
 from dragonflow.store.blocking import BlockingStore
 from dragonflow.store.protocol import ABSENT, Check, Conflict, Key, LeaseExpired, Put, StoreError, Txn
 
 LOG = logging.getLogger(__name__)
 
-KEY = Key("leader", "Leader", "neutron")
+KEY = Key(LEADER_SCOPE, Leader.__name__, "neutron")
 
 
 class Duty(Protocol):
@@ -33,25 +30,38 @@ class Duty(Protocol):
         ...
 
     def stop(self) -> None:
-        """End, and return when it has ended."""
+        """End, and return when it has ended, or hangs."""
+        ...
+
+    def stuck(self) -> tuple[float, str]:
+        """For how many seconds it has not got on, and with what."""
         ...
 
 
 class Election:
-    """Stands for election until stopped; ``ttl`` (seconds) bounds how long nobody leads after a leader died."""
+    """Stands for election as ``name`` until stopped.
+
+    ``ttl`` (seconds) bounds how long nobody leads after a leader died; ``patience`` (seconds), for how long one leads that hangs.
+    """
 
     def __init__(
         self,
         store: BlockingStore,
         duty: Callable[[], Duty],
         ttl: float,
+        *,
+        name: str,
+        patience: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._duty = duty
         self._ttl = ttl
+        self._name = name
+        self._patience = patience
         self._clock = clock
         self._stop = threading.Event()
+        self._known: str | None = None
         self.leads = threading.Event()
 
     def stop(self) -> None:
@@ -69,46 +79,79 @@ class Election:
             if lease is None:
                 self._stop.wait(self._ttl / 4)
                 continue
-            LOG.info("df: this process now keeps the port statuses and the agent list")
+            self._note(self._name)
             duty = self._duty()
             self.leads.set()
+            hangs = False
             try:
                 duty.start()
-                self._hold(lease)
+                hangs = self._hold(lease, duty)
             finally:
                 self.leads.clear()
-                duty.stop()
+                if not hangs:
+                    duty.stop()
                 self._resign(lease)
+            if hangs:
+                duty.stop()
+                self._stop.wait(self._ttl)  # somebody else's turn, if there is anybody
 
     def _win(self) -> str | None:
-        if self._store.get(KEY) is not None:
+        found = self._store.get(KEY)
+        if found is not None:
+            self._note(_name(found.data))
             return None
         lease = self._store.grant_lease(self._ttl)
-        name = msgspec.json.encode({"host": socket.gethostname(), "pid": os.getpid()})
+        row = encode(Leader(id=KEY.id, server=self._name, since=time.time()))
         try:
-            self._store.commit(Txn((Put(KEY, name, lease),), (Check(KEY, ABSENT),)))
+            self._store.commit(Txn((Put(KEY, row, lease),), (Check(KEY, ABSENT),)))
         except (Conflict, LeaseExpired):
             self._resign(lease)
             return None
+        except StoreError:
+            self._resign(
+                lease
+            )  # it may have been written: nobody should wait for a leader that doesn't know that it is one
+            raise
         return lease
 
-    def _hold(self, lease: str) -> None:
+    def _note(self, leader: str) -> None:
+        """Tell of a change in the log, once."""
+        if leader != self._known:
+            what = "keeps port statuses and agents, and mends the DF DB"
+            LOG.info("df: %s %s now (before: %s)", leader, what, self._known or "unknown")
+            self._known = leader
+
+    def _hold(self, lease: str, duty: Duty) -> bool:
+        """Lead until stopped or out of office. Returns whether it was for work that hangs."""
         renewed = self._clock()
         while not self._stop.wait(self._ttl / 4):
+            seconds, what = duty.stuck()
+            if seconds > self._patience:
+                LOG.error("df: standing down: keeping the %s has hung for %.0f s", what, seconds)
+                return True
             before = self._clock()
             try:
                 self._store.keep_alive(lease)
                 renewed = before
             except LeaseExpired:
                 LOG.warning("df: the lease expired, another process may lead now")
-                return
+                return False
             except StoreError as error:
                 if self._clock() - renewed >= self._ttl:
                     LOG.warning("df: standing down, for the lease could not be renewed: %s", error)
-                    return
+                    return False
+        return False
 
     def _resign(self, lease: str) -> None:
         try:
             self._store.revoke(lease)
         except StoreError as error:
             LOG.debug("df: the lease was not revoked, it expires by itself: %s", error)
+
+
+def _name(data: bytes | None) -> str:
+    try:
+        row = decode(KEY.kind, KEY.id, data or b"")
+    except CodecError:
+        return "somebody who can't be read"
+    return row.server if isinstance(row, Leader) else ""

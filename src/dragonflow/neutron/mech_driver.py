@@ -5,14 +5,16 @@
     *_precommit ── journal entry, provisioning block        (in Neutron's transaction)
     *_postcommit ─ wake the journal's worker
     bind_port ──── hosts ─ binding
-    AFTER_INIT ─── threads: journal · hosts · election ─ (as leader) status · agents
+    AFTER_INIT ─── threads: journal · hosts · presence · election ─ (as leader) status · agents · nova · mender
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,8 +31,12 @@ from dragonflow.neutron import agents, binding, config, db
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.journal import Journal
+from dragonflow.neutron.keeper import Keeper
 from dragonflow.neutron.leader import Election
+from dragonflow.neutron.mender import Mender
 from dragonflow.neutron.mirror import Mirror
+from dragonflow.neutron.nova import NovaKeeper, watch_answers
+from dragonflow.neutron.presence import Presence, server_name
 from dragonflow.neutron.source import NETWORK_KIND, PORT_KIND, SUBNET_KIND, Plugin
 from dragonflow.neutron.status import ACTIVE, Neutron, StatusKeeper
 
@@ -39,11 +45,14 @@ LOG = logging.getLogger(__name__)
 _RESTART = 1.0
 """Seconds before a thread that failed begins anew."""
 
+_FAREWELL = 6.0
+"""Seconds that a clean end waits for the threads, so that leases are given back and others take over at once."""
+
 
 class _Duties:
     """What the leader does."""
 
-    def __init__(self, *duties: StatusKeeper | agents.AgentKeeper) -> None:
+    def __init__(self, *duties: Keeper) -> None:
         self._duties = duties
 
     def start(self) -> None:
@@ -54,6 +63,9 @@ class _Duties:
         for duty in self._duties:
             duty.stop()
 
+    def stuck(self) -> tuple[float, str]:
+        return max((duty.stuck(), duty.what) for duty in self._duties)
+
 
 class Workers:
     """The driver's threads in one process, and what they share. A fork begins anew, with ``ensure``."""
@@ -63,6 +75,7 @@ class Workers:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._parents: list[DfDb] = []
+        self._threads: list[threading.Thread] = []
         self._make()
 
     def _make(self) -> None:
@@ -70,14 +83,23 @@ class Workers:
         self.dfdb = DfDb(options.store_url, options.pubsub_url)
         self.hosts = Hosts(self.dfdb, agents.host_by_agent)
         self.journal = Journal(Mirror(self.dfdb, Plugin()), options.journal_period, options.journal_claim)
+        self.presence = Presence(self.dfdb.store, options.leader_ttl)
         self.election = Election(
-            self.dfdb.store,
-            lambda: _Duties(
-                StatusKeeper(self.dfdb, options.reconcile_period),
-                agents.AgentKeeper(self.dfdb, options.agent_heartbeat),
-            ),
-            options.leader_ttl,
+            self.dfdb.store, self._duties, options.leader_ttl, name=server_name(), patience=options.leader_patience
         )
+
+    def _duties(self) -> _Duties:
+        options = self._options
+        return _Duties(
+            StatusKeeper(self.dfdb, options.reconcile_period, threads=options.status_threads),
+            agents.AgentKeeper(self.dfdb, options.agent_heartbeat),
+            NovaKeeper(),
+            Mender(self.dfdb, options.repair_rate),
+        )
+
+    @property
+    def _parts(self) -> tuple[Journal, Hosts, Presence, Election]:
+        return self.journal, self.hosts, self.presence, self.election
 
     def start(self) -> None:
         """Start the threads in this process, once."""
@@ -87,12 +109,22 @@ class Workers:
             if self._pid is not None:
                 # A fork copied what the parent's threads use; it stays referenced, for nothing here may close it.
                 self._parents.append(self.dfdb)
+                self._threads = []
                 self._make()
+            else:
+                atexit.register(self._at_exit)  # a fork takes it along
             self._pid = os.getpid()
         self.dfdb.listen()
-        for part in (self.journal, self.hosts, self.election):
+        watch_answers()
+        for part in self._parts:
             name = f"df-{type(part).__name__.lower()}"
-            threading.Thread(target=_for_ever, args=(part.run, name), name=name, daemon=True).start()
+            thread = threading.Thread(target=_for_ever, args=(part.run, name), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _at_exit(self) -> None:
+        if self._pid == os.getpid():
+            self.stop()
 
     def wake(self) -> None:
         """Something was recorded in the journal. After a fork, which takes no threads along, start them."""
@@ -102,8 +134,11 @@ class Workers:
 
     def stop(self) -> None:
         """Stop the threads and let go of the DF DB."""
-        for part in (self.journal, self.hosts, self.election):
+        for part in self._parts:
             part.stop()
+        end = time.monotonic() + _FAREWELL
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
         self.dfdb.close()
 
 
@@ -127,12 +162,16 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         self.workers = Workers(cfg.CONF.df)
         self._refused = ("", "")
         registry.subscribe(self._after_init, resources.PROCESS, events.AFTER_INIT)
+        registry.subscribe(self._recorded, db.RECORDED, events.AFTER_CREATE)
 
     def _after_init(self, _resource: str, _event: str, trigger: object, payload: object = None) -> None:
         if trigger is wsgi.WorkerService:
             plugin = directory.get_plugin()
             plugin._rebind_on_revive_agent_types = [*plugin._rebind_on_revive_agent_types, binding.AGENT_TYPE]
             self.workers.start()
+
+    def _recorded(self, _resource: str, _event: str, _trigger: object, payload: object = None) -> None:
+        self.workers.wake()
 
     @property
     def connectivity(self) -> str:

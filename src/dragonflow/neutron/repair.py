@@ -1,13 +1,15 @@
-"""``dragonflow repair``: Neutron's database against the DF DB. Neutron is always right.
+"""Compares Neutron's database with the DF DB, and mends the DF DB: by hand (``dragonflow repair``) or unasked (``Mender``).
 
-The server may run meanwhile. So whatever looks wrong is looked at a second time, and what the journal is going to write
-anyway is only counted. What is mended is mended by the same means as ever, with the same checks.
+Neutron is always right. It may run meanwhile and so may any number of writers: an object that waits in the journal is not judged,
+a difference counts only if it is still there at a second look that nobody wrote in between, and what is mended is written by the
+same means as ever, with the same checks.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,17 +18,21 @@ from neutron.common import config as neutron_config
 from neutron_lib.context import get_admin_context
 from oslo_config import cfg
 
-from dragonflow.model import Binding, LogicalPort, NewerSchema, Row, decode, encode, network_scope
+from dragonflow.model import Binding, LogicalPort, NewerSchema, Row, decode, encode
 from dragonflow.model.codec import CodecError, UnknownKind
 from dragonflow.neutron import config, db, translate
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.mirror import Mirror, same
-from dragonflow.neutron.source import KINDS, Plugin, RowMaker
+from dragonflow.neutron.source import KINDS, PORT_KIND, Found, Plugin, RowMaker
+from dragonflow.neutron.strays import SCOPES, strays
 from dragonflow.store.keycheck import Audit
 from dragonflow.store.keys import Pool
 from dragonflow.store.protocol import Check, Conflict, Delete, Key, Record, StoreCorrupt, Txn
 
 LOG = logging.getLogger(__name__)
+
+PAGE = 50
+"""Objects between two looks at the journal, and between two calls of ``pace``."""
 
 _KIND_OF_ROW = {kind.row.__name__: name for name, kind in KINDS.items()}
 _NETWORKS, _HOSTS = "net:", "host:"
@@ -73,132 +79,148 @@ def run(conf_files: list[str], fix: bool) -> Report:
         dfdb.close()
 
 
-class _Object(NamedTuple):
-    kind: str
-    id: str
-    network: str
-    make: RowMaker
-
-    @property
-    def key(self) -> Key:
-        return Key(network_scope(self.network), KINDS[self.kind].row.__name__, self.id)
-
-
 class Repair:
-    """One comparison of ``neutron`` (see ``Plugin``) with ``dfdb``. ``pending`` tells the objects in the journal."""
+    """Comparisons of ``neutron`` (see ``Plugin``) with ``dfdb``.
 
-    def __init__(self, dfdb: DfDb, neutron: Any, pending: Any = None) -> None:
+    ``pace`` is called with the number of objects compared since its last call, and may take its time.
+    """
+
+    def __init__(
+        self, dfdb: DfDb, neutron: Any, pace: Callable[[int], None] = lambda _objects: None, page: int = PAGE
+    ) -> None:
         self._store = dfdb.store
         self._neutron = neutron
         self._mirror = Mirror(dfdb, neutron)
-        self._journal = pending or (lambda: db.waiting(get_admin_context()))
+        self._pace = pace
+        self._page = page
+        self.objects = 0
 
     def run(self, fix: bool) -> Report:
-        """Compare, and mend if ``fix``."""
-        findings, pending, objects = self._compare(fix)
-        broken_keys = [
-            finding
-            for name, kind in KINDS.items()
-            if kind.pool is not None
-            for finding in self._keys(name, kind.pool, fix)
-        ]
-        if fix and broken_keys and not all(finding.fixed for finding in findings):
+        """Compare all once, and mend if ``fix``."""
+        self.objects = 0
+        findings = list(self.findings(fix))
+        objects = self.objects
+        if fix and any(finding.kind.startswith("key:") for finding in findings) and not all(f.fixed for f in findings):
             mended = [finding for finding in findings if finding.fixed]
-            findings, pending, objects = self._compare(fix)  # what could get no key before gets one now
-            findings = [*mended, *findings]
-        return Report((*findings, *broken_keys), pending, objects)
+            findings = [*mended, *self.findings(fix)]  # what could get no key before gets one now
+        return Report(tuple(findings), len(db.waiting(get_admin_context())), objects)
 
-    def _compare(self, fix: bool) -> tuple[list[Finding], int, int]:
-        records = {record.key: record for record in self._store.snapshot([_NETWORKS + "*", _HOSTS + "*"]).records}
-        objects = {found.key: found for found in (_Object(*entry) for entry in self._neutron.all())}
-        waiting: set[tuple[str, str]] = self._journal()
-        rows = self._rows(records, objects, waiting, fix)
-        bindings = self._bindings(records, objects, waiting, fix)
-        return [*rows, *bindings], len(waiting), len(objects)
+    def findings(self, fix: bool) -> Iterator[Finding]:
+        """Compare all once, page by page, and tell each difference when it is found; mended already if ``fix``."""
+        snapshot = self._store.snapshot([_NETWORKS + "*", _HOSTS + "*"])
+        records = {record.key: record for record in snapshot.records}
+        everything = iter(self._neutron.all())
+        while page := list(itertools.islice(everything, self._page)):
+            waiting = db.waiting(get_admin_context())
+            for found in page:
+                known = [records.pop(key, None) for key in (found.key, *map(_key, _bindings_of(found.make)))]
+                if (found.kind, found.id) not in waiting:
+                    yield from self._object(found, known, fix)
+            self.objects += len(page)
+            self._pace(len(page))
+        yield from self._rest(records, fix)
+        for name, kind in KINDS.items():
+            if kind.pool is not None:
+                yield from self._keys(name, kind.pool, fix)
+        yield from self._strays(fix)
 
-    def _rows(
-        self,
-        records: dict[Key, Record],
-        objects: dict[Key, _Object],
-        waiting: set[tuple[str, str]],
-        fix: bool,
-    ) -> Iterator[Finding]:
-        suspects = [key for key, found in objects.items() if _difference(records.get(key), found.make)]
-        suspects += [key for key in records if key.scope.startswith(_NETWORKS) and key not in objects]
-        for key in suspects:
-            kind = _KIND_OF_ROW.get(key.kind)
-            if kind is None:
-                yield Finding(
-                    key.kind, key.id, f"foreign: {key} is of a kind that this version doesn't know; left alone"
-                )
-            elif (kind, key.id) not in waiting and (again := self._look_again(kind, key)):
-                yield self._mend_row(kind, key, again) if fix else Finding(key.kind, key.id, again)
+    # -- what Neutron has ----------------------------------------------------------------------------------------------
 
-    def _look_again(self, kind: str, key: Key) -> str | None:
+    def _object(self, found: Found, known: list[Record | None], fix: bool) -> Iterator[Finding]:
+        """The object's own row and its bindings, as ``known`` from the snapshot."""
+        if _difference(known[0], found.make) and (difference := self._row(found.kind, found.key)):
+            yield self._mend_row(found.kind, found.key, difference, fix)
+        for binding, record in zip(_bindings_of(found.make), known[1:], strict=True):
+            if (record is None or record.data != encode(binding)) and (difference := self._binding(_key(binding))):
+                yield self._mend_binding(_key(binding), difference, fix)
+
+    def _row(self, kind: str, key: Key) -> str | None:
+        """What is different, at a second look."""
         record = self._store.get(key)
         make = self._neutron.load(kind, key.id)
+        difference: str | None = None
         if make is not None and make(0).scope != key.scope:
-            return None if record is None else f"orphan: the object belongs into scope {make(0).scope}, not {key.scope}"
-        if make is None:
-            return None if record is None else "orphan: Neutron has no such object"
-        return _difference(record, make)
+            if record is not None:
+                difference = f"orphan: the object belongs into scope {make(0).scope}, not {key.scope}"
+        elif make is not None:
+            difference = _difference(record, make)
+        elif record is not None:
+            difference = "orphan: Neutron has no such object"
+        return difference if difference and self._settled(kind, record, key) else None
 
-    def _mend_row(self, kind: str, key: Key, difference: str) -> Finding:
+    def _binding(self, key: Key) -> str | None:
+        record = self._store.get(key)
+        make = self._neutron.load(PORT_KIND, key.id)
+        wanted = {_key(row): encode(row) for row in _bindings_of(make)} if make is not None else {}
+        data = None if record is None else record.data
+        if data == wanted.get(key):
+            return None
+        if key not in wanted:
+            difference = f"orphan: the port is not bound on {key.scope}"
+        else:
+            difference = f"{'missing' if record is None else 'stale'} on {key.scope}"
+        return difference if self._settled(PORT_KIND, record, key) else None
+
+    def _settled(self, kind: str, record: Record | None, key: Key) -> bool:
+        """Whether what was compared is still so: nobody has written the record, nobody is about to.
+
+        Neutron was read before this. A change that it told of had its entry in the journal from the same moment on; if that is
+        gone by now, its row was written before, and the record is another.
+        """
+        if db.waits(get_admin_context(), kind, key.id):
+            return False
+        now = self._store.get(key)
+        return (None if now is None else now.revision) == (None if record is None else record.revision)
+
+    def _mend_row(self, kind: str, key: Key, difference: str, fix: bool) -> Finding:
         record = self._store.get(key)
         if record is not None and _is_newer(record):
             return Finding(key.kind, key.id, f"{difference}; a newer Dragonflow wrote it, left alone")
         if difference.startswith("orphan: the object belongs"):
-            return Finding(key.kind, key.id, difference, record is None or self._remove(record))
-        return Finding(key.kind, key.id, difference, self._sync(kind, key.id, key.scope))
+            return Finding(key.kind, key.id, difference, fix and (record is None or self._remove(record)))
+        return Finding(key.kind, key.id, difference, fix and self._sync(kind, key.id, key.scope))
 
-    def _bindings(
-        self,
-        records: dict[Key, Record],
-        objects: dict[Key, _Object],
-        waiting: set[tuple[str, str]],
-        fix: bool,
-    ) -> Iterator[Finding]:
-        wanted: dict[Key, tuple[bytes, str]] = {}
-        for found in objects.values():
-            for binding in _bindings_of(found.make):
-                wanted[_key(binding)] = (encode(binding), found.network)
-        for key, (data, network) in wanted.items():
-            record = records.get(key)
-            if (record is None or record.data != data) and ("port", key.id) not in waiting:
-                again = self._store.get(key)
-                make = self._neutron.load("port", key.id)
-                if again is None or make is None or again.data not in {encode(row) for row in _bindings_of(make)}:
-                    fixed = fix and self._sync("port", key.id, network_scope(network))
-                    yield Finding(key.kind, key.id, f"{'missing' if again is None else 'stale'} on {key.scope}", fixed)
-        for key, record in records.items():
-            if not key.scope.startswith(_HOSTS) or key in wanted or ("port", key.id) in waiting:
-                continue
-            if key.kind != Binding.__name__:
+    def _mend_binding(self, key: Key, difference: str, fix: bool) -> Finding:
+        record = self._store.get(key)
+        if difference.startswith("orphan"):
+            fixed = fix and (record is None or (not _is_newer(record) and self._remove(record)))
+        else:
+            make = self._neutron.load(PORT_KIND, key.id)
+            fixed = fix and (make is None or self._sync(PORT_KIND, key.id, make(0).scope))
+        return Finding(key.kind, key.id, difference, fixed)
+
+    # -- what Neutron has not ------------------------------------------------------------------------------------------
+
+    def _rest(self, records: dict[Key, Record], fix: bool) -> Iterator[Finding]:
+        """Of the snapshot, what belongs to no object that was there."""
+        for number, key in enumerate(records, 1):
+            kind = _KIND_OF_ROW.get(key.kind)
+            if key.scope.startswith(_HOSTS) and key.kind == Binding.__name__:
+                if difference := self._binding(key):
+                    yield self._mend_binding(key, difference, fix)
+            elif key.scope.startswith(_NETWORKS) and kind is not None:
+                if difference := self._row(kind, key):
+                    yield self._mend_row(kind, key, difference, fix)
+            elif self._store.get(key) is not None:
                 yield Finding(key.kind, key.id, f"foreign: {key} is of a kind that does not belong there; left alone")
-                continue
-            make = self._neutron.load("port", key.id)
-            if make is None or key not in {_key(row) for row in _bindings_of(make)}:
-                fixed = fix and not _is_newer(record) and self._remove(record)
-                yield Finding(key.kind, key.id, f"orphan: the port is not bound on {key.scope}", fixed)
+            if number % self._page == 0:
+                self._pace(self._page)
 
-    def _sync(self, kind: str, id: str, scope: str) -> bool:
-        try:
-            self._mirror.sync(kind, id, scope.removeprefix(_NETWORKS), force=True)
-        except (StoreCorrupt, Conflict) as error:
-            LOG.error("df: %s %s not mended: %s", kind, id, error)
-            return False
-        return True
-
-    def _remove(self, record: Record) -> bool:
-        try:
-            self._store.commit(Txn((Delete(record.key),), (Check(record.key, record.revision),)))
-        except Conflict:  # it was written meanwhile, so it is somebody's after all: the next run will see
-            return False
-        return True
+    def _strays(self, fix: bool) -> Iterator[Finding]:
+        """What hosts and servers have left behind."""
+        records = self._store.snapshot(SCOPES).records
+        ports = {record.key.id for record in records if record.key.kind == "PortStatus"}
+        known = {port for port in ports if self._neutron.revision(PORT_KIND, port) is not None}
+        for record, difference in strays(records, known):
+            yield Finding(record.key.kind, record.key.id, difference, fix and self._remove(record))
 
     def _keys(self, kind: str, pool: Pool, fix: bool) -> Iterator[Finding]:
         snapshot = self._store.snapshot([pool.scope, _NETWORKS + "*"])
-        rows = [row for record in snapshot.records if (row := _readable(record)) and isinstance(row, KINDS[kind].row)]
+        rows = [
+            row
+            for record in snapshot.records
+            if record.key.kind == KINDS[kind].row.__name__ and (row := _readable(record)) is not None
+        ]
         used: dict[str, int] = {row.id: getattr(row, "key", 0) for row in rows}
         audit = Audit(pool, (record for record in snapshot.records if record.key.scope == pool.scope), used)
         problems = audit.problems()
@@ -215,6 +237,23 @@ class Repair:
                     self._sync(kind, row.id, row.scope)
         for owner, difference in problems:
             yield Finding(f"key:{pool.name}", owner, difference, fixed)
+
+    # -- mending -------------------------------------------------------------------------------------------------------
+
+    def _sync(self, kind: str, id: str, scope: str) -> bool:
+        try:
+            self._mirror.sync(kind, id, scope.removeprefix(_NETWORKS), force=True)
+        except (StoreCorrupt, Conflict) as error:
+            LOG.error("df: %s %s not mended: %s", kind, id, error)
+            return False
+        return True
+
+    def _remove(self, record: Record) -> bool:
+        try:
+            self._store.commit(Txn((Delete(record.key),), (Check(record.key, record.revision),)))
+        except Conflict:  # it was written meanwhile, so it is somebody's after all: the next run will see
+            return False
+        return True
 
 
 def _difference(record: Record | None, make: RowMaker) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -12,9 +12,10 @@ from neutron_lib.context import get_admin_context
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 
-from dragonflow.model import LogicalPort, LogicalSwitch, Row, Subnet
+from dragonflow.model import LogicalPort, LogicalSwitch, Row, Subnet, network_scope
 from dragonflow.neutron import db, translate
 from dragonflow.store.keys import NETWORK, PORT, Pool
+from dragonflow.store.protocol import Key
 
 NETWORK_KIND, SUBNET_KIND, PORT_KIND = "network", "subnet", "port"
 
@@ -35,6 +36,20 @@ KINDS = {
     PORT_KIND: Kind(LogicalPort, PORT),
 }
 """In the order in which they refer to each other: what is referred to comes first."""
+
+
+class Found(NamedTuple):
+    """An object of Neutron's: its kind, the network in whose scope its row lies, and what makes the row."""
+
+    kind: str
+    id: str
+    network: str
+    make: RowMaker
+
+    @property
+    def key(self) -> Key:
+        """Where its row lies."""
+        return Key(network_scope(self.network), KINDS[self.kind].row.__name__, self.id)
 
 
 class Source(Protocol):
@@ -60,13 +75,13 @@ class Plugin:
             with db_api.CONTEXT_READER.using(context):
                 match kind:
                     case "network":
-                        return _network(plugin.get_network(context, id))
+                        return network_maker(plugin.get_network(context, id))
                     case "subnet":
-                        return _subnet(plugin.get_subnet(context, id))
+                        return subnet_maker(plugin.get_subnet(context, id))
                     case "port":
                         port = plugin.get_port(context, id)
                         others = port_objects.PortBinding.get_objects(context, port_id=id, status=constants.INACTIVE)
-                        return _port(port, db.generation(context, id), others)
+                        return port_maker(port, db.generation(context, id), _bindings(others))
         except exceptions.NotFound:
             return None
         raise ValueError(f"no such kind of Neutron object: {kind}")
@@ -75,31 +90,37 @@ class Plugin:
         """See ``Source``."""
         return db.revision(get_admin_context(), kind, id)  # type: ignore[no-any-return]
 
-    def all(self) -> Iterator[tuple[str, str, str, RowMaker]]:
-        """Everything there is: kind, id, network and row maker of each object."""
+    def all(self) -> Iterator[Found]:
+        """Everything there is; networks and subnets come before the ports that lie on them."""
         context = get_admin_context()
         plugin = directory.get_plugin()
         for network in plugin.get_networks(context):
-            yield NETWORK_KIND, network["id"], network["id"], _network(network)
+            yield Found(NETWORK_KIND, network["id"], network["id"], network_maker(network))
         for subnet in plugin.get_subnets(context):
-            yield SUBNET_KIND, subnet["id"], subnet["network_id"], _subnet(subnet)
+            yield Found(SUBNET_KIND, subnet["id"], subnet["network_id"], subnet_maker(subnet))
         generations = db.generations(context)
         others: dict[str, list[Any]] = {}
         for binding in port_objects.PortBinding.get_objects(context, status=constants.INACTIVE):
             others.setdefault(binding.port_id, []).append(binding)
         for port in plugin.get_ports(context):
-            maker = _port(port, generations.get(port["id"], 0), others.get(port["id"], []))
-            yield PORT_KIND, port["id"], port["network_id"], maker
+            make = port_maker(port, generations.get(port["id"], 0), _bindings(others.get(port["id"], [])))
+            yield Found(PORT_KIND, port["id"], port["network_id"], make)
 
 
-def _network(network: dict[str, Any]) -> RowMaker:
+def network_maker(network: dict[str, Any]) -> RowMaker:
+    """Makes the row of a network as Neutron's API tells it."""
     return partial(translate.logical_switch, network)
 
 
-def _subnet(subnet: dict[str, Any]) -> RowMaker:
+def subnet_maker(subnet: dict[str, Any]) -> RowMaker:
+    """Makes the row of a subnet as Neutron's API tells it."""
     return lambda _key: translate.subnet(subnet)
 
 
-def _port(port: dict[str, Any], generation: int, others: list[Any]) -> RowMaker:
-    bindings = [translate.PortBinding(binding.host, binding.vif_type, False) for binding in others]
-    return lambda key: translate.logical_port(port, key, generation, bindings)
+def port_maker(port: dict[str, Any], generation: int, others: Collection[translate.PortBinding]) -> RowMaker:
+    """Makes the row of a port as Neutron's API tells it; ``others`` are its inactive bindings."""
+    return lambda key: translate.logical_port(port, key, generation, others)
+
+
+def _bindings(objects: list[Any]) -> list[translate.PortBinding]:
+    return [translate.PortBinding(each.host, each.vif_type, active=False) for each in objects]

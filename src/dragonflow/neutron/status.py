@@ -6,8 +6,8 @@ nothing that happened before. Messages and feeds only say where to look first; a
 
 from __future__ import annotations
 
-import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
@@ -20,11 +20,15 @@ from neutron_lib.plugins import directory
 
 from dragonflow.model import PortStatus, status_scope
 from dragonflow.neutron import db
-from dragonflow.neutron.db import PortNow
+from dragonflow.neutron.agenda import Agenda
+from dragonflow.neutron.db import PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.keeper import TURN, Keeper
+from dragonflow.neutron.nova import plugged_elsewhere
+from dragonflow.neutron.outage import Outage, is_outage
 from dragonflow.neutron.table import Table
 from dragonflow.neutron.translate import UNBOUND_VIF_TYPES
+from dragonflow.store.feed import ScopeReset
 from dragonflow.store.protocol import Key
 
 LOG = logging.getLogger(__name__)
@@ -38,8 +42,17 @@ Turn = Literal["ACTIVE", "DOWN"]
 SHARE = 20
 """Of the leader's time, at most one part in so many goes into comparing everything."""
 
-BATCH = 20
-"""Ports found wrong by comparing that are turned before looking for news again."""
+BATCH = 5
+"""Ports at most that one thread takes on at a time."""
+
+SLOW = 1.0
+"""Seconds after which a thread counts as held up: another takes its place meanwhile."""
+
+IDLE = 5.0
+"""Seconds for which a thread waits for work before it looks whether it is still needed."""
+
+MOST = 4
+"""How many times the usual number of threads there are at the most, while some are held up."""
 
 
 def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
@@ -66,22 +79,55 @@ class Neutron:
         """All ports, or these, as they are now."""
         return db.ports_now(get_admin_context(), DRIVER, ids)
 
+    def standby(self, ids: Collection[str] | None = None) -> list[StandbyNow]:
+        """The hosts prepared for ports that are bound elsewhere; of all ports, or of these."""
+        return db.standby_now(get_admin_context(), DRIVER, ids)  # type: ignore[no-any-return]
+
+    def turn(self, port: PortNow, status: Turn) -> None:
+        """Turn the port, if it still has the binding that ``port`` tells of. A port that is gone is no error.
+
+        :raises StaleTurn: it was bound anew; nothing was done.
+        """
+        try:
+            with db.fenced(port.id, port.generation):
+                self.set(port.id, status)
+        except StaleTurn:
+            if status == "ACTIVE":  # the block that was taken away on the way is the new binding's
+                self._block(port.id)
+            raise
+
     def set(self, port_id: str, status: Turn) -> None:
-        """Turn the port. Must not be called inside a transaction. A port that is gone is no error."""
+        """Turn the port, whatever its binding. Must not be called inside a transaction. A port that is gone is no error."""
         context = get_admin_context()
         if status == "ACTIVE":
             provisioning_blocks.provisioning_complete(
                 context, port_id, resources.PORT, provisioning_blocks.L2_AGENT_ENTITY
             )
         else:
-            provisioning_blocks.add_provisioning_component(
-                context, port_id, resources.PORT, provisioning_blocks.L2_AGENT_ENTITY
-            )
+            self._block(port_id)
             directory.get_plugin().update_port_status(context, port_id, DOWN)
+
+    def plugged(self, port_id: str) -> None:
+        """Tell Nova that the port works on a host to which it is being migrated."""
+        plugged_elsewhere(port_id)
+
+    @staticmethod
+    def _block(port_id: str) -> None:
+        provisioning_blocks.add_provisioning_component(
+            get_admin_context(), port_id, resources.PORT, provisioning_blocks.L2_AGENT_ENTITY
+        )
 
 
 class StatusKeeper(Keeper):
-    """Follows the status rows and turns ports, in a thread from ``start`` to ``stop``. ``period`` is in seconds."""
+    """Follows the status rows and turns ports, from ``start`` to ``stop``. ``period`` is in seconds.
+
+    ::
+
+        feed ── told ──► agenda ──► ``threads`` that look at a port as it is now, and turn it
+        all ports ─ found ─┘
+
+    One thread follows the feed and compares; it never turns a port itself, so nothing that is slow there holds it up.
+    """
 
     def __init__(
         self,
@@ -89,45 +135,165 @@ class StatusKeeper(Keeper):
         period: float,
         neutron: Any = None,
         clock: Callable[[], float] = time.monotonic,
+        threads: int = 1,
     ) -> None:
-        super().__init__("status")
+        super().__init__("port statuses", clock)
         self._dfdb = dfdb
         self._period = period
         self._neutron = neutron or Neutron()
-        self._clock = clock
         self._rows: Table[PortStatus] = Table(PortStatus)
+        self._agenda = Agenda()
+        self._turning = Outage("turning ports")
+        self._usual = threads
+        self._crew = 0
+        self._lock = threading.Lock()
+        self._follower = 0
+        self._plugged: set[StandbyNow] = set()
+
+    def start(self) -> None:
+        """See ``Keeper``."""
+        super().start()
+        for _ in range(self._usual):
+            self._hire()
+
+    def stop(self) -> None:
+        """See ``Keeper``."""
+        self._agenda.close()
+        super().stop()
+
+    def stuck(self) -> float:
+        """See ``Keeper``; but while any thread gets on, a port that hangs is that port's trouble alone."""
+        now, steps = self._clock(), dict(self._steps)
+        following = steps.pop(self._follower, now)
+        all_held_up = self._crew >= MOST * self._usual and len(steps) >= self._crew
+        return max(now - following, now - max(steps.values()) if all_held_up else 0.0)
+
+    # -- one thread: what may have changed -----------------------------------------------------------------------------
 
     def _follow(self) -> None:
+        self._follower = threading.get_ident()
         self._rows = Table(PortStatus)
         feed = self._dfdb.store.feed([status_scope("*")])
         due = self._clock()
-        wrong: set[str] = set()
         try:
             while not self._stop.is_set():
-                news = feed.next(0.0 if wrong else max(0.0, min(TURN, due - self._clock())))
-                if news is not None:  # what was just told comes before what was found wrong by comparing
-                    self._examine({key.id for key in self._rows.apply(news)})
-                elif wrong:
-                    some = set(itertools.islice(wrong, BATCH))
-                    wrong -= some
-                    self._examine(some)
+                news = feed.next(max(0.0, min(TURN, due - self._clock())))
+                if news is not None:
+                    changed = self._rows.apply(news)
+                    if isinstance(news, ScopeReset):
+                        due = (
+                            self._clock()
+                        )  # everything may be different, and comparing is the quickest way to find out
+                    else:
+                        self._agenda.told(key.id for key in changed)
                 if self._clock() >= due and feed.in_sync:
-                    began = self._clock()
-                    wrong.update(port.id for port in self._neutron.ports() if self._turn(port))
-                    due = self._clock() + max(self._period, SHARE * (self._clock() - began))
+                    due = self._compare()
+                self._relieve()
         finally:
             feed.close()
 
-    def _turn(self, port: PortNow) -> Turn | None:
-        return turn(port, self._rows.get(Key(status_scope(port.host), PortStatus.__name__, port.id)))
+    def _compare(self) -> float:
+        """Look at all ports; returns when to do so again."""
+        began = self._clock()
+        try:
+            with self._step():
+                self._agenda.found(port.id for port in self._neutron.ports() if self._turn(port))
+                standby = set(self._neutron.standby())
+        except Exception as error:
+            return self._clock() + self._outage.failed(error)
+        self._outage.over()
+        self._plugged &= standby
+        self._agenda.found(other.id for other in standby if self._wired(other))
+        return self._clock() + max(self._period, SHARE * (self._clock() - began))
 
-    def _examine(self, ids: Collection[str]) -> None:
-        for port in list(self._neutron.ports(ids)):
-            status = self._turn(port)
-            if status is None:
+    def _relieve(self) -> None:
+        """Where all threads are held up (Neutron itself waits long for a database that was away), others go on."""
+        now = self._clock()
+        held_up = sum(now - began > SLOW for began in list(self._steps.values()))
+        if held_up:
+            self._agenda.found(self._agenda.overdue())
+        if len(self._agenda) and self._crew - held_up < self._usual and self._crew < MOST * self._usual:
+            self._hire()
+
+    # -- some threads: turning ports -----------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        with self._lock:
+            self._crew += 1
+            number = self._crew
+        self._begin(self._work, f"df-status-{number}")
+
+    def _work(self) -> None:
+        """Turn ports until stopped; one thread too many leaves when it has nothing to do."""
+        while not self._stop.is_set():
+            # While some are held up, one at a time: what a thread has in its hands beside the one that hangs would hang, too.
+            most = 1 if self._crew > self._usual else min(BATCH, 1 + len(self._agenda) // self._usual)
+            ids = self._agenda.take(most, IDLE)
+            if not ids:
+                with self._lock:
+                    if self._crew > self._usual:
+                        break
                 continue
+            left = dict.fromkeys(ids)
             try:
-                self._neutron.set(port.id, status)
-                LOG.info("df: port %s on host %s is %s", port.id, port.host, status)
-            except Exception:
-                LOG.exception("df: port %s could not be turned %s and will be tried again", port.id, status)
+                self._examine(left)
+                self._turning.over()
+            except Exception as error:
+                self._agenda.found(left)
+                self._stop.wait(self._turning.failed(error))
+            finally:
+                self._agenda.done(left)
+        with self._lock:
+            self._crew -= 1
+
+    def _examine(self, left: dict[str, None]) -> None:
+        """Look at the ports as they are now and turn those that are wrong. What is finished is taken out of ``left``."""
+        with self._step():
+            ports = list(self._neutron.ports(left))
+        for port in ports:
+            if self._stop.is_set():
+                return
+            status = self._turn(port)
+            if status is not None:
+                self._turn_it(port, status)
+            if port.migrating:
+                self._tell_of_standby(port.id)
+            del left[port.id]
+            self._agenda.done([port.id])
+
+    def _turn(self, port: PortNow) -> Turn | None:
+        return turn(port, self._row(port.id, port.host))
+
+    def _row(self, port_id: str, host: str) -> PortStatus | None:
+        return self._rows.get(Key(status_scope(host), PortStatus.__name__, port_id))
+
+    def _turn_it(self, port: PortNow, status: Turn) -> None:
+        try:
+            with self._step():
+                self._neutron.turn(port, status)
+        except StaleTurn as error:
+            LOG.info("df: not turned %s: %s", status, error)
+            self._agenda.told([port.id])
+        except Exception as error:
+            if is_outage(error):
+                raise
+            LOG.exception("df: port %s could not be turned %s and will be tried again", port.id, status)
+        else:
+            LOG.info("df: port %s on host %s is %s", port.id, port.host, status)
+
+    def _wired(self, other: StandbyNow) -> bool:
+        """Whether the host has the port wired, and Nova need yet be told."""
+        row = self._row(other.id, other.host)
+        return (
+            other not in self._plugged
+            and row is not None
+            and (row.chassis, row.generation, row.status) == (other.host, other.generation, ACTIVE)
+        )
+
+    def _tell_of_standby(self, port_id: str) -> None:
+        with self._step():
+            for other in self._neutron.standby([port_id]):
+                if self._wired(other):
+                    self._neutron.plugged(other.id)
+                    self._plugged.add(other)
+                    LOG.info("df: port %s is wired on host %s, to which it is being migrated", other.id, other.host)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from neutron_lib.db import api as db_api
 
 from dragonflow.neutron.db.models import JournalEntry
+from dragonflow.neutron.db.retry import retry_deadlocks
 
 
 class Entry(NamedTuple):
@@ -30,7 +31,7 @@ def record(context: Any, kind: str, id: str, parent: str) -> None:
     )
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def claim(context: Any, lease: float, limit: int = 100) -> list[Entry]:
     """Take up to ``limit`` due entries in their order and keep others from them for ``lease`` seconds.
 
@@ -59,7 +60,7 @@ def claim(context: Any, lease: float, limit: int = 100) -> list[Entry]:
         return [Entry(*row) for row in context.session.execute(mine)]
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def done(context: Any, seqs: Collection[int]) -> None:
     """Strike the entries: the DF DB holds what Neutron held after they were written."""
     with db_api.CONTEXT_WRITER.using(context):
@@ -69,7 +70,7 @@ def done(context: Any, seqs: Collection[int]) -> None:
         )
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def postpone(context: Any, seqs: Collection[int], delay: float, failed: bool = True) -> None:
     """Give the entries back: anybody may take them ``delay`` seconds from now."""
     with db_api.CONTEXT_WRITER.using(context):
@@ -81,7 +82,7 @@ def postpone(context: Any, seqs: Collection[int], delay: float, failed: bool = T
         )
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def waiting(context: Any) -> set[tuple[str, str]]:
     """Kind and id of the objects that have an entry, whoever has claimed it."""
     with db_api.CONTEXT_READER.using(context):
@@ -89,7 +90,15 @@ def waiting(context: Any) -> set[tuple[str, str]]:
         return {tuple(row) for row in rows}
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
+def waits(context: Any, kind: str, id: str) -> bool:
+    """Whether the object has an entry, whoever has claimed it."""
+    mine = sa.select(JournalEntry.seq).where(JournalEntry.object_id == id, JournalEntry.kind == kind).limit(1)
+    with db_api.CONTEXT_READER.using(context):
+        return context.session.scalar(mine) is not None
+
+
+@retry_deadlocks
 def pending(context: Any) -> int:
     """How many entries still wait, whoever has claimed them."""
     with db_api.CONTEXT_READER.using(context):

@@ -1,57 +1,105 @@
-"""What ML2 tells no driver: changes of a port's bindings, caught where SQLAlchemy writes them.
+"""What ML2 tells no driver, caught where SQLAlchemy writes it: a port's bindings, and the moment in which its status turns.
 
 ML2 calls no precommit hook when a further binding (of a live migration) is made, changed or deleted. So the port's journal
-entry and the generation of its binding hang on the writes to ``ml2_port_bindings`` themselves, in the same transaction.
+entry and the generation of its binding hang on the writes to ``ml2_port_bindings`` themselves, in the same transaction. Nor does
+it ask anybody before a status is written: so the writes to ``ports`` are where a turn is held to the generation it was decided
+for (``fenced``), and where it is noted that Nova must learn of it (``db.events``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from neutron.db import models_v2
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
+from neutron_lib.callbacks import events, registry
+from sqlalchemy import orm
 
+from dragonflow.neutron.db.events import owe
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
+
+RECORDED = "df_journal"
+"""The resource whose ``AFTER_CREATE`` tells, after the commit, of journal entries that no hook of ML2 knows of."""
 
 _IDENTITY = ("host", "vnic_type", "profile", "status")
 
 
+class StaleTurn(Exception):
+    """The port was bound anew since it was decided to turn it: nothing was written."""
+
+
+class _Fence(threading.local):
+    port_id: str | None = None
+    generation = 0
+    held = False
+
+
+_fence = _Fence()
+
+
+@contextlib.contextmanager
+def fenced(port_id: str, generation: int) -> Iterator[None]:
+    """While this stands, this thread can't change the port's status but for this generation of its binding.
+
+    The generation's row is locked until the status is committed, so no rebinding comes in between.
+
+    :raises StaleTurn: at the end, if it was tried; Neutron's callbacks swallow what is raised in the middle.
+    """
+    _fence.port_id, _fence.generation, _fence.held = port_id, generation, False
+    try:
+        yield
+    finally:
+        _fence.port_id = None
+    if _fence.held:
+        raise StaleTurn(f"port {port_id} has been bound anew since generation {generation}")
+
+
 def listen() -> None:
-    """Catch binding changes from now on; saying so twice changes nothing."""
-    for name, callback in _CALLBACKS.items():
-        if not sa.event.contains(ml2_models.PortBinding, name, callback):
-            sa.event.listen(ml2_models.PortBinding, name, callback)
+    """Catch these writes from now on; saying so twice changes nothing."""
+    for model, name, callback in _CALLBACKS:
+        if not sa.event.contains(model, name, callback):
+            sa.event.listen(model, name, callback)
 
 
-def _inserted(_mapper: Any, connection: Any, binding: Any) -> None:
+def _binding_inserted(_mapper: Any, connection: Any, binding: Any) -> None:
     if binding.status == constants.INACTIVE:
-        _port_changed(connection, binding.port_id)
+        _port_changed(connection, binding)
     else:
         _next_generation(connection, binding.port_id)
 
 
-def _updated(_mapper: Any, connection: Any, binding: Any) -> None:
+def _binding_updated(_mapper: Any, connection: Any, binding: Any) -> None:
     attributes = sa.inspect(binding).attrs
     changed = {name for name in _IDENTITY if attributes[name].history.has_changes()}
     if binding.status == constants.INACTIVE or "status" in changed:
-        _port_changed(connection, binding.port_id)
+        _port_changed(connection, binding)
     if changed and binding.status != constants.INACTIVE:
         _next_generation(connection, binding.port_id)
 
 
-def _deleted(_mapper: Any, connection: Any, binding: Any) -> None:
+def _binding_deleted(_mapper: Any, connection: Any, binding: Any) -> None:
     if binding.status == constants.INACTIVE:
-        _port_changed(connection, binding.port_id)
+        _port_changed(connection, binding)
 
 
-def _port_changed(connection: Any, port_id: str) -> None:
+def _port_changed(connection: Any, binding: Any) -> None:
     values = sa.select(sa.literal("port"), models_v2.Port.id, models_v2.Port.network_id, sa.literal(time.time())).where(
-        models_v2.Port.id == port_id
+        models_v2.Port.id == binding.port_id
     )
     connection.execute(sa.insert(JournalEntry).from_select(["kind", "object_id", "parent", "created_at"], values))
+    session = orm.object_session(binding)
+    if session is not None:
+        sa.event.listen(session, "after_commit", _tell, once=True)
+
+
+def _tell(_session: Any) -> None:
+    registry.publish(RECORDED, events.AFTER_CREATE, None, payload=events.EventPayload(None))
 
 
 def _next_generation(connection: Any, port_id: str) -> None:
@@ -64,4 +112,24 @@ def _next_generation(connection: Any, port_id: str) -> None:
         connection.execute(sa.insert(PortGeneration).values(port_id=port_id, generation=1))
 
 
-_CALLBACKS = {"after_insert": _inserted, "after_update": _updated, "after_delete": _deleted}
+def _status_before(_mapper: Any, connection: Any, port: Any) -> None:
+    if _fence.port_id != port.id or not sa.inspect(port).attrs.status.history.has_changes():
+        return
+    locked = sa.select(PortGeneration.generation).where(PortGeneration.port_id == port.id).with_for_update()
+    if (connection.scalar(locked) or 0) != _fence.generation:
+        _fence.held = True
+        raise StaleTurn(port.id)
+
+
+def _status_after(_mapper: Any, connection: Any, port: Any) -> None:
+    if port.status == constants.PORT_STATUS_ACTIVE and sa.inspect(port).attrs.status.history.has_changes():
+        owe(connection, port)
+
+
+_CALLBACKS = (
+    (ml2_models.PortBinding, "after_insert", _binding_inserted),
+    (ml2_models.PortBinding, "after_update", _binding_updated),
+    (ml2_models.PortBinding, "after_delete", _binding_deleted),
+    (models_v2.Port, "before_update", _status_before),
+    (models_v2.Port, "after_update", _status_after),
+)

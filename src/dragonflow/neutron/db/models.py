@@ -17,7 +17,7 @@ class JournalEntry(model_base.BASEV2):
 
     seq = sa.Column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True)
     kind = sa.Column(sa.String(32), nullable=False)
-    object_id = sa.Column(sa.String(36), nullable=False)
+    object_id = sa.Column(sa.String(36), nullable=False, index=True)
     parent = sa.Column(sa.String(36), nullable=False)
     due = sa.Column(sa.Double(), nullable=False, default=0.0, server_default="0")
     claimant = sa.Column(sa.String(36), nullable=True)
@@ -32,3 +32,21 @@ class PortGeneration(model_base.BASEV2):
 
     port_id = sa.Column(sa.String(36), sa.ForeignKey("ports.id", ondelete="CASCADE"), primary_key=True)
     generation = sa.Column(sa.BigInteger(), nullable=False)
+
+
+class OwedEvent(model_base.BASEV2):
+    """Nova was not yet seen to accept ``network-vif-plugged`` of the port for the server whose it was at ``created_at``.
+
+    ``due`` is when it is sent again, ``attempts`` how often it was (times in seconds of the epoch). ``standby``: the port is
+    plugged on a host to which it is being migrated, so its status says nothing.
+    """
+
+    __tablename__ = "df_owed_events"
+
+    seq = sa.Column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True)
+    port_id = sa.Column(sa.String(36), sa.ForeignKey("ports.id", ondelete="CASCADE"), nullable=False, index=True)
+    server_id = sa.Column(sa.String(36), nullable=False)
+    standby = sa.Column(sa.Boolean(), nullable=False, default=False, server_default=sa.false())
+    created_at = sa.Column(sa.Double(), nullable=False)
+    due = sa.Column(sa.Double(), nullable=False, index=True)
+    attempts = sa.Column(sa.Integer(), nullable=False, default=0, server_default="0")

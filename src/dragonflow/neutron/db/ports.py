@@ -11,8 +11,10 @@ from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
 from neutron_lib.db import standard_attr
+from sqlalchemy import orm
 
 from dragonflow.neutron.db.models import PortGeneration
+from dragonflow.neutron.db.retry import retry_deadlocks
 
 PAGE = 500
 _MODELS = {"network": models_v2.Network, "subnet": models_v2.Subnet, "port": models_v2.Port}
@@ -28,9 +30,18 @@ class PortNow(NamedTuple):
     vif_type: str
     generation: int
     ours: bool
+    migrating: bool = False
 
 
-@db_api.retry_if_session_inactive()
+class StandbyNow(NamedTuple):
+    """A host that is prepared for a port which is bound elsewhere: where a live migration goes to."""
+
+    id: str
+    host: str
+    generation: int
+
+
+@retry_deadlocks
 def revision(context: Any, kind: str, id: str) -> int | None:
     """The revision number of a network, subnet or port; None if there is no such object."""
     model, attributes = _MODELS[kind], standard_attr.StandardAttribute
@@ -40,14 +51,14 @@ def revision(context: Any, kind: str, id: str) -> int | None:
         return found
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def generation(context: Any, port_id: str) -> int:
     """The generation of the port's binding; 0 before the first."""
     with db_api.CONTEXT_READER.using(context):
         return context.session.scalar(sa.select(PortGeneration.generation).filter_by(port_id=port_id)) or 0
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def generations(context: Any) -> dict[str, int]:
     """The generations of all ports' bindings."""
     with db_api.CONTEXT_READER.using(context):
@@ -57,7 +68,7 @@ def generations(context: Any) -> dict[str, int]:
 def ports_now(context: Any, driver: str, ids: Collection[str] | None = None) -> Iterator[PortNow]:
     """The ports as they are now, of all or of the given ids, in pages of ``PAGE`` each in a transaction of its own.
 
-    ``ours`` says that ``driver`` bound the port to its host.
+    ``ours`` says that ``driver`` bound the port to its host; ``migrating``, that further hosts are prepared for it.
     """
     if ids is not None:
         wanted = sorted(ids)
@@ -70,10 +81,12 @@ def ports_now(context: Any, driver: str, ids: Collection[str] | None = None) -> 
         last = page[-1].id
 
 
-@db_api.retry_if_session_inactive()
+@retry_deadlocks
 def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
     port, binding, level = models_v2.Port, ml2_models.PortBinding, ml2_models.PortBindingLevel
+    other = orm.aliased(ml2_models.PortBinding)
     ours = sa.exists().where(level.port_id == port.id, level.host == binding.host, level.driver == driver)
+    migrating = sa.exists().where(other.port_id == port.id, other.status == constants.INACTIVE)
     query = (
         sa.select(
             port.id,
@@ -83,6 +96,7 @@ def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
             binding.vif_type,
             sa.func.coalesce(PortGeneration.generation, 0),
             ours,
+            migrating,
         )
         .join(binding, sa.and_(binding.port_id == port.id, binding.status == constants.ACTIVE))
         .outerjoin(PortGeneration, PortGeneration.port_id == port.id)
@@ -91,4 +105,23 @@ def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
         .limit(PAGE)
     )
     with db_api.CONTEXT_READER.using(context):
-        return [PortNow(*row)._replace(ours=bool(row[-1])) for row in context.session.execute(query)]
+        return [
+            PortNow(*row)._replace(ours=bool(row[-2]), migrating=bool(row[-1]))
+            for row in context.session.execute(query)
+        ]
+
+
+@retry_deadlocks
+def standby_now(context: Any, driver: str, ids: Collection[str] | None = None) -> list[StandbyNow]:
+    """The hosts that ``driver`` has prepared for ports bound elsewhere; of all ports, or of a page of ids."""
+    binding, level = ml2_models.PortBinding, ml2_models.PortBindingLevel
+    ours = sa.exists().where(level.port_id == binding.port_id, level.host == binding.host, level.driver == driver)
+    query = (
+        sa.select(binding.port_id, binding.host, sa.func.coalesce(PortGeneration.generation, 0))
+        .outerjoin(PortGeneration, PortGeneration.port_id == binding.port_id)
+        .where(binding.status == constants.INACTIVE, ours)
+    )
+    if ids is not None:
+        query = query.where(binding.port_id.in_(ids))
+    with db_api.CONTEXT_READER.using(context):
+        return [StandbyNow(*row) for row in context.session.execute(query)]

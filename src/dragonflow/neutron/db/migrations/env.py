@@ -11,7 +11,7 @@ from neutron_lib.db import model_base
 from dragonflow.neutron.db import models
 
 VERSION_TABLE = "alembic_version_dragonflow"
-OURS = frozenset({models.JournalEntry.__tablename__, models.PortGeneration.__tablename__})
+OURS = frozenset(model.__tablename__ for model in (models.JournalEntry, models.PortGeneration, models.OwedEvent))
 
 config = context.config
 database = config.neutron_config.database
