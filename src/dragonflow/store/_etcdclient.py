@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
-from aetcd import rpc
-
 from dragonflow.store._etcderrors import Kind, Trouble, understand
+from dragonflow.store._etcdrpc import grpc, rpc
 from dragonflow.store._url import ServerUrl, read_password, read_pem
 from dragonflow.store.feed import Backoff
 from dragonflow.store.protocol import Unavailable
-
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is raised; gRPC would print it as well, at each attempt
 
 LOG = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-import grpc
+from dragonflow.store._etcdrpc import grpc
 
 MANUAL = "see docs/operate/dfdb.md"
 
@@ -94,8 +94,11 @@ _RIGHTS = (
     ),
 )
 
+_CONNECT = "failed to connect to all addresses; last error: "
+"""What gRPC begins with when nothing was sent."""
+
 _CONNECTING = (
-    ("Connection refused", Kind.REFUSED, "nobody listens there (connection refused)"),
+    ("Connection refused", Kind.REFUSED, "nobody listens there"),
     (
         "CERTIFICATE_VERIFY_FAILED",
         Kind.REFUSED,
@@ -115,7 +118,18 @@ _CONNECTING = (
         "it broke off the TLS handshake: it speaks no TLS (then write etcd://), or wants another certificate",
     ),
     ("andshake failed", Kind.REFUSED, "the TLS handshake failed; check ca, cert and key"),
+    (
+        "Failed to create security handshaker",
+        Kind.REFUSED,
+        "the files cert and key hold no certificate and its key in PEM",
+    ),
     ("errors resolving", Kind.REFUSED, "its name can't be resolved"),
+    (
+        f"{_CONNECT}UNAVAILABLE",
+        Kind.REFUSED,
+        "it broke off the connection; a server with TLS does that: then write etcd+tls://",
+    ),
+    (_CONNECT, Kind.REFUSED, "it can't be reached"),
     ("failed to connect to all addresses", Kind.REFUSED, "it can't be reached"),
 )
 
@@ -134,7 +148,9 @@ def explain(code: grpc.StatusCode, said: str, endpoint: str, user: str | None, w
         if text in said:
             if kind is Kind.TOKEN and user is None:
                 kind = Kind.FINAL  # noqa: PLW2901 - there is nothing to authenticate with
-            return Trouble(kind, f"etcd at {endpoint}, {what}: {meaning.format(who=who)} ({said})")
+            return Trouble(
+                kind, f"etcd at {endpoint}, {what}: {meaning.format(who=who)} ({said.removeprefix(_CONNECT)})"
+            )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Trouble(Kind.UNKNOWN, f"etcd at {endpoint}, {what}: no answer in time")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):

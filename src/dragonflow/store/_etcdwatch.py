@@ -15,13 +15,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
-import grpc
-from aetcd import rpc
-
 from dragonflow.store._common import Scopes
 from dragonflow.store._etcdclient import Connection, EtcdClient
 from dragonflow.store._etcderrors import Kind, Trouble, explain, understand
 from dragonflow.store._etcdkeys import Keys
+from dragonflow.store._etcdrpc import grpc, rpc
 from dragonflow.store.feed import Backoff
 from dragonflow.store.protocol import Changes, Compacted, Key, Record, Unavailable
 

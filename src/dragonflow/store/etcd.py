@@ -11,12 +11,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aetcd import rpc
-
 from dragonflow.store._common import check_txn, leases_of
 from dragonflow.store._etcdclient import PATIENCE, Connection, EtcdClient, Metadata
 from dragonflow.store._etcderrors import Kind, Trouble
 from dragonflow.store._etcdkeys import Keys, Range
+from dragonflow.store._etcdrpc import rpc
 from dragonflow.store._etcdwatch import EtcdWatch
 from dragonflow.store._url import ServerUrl
 from dragonflow.store.protocol import (
