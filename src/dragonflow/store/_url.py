@@ -35,11 +35,13 @@ class ServerUrl(NamedTuple):
     options: Mapping[str, str]
 
     @classmethod
-    def parse(cls, text: str, *, form: str, tls: bool, more: Collection[str] = ()) -> ServerUrl:
+    def parse(
+        cls, text: str, *, form: str, tls: bool, more: Collection[str] = (), servers: bool = True
+    ) -> ServerUrl:
         """Take a URL apart whose scheme is known.
 
         ``form`` is how such a URL is written, for the errors; ``tls`` says whether the scheme means TLS; ``more`` are options
-        of this driver beside ``FILES``.
+        of this driver beside ``FILES``. Without ``servers``, as for a Unix socket, there are no endpoints.
 
         :raises UnknownStore: naming the part that is wrong, and the fix.
         """
@@ -63,7 +65,9 @@ class ServerUrl(NamedTuple):
             raise refuse(f"{', '.join(given)} is for TLS; write the scheme as {scheme}+tls, or leave it away")
         if ("cert" in options) != ("key" in options):
             raise refuse("cert and key, the client's certificate and its key, are only of use together")
-        endpoints = tuple(hosts.split(","))
+        if hosts and not servers:
+            raise refuse(f"{hosts!r} stands where the path should begin")
+        endpoints = tuple(hosts.split(",")) if servers else ()
         for endpoint in endpoints:
             _check_endpoint(endpoint, refuse)
         return cls(text, scheme, unquote(user) or None, endpoints, unquote(path), options)

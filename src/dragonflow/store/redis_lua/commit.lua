@@ -1,0 +1,25 @@
+-- Check, then write; all or nothing.
+--
+-- ARGV from 5: the number of checks, each scope, field, revision; then the writes, each scope, field, P(ut) or D(elete), data,
+-- lease or ''. Returns {'OK', revision, identity}, {'CONFLICT', number of the check, the revision found}, {'GONE', lease}.
+local at = 6
+for number = 1, tonumber(ARGV[5]) do
+    local scope, field = ARGV[at], ARGV[at + 1]
+    local found = '0'
+    if redis.call('HEXISTS', rows_of(scope), field) == 1 then found = redis.call('ZSCORE', log_of(scope), field) or found end
+    if tonumber(found) ~= tonumber(ARGV[at + 2]) then return {'CONFLICT', number, tonumber(found)} end
+    at = at + 3
+end
+for i = at, #ARGV, 5 do
+    local lease = ARGV[i + 4]
+    if lease ~= '' and not redis.call('ZSCORE', root .. ':leases', lease) then return {'GONE', lease} end
+end
+if at <= #ARGV then
+    revision = revision + 1
+    for i = at, #ARGV, 5 do
+        if ARGV[i + 2] == 'P' then put(ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]) else bury(ARGV[i], ARGV[i + 1]) end
+    end
+    seal()
+    prune(tonumber(ARGV[4]))
+end
+return {'OK', revision, identity}
