@@ -6,9 +6,8 @@ import asyncio
 import errno
 from pathlib import Path
 
-import msgspec
-
 from dragonflow.lab.system import LabError, run
+from dragonflow.model import CodecError, Leader, decode
 from dragonflow.neutron.leader import KEY
 from dragonflow.store import open_store
 from dragonflow.store.protocol import StoreError
@@ -92,9 +91,10 @@ def leader_pid(store_url: str) -> int | None:
                 record = await store.get(KEY)
         finally:
             await store.close()
-        return None if record is None else int(msgspec.json.decode(record.data or b"{}")["pid"])
+        row = None if record is None else decode(KEY.kind, KEY.id, record.data or b"")
+        return int(row.server.rpartition(":")[2]) if isinstance(row, Leader) else None
 
     try:
         return asyncio.run(read())
-    except (StoreError, TimeoutError, KeyError, ValueError):
+    except (StoreError, TimeoutError, CodecError, ValueError):
         return None

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -45,6 +45,14 @@ Progress = Callable[[str], None]
 
 def _silent(_: str) -> None:
     pass
+
+
+class Known(NamedTuple):
+    """What is needed to plug a port: the port, its network's subnets and MTU."""
+
+    port: dict[str, Any]
+    subnets: list[dict[str, Any]]
+    mtu: int
 
 
 class Lab:
@@ -222,16 +230,18 @@ class Lab:
         *,
         region: str | None = None,
         address: Address = "static",
+        known: Known | None = None,
         warn: Progress = _silent,
     ) -> Vm:
         """Plug a VM for a Neutron port into a host, as os-vif would. A port without a host is bound to this one first.
 
-        Says by ``warn`` what Nova would have done before.
+        Says by ``warn`` what Nova would have done before. With what is ``known`` of the port (by ``look_up``) Neutron isn't
+        asked, as it isn't by Nova.
 
         :raises LabError: no such port, host or region; plugged already; no DHCP server answered (the VM stays plugged).
         """
         place, there = self.region(region), self.host(host, region)
-        port, subnets, mtu = _port(place, port_id)
+        port, subnets, mtu = known or _port(place, port_id)
         bound = port.get("binding:host_id")
         if not bound:
             port = _bind(place, port, host)
@@ -252,6 +262,10 @@ class Lab:
             self._remember_vms([*self.vms.values(), made])
         give_address(made, address, subnets, place.directory)
         return made
+
+    def look_up(self, port_id: str, region: str | None = None) -> Known:
+        """What Neutron knows of a port, to plug it later. :raises LabError: there is no such port, or Neutron doesn't answer."""
+        return _port(self.region(region), port_id)
 
     def unplug(self, port_id: str) -> None:
         """Take a VM out; its namespace and what runs in it go too.
@@ -486,8 +500,8 @@ def _bindable(port: int) -> bool:
     return True
 
 
-def _port(region: Region, port_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """A port, its network's subnets and MTU, as the administrator sees them."""
+def _port(region: Region, port_id: str) -> Known:
+    """A port and what belongs to it, as the administrator sees them."""
     try:
         with region.neutron.client() as neutron:
             port = neutron.get(f"/ports/{port_id}").json()["port"]
@@ -495,7 +509,7 @@ def _port(region: Region, port_id: str) -> tuple[dict[str, Any], list[dict[str, 
             network = neutron.get(f"/networks/{port['network_id']}").json()["network"]
     except httpx.HTTPError as error:
         raise LabError(f"port {port_id} in {region.name}: {error}") from error
-    return port, subnets, network["mtu"]
+    return Known(port, subnets, network["mtu"])
 
 
 def _bind(region: Region, port: dict[str, Any], host: str) -> dict[str, Any]:

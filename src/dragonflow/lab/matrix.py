@@ -1,8 +1,8 @@
 """Who reaches whom, all the time: a probe every few milliseconds between VMs, and the intervals in which none came back.
 
 One thread holds a socket in each VM's namespace and sends and receives for all pairs, so 600 probes a second cost a few per cent
-of a core; ``ping`` would need a process a pair. The sockets are the kernel's own for pings (icmp(7), ``IPPROTO_ICMP``): it fills in
-identifier and checksum, and which probe an answer belongs to stands in its payload. What is lost on either way is lost.
+of a core; ``ping`` would need a process a pair. The sockets are the kernel's own for pings (icmp(7), ``IPPROTO_ICMP``): it fills
+in identifier and checksum, and which probe an answer belongs to stands in its payload. What is lost on either way is lost.
 """
 
 from __future__ import annotations

@@ -1,0 +1,217 @@
+"""Ports that change, while others stay as they are: what users of a cloud do all day, and what must have come of it.
+
+``Churn`` remembers what it made of each port. From that alone follows what Neutron must say of it, and who must reach whom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import httpx
+
+from dragonflow.lab.lab import Known, Lab
+from dragonflow.lab.matrix import Matrix
+from dragonflow.lab.state import Vm
+from dragonflow.lab.system import LabError
+
+API_PATIENCE = 60.0
+"""Seconds for which a request to Neutron is tried again, on one server after the other."""
+
+REACH_INTERVAL = 0.1
+MOST_PLUGGED = 12
+"""VMs that the churn keeps: beyond that it takes the oldest out first."""
+
+
+class Api:
+    """Neutron as a user sees it who tries again, and elsewhere, when a server doesn't answer."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._clients = [server.client() for server in lab.region().neutrons]
+
+    def close(self) -> None:
+        """Close its connections."""
+        for client in self._clients:
+            client.close()
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """:raises LabError: no server answers for ``API_PATIENCE``. :raises httpx.HTTPStatusError: one refuses."""
+        end = time.monotonic() + API_PATIENCE
+        while True:
+            for client in self._clients:
+                try:
+                    return client.request(method, path, **options)
+                except httpx.TransportError as error:
+                    failure: Exception = error
+                except httpx.HTTPStatusError as error:
+                    if error.response.status_code < 500:
+                        raise
+                    failure = error
+            if time.monotonic() > end:
+                raise LabError(f"{method} {path}: {failure}") from failure
+            time.sleep(0.2)
+
+    def ports(self) -> dict[str, dict[str, Any]]:
+        """All ports by id, with what is checked of them."""
+        fields = ["id", "status", "binding:host_id", "admin_state_up"]
+        found = self.send("GET", "/ports", params={"fields": fields}).json()["ports"]
+        return {port["id"]: port for port in found}
+
+
+class LinkChange(NamedTuple):
+    """When links of a host came or went, by the monotonic clock."""
+
+    host: str
+    began: float
+    ended: float
+
+
+@dataclass
+class Changing:
+    """A port that the churn has made. ``vm`` is where it is plugged, if it is; ``plugs`` counts how often it was."""
+
+    known: Known
+    host: str
+    vm: Vm | None = None
+    enabled: bool = True
+    plugs: int = 0
+
+    @property
+    def id(self) -> str:
+        """The port's."""
+        return str(self.known.port["id"])
+
+    @property
+    def status(self) -> str:
+        """What Neutron must say of it."""
+        return "ACTIVE" if self.vm is not None and self.enabled else "DOWN"
+
+
+class Churn:
+    """Makes, plugs, disables, unplugs and deletes ports of one network, in an order that ``chance`` gives."""
+
+    def __init__(self, lab: Lab, api: Api, network: dict[str, Any], chance: random.Random) -> None:
+        self._lab, self._api, self._network, self._chance = lab, api, network, chance
+        self._subnets = api.send("GET", "/subnets", params={"network_id": network["id"]}).json()["subnets"]
+        self.ports: dict[str, Changing] = {}
+        self.changes = 0
+        self.links: list[LinkChange] = []
+
+    def prepare(self, hosts: Sequence[str]) -> list[Changing]:
+        """Make a port on each of these hosts, to be plugged later."""
+        return [self._create(host) for host in hosts]
+
+    def plug(self, changing: Changing) -> None:
+        """Plug a port that was made before."""
+        with self._link_changes(changing.host):
+            changing.vm = self._lab.plug(changing.id, changing.host, known=changing.known)
+        changing.plugs += 1
+        self.changes += 1
+
+    def run(self, count: int, hosts: Sequence[str], until: Callable[[], bool] = lambda: False) -> None:
+        """Carry out so many changes on these hosts, or fewer if there is an end to it."""
+        for _ in range(count):
+            if until():
+                return
+            self._step(hosts)
+
+    def _step(self, hosts: Sequence[str]) -> None:
+        there = [each for each in self.ports.values() if each.host in hosts]
+        plugged = [each for each in there if each.vm is not None]
+        todo: list[Callable[[], None]] = [lambda: self.plug(self._create(self._chance.choice(hosts)))]
+        todo += [lambda each=each: self.plug(each) for each in there if each.vm is None]  # type: ignore[misc]
+        if len(plugged) > 2:
+            todo += [lambda: self._switch(self._chance.choice(plugged)), lambda: self._unplug(plugged[0])]
+        if len(plugged) > MOST_PLUGGED:
+            todo = [lambda: self._unplug(plugged[0]), lambda: self._delete(plugged[0])]
+        if len(there) > len(plugged) + 2:
+            todo.append(lambda: self._delete(next(each for each in there if each.vm is None)))
+        self._chance.choice(todo)()
+
+    def _create(self, host: str) -> Changing:
+        body = {
+            "network_id": self._network["id"],
+            "device_id": str(uuid.UUID(int=self._chance.getrandbits(128), version=4)),
+        }
+        body |= {"device_owner": "compute:nova", "binding:host_id": host}
+        port = self._api.send("POST", "/ports", json={"port": body}).json()["port"]
+        self.ports[port["id"]] = changing = Changing(Known(port, self._subnets, self._network["mtu"]), host)
+        self.changes += 1
+        return changing
+
+    def _switch(self, changing: Changing) -> None:
+        changing.enabled = not changing.enabled
+        body = {"port": {"admin_state_up": changing.enabled}}
+        self._api.send("PUT", f"/ports/{changing.id}", json=body)
+        self.changes += 1
+
+    def _unplug(self, changing: Changing) -> None:
+        with self._link_changes(changing.host):
+            self._lab.unplug(changing.id)
+        changing.vm = None
+        self.changes += 1
+
+    def _delete(self, changing: Changing) -> None:
+        """As Nova does: while it is plugged, if it is; the VM goes after."""
+        with contextlib.suppress(httpx.HTTPStatusError):  # deleted by a request whose answer got lost
+            self._api.send("DELETE", f"/ports/{changing.id}")
+        if changing.vm is not None:
+            with self._link_changes(changing.host):
+                self._lab.unplug(changing.id)
+        del self.ports[changing.id]
+        self.changes += 1
+
+    @contextlib.contextmanager
+    def _link_changes(self, host: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.links.append(LinkChange(host, began, time.monotonic()))
+
+    def clear(self) -> None:
+        """Take away all that it made."""
+        for changing in list(self.ports.values()):
+            self._delete(changing)
+
+    # What must have come of it
+
+    def wrong(self, said: dict[str, dict[str, Any]]) -> Iterator[str]:
+        """Where Neutron says of a port what isn't so."""
+        for id_, changing in self.ports.items():
+            status = said.get(id_, {}).get("status", "gone")
+            if status != changing.status:
+                where = f"plugged in {changing.host}" if changing.vm else f"unplugged, of {changing.host}"
+                enabled = "" if changing.enabled else ", disabled"
+                yield f"port {id_} is {status}, not {changing.status} ({where}{enabled})"
+
+    def untold(self) -> Iterator[str]:
+        """Of which plugs Nova wasn't told. Only a port's first one counts: Nova waits for no other, and of a port that was
+        unplugged and plugged again while nobody could say so, nobody needs to hear.
+        """
+        told = {
+            event["tag"]: event["time"] for event in self._lab.nova_events() if event["name"] == "network-vif-plugged"
+        }
+        for id_, changing in self.ports.items():
+            if changing.plugs == 1 and changing.status == "ACTIVE" and id_ not in told:
+                yield f"Nova was not told that port {id_} on {changing.host} is plugged"
+
+    def unreached(self, sources: Sequence[Vm], patience: float) -> list[str]:
+        """Which ports that should be reached are not, from a VM of another host, for so many seconds."""
+        pairs = [
+            (next(vm for vm in sources if vm.host != changing.host), changing.vm, changing.vm.ips[0])
+            for changing in self.ports.values()
+            if changing.vm is not None and changing.enabled
+        ]
+        probing = Matrix(pairs, REACH_INTERVAL)
+        try:
+            probing.start(patience)
+        except LabError as error:
+            return [str(error)]
+        probing.stop()
+        return []
