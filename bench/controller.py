@@ -1,6 +1,6 @@
 """A controller on real Open vSwitch: its starts, a plug from OVSDB to the barrier and to the status message, memory.
 
-    .venv/bin/python bench/controller.py [--known 100,1000,10000] [--plugs 100] [--addresses 2]
+    .venv/bin/python bench/controller.py [--known 100,1000,10000] [--plugs 100] [--addresses 2] [--probe tunnelled,off]
 
 Needs root: OVS runs in user space in a network namespace of its own. The DF DB is SQLite, the bus ZeroMQ, both in a temporary
 directory. All known ports lie in one Geneve network, spread evenly over 100 chassis (the worst case for flooding); 100 of them
@@ -15,7 +15,8 @@ Starts, each from exec of `dragonflow controller` (Python's start and imports in
 A plug, one after the other, each when the last one's message has come:
 
 - OVS: from the transaction that adds the interface until OVSDB tells its ofport; nobody's controller can know it earlier
-- barrier: from there until the controller makes the status row, which it does when a barrier has confirmed the flows
+- barrier: from there until the controller makes the status row, which it does when a barrier has confirmed the flows, and, with
+  probes, when packets have shown that the port works; both ways are measured in turn on the same switch
 - message: from there until the status message is at a subscriber in another process, by way of the DF DB
 - all: the whole of it
 """
@@ -44,7 +45,7 @@ from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import Binding, Chassis, FixedIP, LogicalPort, LogicalSwitch, Row, encode
 from dragonflow.observe.control import ControlError, ask
 from dragonflow.pubsub import open_pubsub
-from dragonflow.pubsub.protocol import PORT_STATUS
+from dragonflow.pubsub.protocol import PORT_STATUS, Message
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Key, Put, Txn
 
@@ -92,14 +93,21 @@ def port_id(number: int) -> str:
 
 class Bench:
     def __init__(self, directory: Path, switch: VSwitch) -> None:
+        self.known = 0
         self.directory = directory
         self.switch = switch
         self.store_url = f"sqlite://{directory}/dfdb.sqlite"
         self.pubsub_url = f"zmq+ipc://{directory}/bus"
         self.control = str(directory / "control.sock")
         self.config = directory / "dragonflow.conf"
+        self.configure("tunnelled")
+
+    def configure(self, probe: str) -> None:
+        """For the controllers to come."""
+        switch = self.switch
         self.config.write_text(
-            f"[df]\nhost = {ME}\ntunnel_ip = 192.0.2.1\nstore_url = {self.store_url}\npubsub_url = {self.pubsub_url}\n"
+            f"[df]\nprobe = {probe}\n"
+            f"host = {ME}\ntunnel_ip = 192.0.2.1\nstore_url = {self.store_url}\npubsub_url = {self.pubsub_url}\n"
             f"ovsdb_connection = unix:{switch.db_sock}\nopenflow_connection = unix:{switch.openflow('br-int')}\n"
             f"datapath_type = netdev\ncontrol_socket = {self.control}\n"
         )
@@ -155,11 +163,9 @@ class Bench:
             for number in plugs:
                 began = time.time()
                 database.plug(number)
-                message = await first
+                while (barrier := _active_at(await first, number)) is None:
+                    first = asyncio.ensure_future(anext(news))
                 arrived = time.time()
-                (record,) = [it for it in message.records if it.key.id == port_id(number)]
-                assert record.data is not None
-                barrier = json.loads(record.data)["at"]
                 ready = await database.ready(number)
                 done.append(Plug(ready - began, barrier - ready, arrived - barrier, arrived - began))
                 first = asyncio.ensure_future(anext(news))
@@ -170,6 +176,12 @@ class Bench:
         await bus.close()
         await store.close()
         return done
+
+
+def _active_at(message: Message, number: int) -> float | None:
+    """When the controller made the row that says that the port is ACTIVE (seconds since 1970); None if the message has none."""
+    rows = (json.loads(it.data) for it in message.records if it.data is not None and it.key.id == port_id(number))
+    return next((float(row["at"]) for row in rows if row["status"] == "ACTIVE"), None)
 
 
 class Plug(NamedTuple):
@@ -252,17 +264,17 @@ def _add_interface(number: int) -> list[dict[str, object]]:
 
 
 class Result(NamedTuple):
-    """Seconds, flow mods, MiB."""
+    """Seconds, flow mods, MiB. ``plugs`` by what is probed."""
 
     first: float
     restart: float
     mods: object
     cold: float
     memory: float
-    plugs: list[Plug]
+    plugs: dict[str, list[Plug]]
 
 
-async def measure(known: int, plugs: int, addresses: int) -> Result:
+async def measure(known: int, plugs: int, addresses: int, probes: Sequence[str]) -> Result:
     netns = f"df-bench-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="df-bench-") as name:
         directory = Path(name)
@@ -274,9 +286,15 @@ async def measure(known: int, plugs: int, addresses: int) -> Result:
             switch.start()
             bench = Bench(directory, switch)
             await bench.fill(known, addresses)
-            async with bench.controller() as (process, first):
-                memory = _resident(process.pid)
-                plugged = await bench.plug(range(min(plugs, LOCAL, known)))
+            plugged: dict[str, list[Plug]] = {}
+            first = memory = 0.0
+            numbers = range(min(plugs, LOCAL, known))
+            for turn, probe in enumerate(probes):
+                bench.configure(probe)
+                async with bench.controller() as (process, began):
+                    if turn == 0:
+                        first, memory = began, _resident(process.pid)
+                    plugged[probe] = await bench.plug(numbers[turn :: len(probes)])
             async with bench.controller() as (_, restart):
                 mods = bench.status()["mods_since_start"]
             switch.restart_vswitchd()
@@ -310,16 +328,18 @@ def main() -> None:
     parser.add_argument("--known", default="100,1000,10000", help="numbers of known ports, with commas")
     parser.add_argument("--plugs", type=int, default=LOCAL, help=f"interfaces to plug at each number (at most {LOCAL})")
     parser.add_argument("--addresses", type=int, choices=(1, 2), default=2, help="of each port: IPv4, or IPv6 as well")
+    parser.add_argument("--probe", default="tunnelled,off", help="values of the option to compare, with commas")
     options = parser.parse_args()
     starts = _table("starts, s", "ports known", "first", "cold", "restart", "mods at restart", "RSS MiB")
-    plugs = _table("a plug, p50 / p99 ms", "ports known", "OVS", "+ barrier", "+ message", "= all")
+    plugs = _table("a plug, p50 / p99 ms", "ports known", "probe", "OVS", "+ barrier", "+ message", "= all")
     barriers = {}
     for known in map(int, options.known.split(",")):
-        it = asyncio.run(measure(known, options.plugs, options.addresses))
+        it = asyncio.run(measure(known, options.plugs, options.addresses, options.probe.split(",")))
         seconds = (f"{value:.2f}" for value in (it.first, it.cold, it.restart))
         starts.add_row(f"{known:,}", *seconds, f"{it.mods}", f"{it.memory:.0f}")
-        plugs.add_row(f"{known:,}", *map(_p50_p99, zip(*it.plugs, strict=True)))
-        barriers[known] = median(plug.barrier for plug in it.plugs)
+        for probe, plugged in it.plugs.items():
+            plugs.add_row(f"{known:,}", probe, *map(_p50_p99, zip(*plugged, strict=True)))
+        barriers[known] = median(plug.barrier for plug in next(iter(it.plugs.values())))
     console = Console()
     console.print(starts, plugs)
     least, most = min(barriers), max(barriers)

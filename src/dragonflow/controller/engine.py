@@ -11,7 +11,7 @@ rendering that fails costs its own owner its facts (fail closed), never the loop
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,8 @@ LOG = logging.getLogger(__name__)
 ROUNDS = 32
 """How often one owner may render within a settling. Places are acyclic and few apps deep, so only a faulty app comes near."""
 
+STEP = 32
+"""Owners that render in one step of a settling: about a millisecond."""
 
 SHARED = 4096
 """How many different sets of reads are remembered for sharing."""
@@ -102,23 +104,46 @@ class Engine:
         With ``want`` each owner's facts are handed to it as they are rendered, instead of being kept for ``Settled.facts``: at a
         cold start that halves the memory that is needed. An owner may then be handed over more than once; the last one counts.
         """
+        steps = self.settling(want)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                settled: Settled = end.value
+                return settled
+
+    def settling(self, want: Want | None = None) -> Generator[None, None, Settled]:
+        """``settle`` in steps of some owners each. The replica may change between them: what that touches renders (again) too.
+
+        Nobody may look at facts or places before the end; they are true together only then.
+        """
         self._shown = False
-        for change in self._replica.take_changes():
+        facts: dict[Owner, tuple[Fact, ...]] = {}
+        if want is None:
+            want = facts.__setitem__
+        moved: dict[str, Locality | None] = {}
+        rendered = 0
+        while self._mark_changes() or self._next_app() is not None:
+            rounds: dict[Owner, int] = {}
+            while (order := self._next_app()) is not None:
+                batch, self._dirty[order] = self._dirty[order], {}
+                for owner in batch:
+                    rounds[owner] = times = rounds.get(owner, 0) + 1
+                    want(owner, self._render(order, owner, moved, endless=times > ROUNDS))
+                    rendered += 1
+                    if rendered % STEP == 0:
+                        yield
+        return Settled(facts, self._events(moved), rendered)
+
+    def _mark_changes(self) -> bool:
+        """Take in what changed in the replica; returns whether anything did."""
+        changes = self._replica.take_changes()
+        for change in changes:
             self._mark_object(change.model, change.id)
             if self._reads:
                 for read in touched_reads(change):
                     self._mark_readers(read)
-        facts: dict[Owner, tuple[Fact, ...]] = {}
-        if want is None:
-            want = facts.__setitem__
-        rounds: dict[Owner, int] = {}
-        moved: dict[str, Locality | None] = {}
-        while (order := self._next_app()) is not None:
-            batch, self._dirty[order] = self._dirty[order], {}
-            for owner in batch:
-                rounds[owner] = times = rounds.get(owner, 0) + 1
-                want(owner, self._render(order, owner, moved, endless=times > ROUNDS))
-        return Settled(facts, self._events(moved), sum(rounds.values()))
+        return bool(changes)
 
     def _next_app(self) -> int | None:
         """The first app with dirty owners: apps that place ports stand early, so most owners render once."""

@@ -49,6 +49,12 @@ class Intake:
         """The store revision up to which everything has been taken in."""
         return self._feed.revision
 
+    @property
+    def outage(self) -> str | None:
+        """Why the DF DB can't be read now; None while it can."""
+        error = self._feed.last_error
+        return None if error is None else str(error)
+
     async def run(self) -> None:
         """Take in news until cancelled."""
         try:

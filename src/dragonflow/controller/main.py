@@ -1,13 +1,13 @@
 """The local controller: all parts and how they are joined. This is the only module that knows all of them.
 
-    DF DB ──> Feed ──> Intake ──┐                                  ┌──> Report ──> DF DB, topic port_status
+    DF DB ──> Feed ──> Intake ──┐                                  ┌──> Prover ──> Report ──> DF DB, topic port_status
                         │       ├──> Replica ──> Engine ──> Switch ┤
     topology <──────────┘       │                  (apps)     │    └──> subscribers of locality events
                                 │                             │
     OVSDB ──> Switch.on_ports ──┘                             └──> Open vSwitch: one bundle, one barrier
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
-waits for the next turn and is taken in one go.
+waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ import msgspec
 from dragonflow import __version__
 from dragonflow.apps import APPS
 from dragonflow.config import ConfigError
-from dragonflow.controller.engine import Engine
+from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.intake import Intake
 from dragonflow.controller.locality import LocalityEvent
+from dragonflow.controller.probe import Mode, Planner
+from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
-from dragonflow.controller.report import Liveness, Report, claims, without
+from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
 from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort
@@ -41,11 +43,22 @@ from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline.facts import Locality
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
+from dragonflow.pubsub.protocol import PubSub
 from dragonflow.store import open_store
 from dragonflow.store.feed import Feed
 from dragonflow.switch import Disconnected, Switch
+from dragonflow.switch.unixctl import Unixctl
 
 LOG = logging.getLogger(__name__)
+
+SHUT_DOWN = "chassis shut down"
+"""Why a port is DOWN whose chassis was told to go."""
+
+_TURN = 0.02
+"""Seconds that rendering may take before others on the loop have their turn."""
+
+_PATIENCE = 4.0
+"""Seconds that a shutdown waits for the DF DB."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -58,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True):
     openflow: str
     control_socket: str
     lease_ttl: float
+    probe: Mode = "tunnelled"
+    vswitchd_control: str | None = None
     metrics_address: tuple[str, int] | None = None
 
     @classmethod
@@ -81,6 +96,8 @@ class Settings(msgspec.Struct, frozen=True):
             openflow=options.openflow_connection,
             control_socket=options.control_socket,
             lease_ttl=options.lease_ttl,
+            probe=options.probe,
+            vswitchd_control=options.vswitchd_control,
             metrics_address=_listening(options.metrics_address) if options.metrics_address else None,
         )
 
@@ -133,20 +150,38 @@ class Controller:
         )
         self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
-        self._control = ControlServer(
-            settings.control_socket, {"status": self._status, "places": self._places, "ports": self._ovs_ports}
+        self._prover = Prover(
+            Unixctl(settings.ovsdb, settings.vswitchd_control),
+            settings.chassis.bridge,
+            Planner(self._replica, self._engine.locality, me, settings.probe),
+            self._replica,
+            on_verdicts=self._tell,
+            on_fault=self._doubt,
+            now=time.time,
         )
+        self._control = ControlServer(
+            settings.control_socket,
+            {
+                "status": self._status,
+                "places": self._places,
+                "ports": self._ovs_ports,
+                "port": self._port,
+                "shutdown": self._shut_down,
+            },
+        )
+        self._stop = asyncio.Event()
+        self._shutting_down = False
         self._confirmed = False
+        self._said: dict[str, Claim] = {}
         self._mods = 0
         self._unconfirmed: list[LocalityEvent] = []
         self.subscribers: list[Callable[[Sequence[LocalityEvent]], None]] = [_count]
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT. Flows stay; the chassis says that it is gone."""
+        """Run until SIGTERM, SIGINT or a shutdown. The flows stay; the chassis isn't alive any more."""
         metrics.IN_SYNC.set_function(lambda: self._in_sync)
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         LOG.info("controller of %s, DF DB %s", self._name, self._settings.store_url)
         async with asyncio.TaskGroup() as group:
             parts = (
@@ -154,12 +189,13 @@ class Controller:
                 pass_hints(self._store, self._bus),
                 self._switch.run(),
                 self._drive(),
+                self._prover.run(),
                 self._report.run(),
                 self._liveness.run(),
                 self._control.run(),
             )
             tasks = [group.create_task(part) for part in parts]
-            await stop.wait()
+            await self._stop.wait()
             for task in tasks:
                 task.cancel()
         await self._liveness.end()
@@ -204,8 +240,9 @@ class Controller:
     async def _settle(self) -> bool:
         """Render, send, and after the barrier tell. Returns False if the switch is away; its return is news."""
         self._confirmed = False
+        self._prover.unsettled()
         with metrics.SETTLE_SECONDS.time():
-            self._unconfirmed += self._engine.settle(self._switch.want).events
+            self._unconfirmed += (await self._render()).events
             said = claims(self._name, self._replica, self._engine.locality)
         try:
             with metrics.SYNC_SECONDS.time():
@@ -216,13 +253,65 @@ class Controller:
         self._confirmed = True
         self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
-        broken = {owner.id for owner in (*self._switch.degraded, *self._engine.broken)}
+        broken = self._broken()
         metrics.OWNERS_DEGRADED.set(len(broken))
-        self._report.confirmed(without(broken, said))
+        self._said = without(broken, said)
+        self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
+        self._tell()
         confirmed, self._unconfirmed = self._unconfirmed, []
         for subscriber in self.subscribers:
             subscriber(confirmed)
         return True
+
+    async def _render(self) -> Settled:
+        """Settle the engine without keeping others on the loop waiting: leases want renewing while thousands of ports render."""
+        steps, began = self._engine.settling(self._switch.want), time.perf_counter()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                settled: Settled = end.value
+                return settled
+            if time.perf_counter() - began > _TURN:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+
+    def _broken(self) -> dict[str, str]:
+        """The objects whose flows are left out, and why."""
+        degraded = {**self._engine.degraded, **self._switch.degraded}
+        owners = (*self._switch.degraded, *self._engine.broken)
+        return {owner.id: f"{owner}: {degraded[owner]}" for owner in owners}
+
+    def _tell(self) -> None:
+        """Have reported what was confirmed and proven."""
+        if not self._shutting_down:
+            self._report.confirmed(self._prover.gate(self._said))
+
+    def _doubt(self) -> None:
+        """A port doesn't work although its flows should stand: somebody else may have changed the switch."""
+        self._switch.doubt()
+        self._news.set()
+
+    async def _shut_down(self) -> dict[str, Any]:
+        """The chassis goes: say DOWN of all its ports, withdraw its liveness, end. The flows stay.
+
+        Returns how many ports there are, and what the DF DB could not be told, in words.
+        """
+        LOG.info("shutting down: all ports of %s are reported DOWN", self._name)
+        self._shutting_down = True
+        said = claims(self._name, self._replica, self._engine.locality)
+        down = {
+            port: msgspec.structs.replace(claim, status="DOWN", reason=SHUT_DOWN, ofport=None)
+            for port, claim in said.items()
+        }
+        self._report.confirmed(down)
+        untold = ""
+        if not await self._report.written(_PATIENCE):
+            untold = f"the statuses of {len(down)} ports may not all be DOWN: {self._report.trouble or 'no answer'}"
+            LOG.warning("%s", untold)
+        await self._liveness.end()
+        self._stop.set()
+        return {"ports": len(down), "untold": untold}
 
     @property
     def _in_sync(self) -> bool:
@@ -236,12 +325,27 @@ class Controller:
             "in_sync": self._in_sync,
             "switch_connected": self._switch.connected,
             "ovsdb_in_sync": self._switch.ovsdb_in_sync,
+            "df_db": self._intake.outage or "answers",
+            "statuses": self._report.trouble or "written",
+            "bus": _plain_stats(self._bus),
+            "probe": self._prover.status(),
             "revision": self._intake.revision,
             "mods_since_start": self._mods,
             "places": len(self._engine.places),
             "scopes": sorted(self._intake.arrived),
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
+        }
+
+    def _port(self, port: str) -> dict[str, Any]:
+        """One port as seen from here: its place, what is said of it, its last proof."""
+        place, claim = self._engine.locality(port), self._said.get(port)
+        return {
+            "place": None if place is None else _plain(place),
+            "said": None if claim is None else msgspec.to_builtins(claim),
+            "probe": self._prover.of(port),
+            "interfaces": [msgspec.to_builtins(it) for it in self._replica.where(OvsPort, iface_id=port)],
+            "degraded": self._broken().get(port),
         }
 
     def _places(self) -> dict[str, Any]:
@@ -263,6 +367,12 @@ def _tidy_memory() -> None:
 
 def _plain(locality: Locality) -> dict[str, Any]:
     return {"kind": type(locality).__name__.lower(), **msgspec.to_builtins(locality)}
+
+
+def _plain_stats(bus: PubSub) -> dict[str, Any]:
+    """The bus's counters; a bus that is none has none."""
+    stats = getattr(bus, "stats", None)
+    return {} if stats is None else dict(msgspec.to_builtins(stats))
 
 
 def _count(events: Sequence[LocalityEvent]) -> None:

@@ -73,6 +73,13 @@ class Replica:
         """All objects of a kind, ordered by id."""
         return tuple(found for _, found in sorted(self._objects[model].items()))
 
+    def ids(self, model: type[Object], **condition: str) -> Iterable[str]:
+        """The ids of all objects of a kind, or of those whose indexed field has the value; in no order, at no cost."""
+        if not condition:
+            return self._objects[model].keys()
+        ((field, value),) = condition.items()
+        return self._indices[model, field].get(value, ())
+
     def revision(self, model: type[Row], id: str) -> int:
         """The store revision of a row that is held, else 0."""
         return self._revisions[model].get(id, 0)

@@ -7,15 +7,29 @@ stand in the replica, and the difference is written. No lost write, lost row or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
+from dragonflow.apps.wiring import interfaces, is_standby, standby_ofport
 from dragonflow.controller.replica import Replica
-from dragonflow.model import Alive, Binding, Chassis, LogicalPort, PortStatus, Row, encode
+from dragonflow.model import (
+    Alive,
+    Binding,
+    Chassis,
+    LogicalPort,
+    LogicalSwitch,
+    OvsPort,
+    PortStatus,
+    Row,
+    encode,
+    status_scope,
+)
 from dragonflow.observe import metrics
 from dragonflow.pipeline.facts import Local, Locality
 from dragonflow.pubsub.protocol import PORT_STATUS, Message, PubSub
@@ -26,38 +40,81 @@ LOG = logging.getLogger(__name__)
 _BATCH = 100
 """Status rows a transaction: what etcd's default of 128 operations a transaction allows, with room."""
 
-_BACKOFF = (0.1, 5.0)
-"""Seconds to wait after the first failed write, and at the most."""
+_LONGEST_REASON = 500
+"""Characters of a reason, so that a batch stays far below etcd's 1.5 MB a request."""
+
+_BACKOFF = (0.1, 1.0)
+"""Seconds to wait after the first failed write, and at the most: statuses are right again soon after an outage."""
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What this chassis may say of a port, once the barrier has confirmed the flows of ``revision``."""
+    """What this chassis may say of a port, once the barrier has confirmed the flows of ``revision``.
+
+    ``reason`` says why a port is DOWN; ``ofport`` is where an ACTIVE one is wired.
+    """
 
     network: str
     generation: int
     status: Literal["ACTIVE", "DOWN"]
     revision: int
+    reason: str = ""
+    ofport: int | None = None
 
 
 def claims(chassis: str, replica: Replica, locality: Callable[[str], Locality | None]) -> dict[str, Claim]:
-    """What to say of the ports that are actively bound to ``chassis``, if the switch confirms what was just rendered."""
+    """What to say of the ports that are bound to ``chassis``, if the switch confirms what was just rendered.
+
+    Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired.
+    """
     said = {}
     for binding in replica.where(Binding, host=chassis):
         port = replica.get(LogicalPort, binding.id)
-        if port is None or not binding.active or port.chassis != chassis or port.generation != binding.generation:
+        if port is None or port.generation != binding.generation:
             continue
-        works = port.admin_up and isinstance(locality(port.id), Local)
+        if binding.active != (port.chassis == chassis) or not (binding.active or is_standby(port, chassis)):
+            continue  # one of both rows is older than the other
         revision = replica.revision(LogicalPort, port.id)
-        said[port.id] = Claim(port.network, port.generation, "ACTIVE" if works else "DOWN", revision)
+        if binding.active:
+            place = locality(port.id)
+            ofport = place.ofport if isinstance(place, Local) else None
+        else:
+            ofport = standby_ofport(port, chassis, replica)
+        if ofport is not None and port.admin_up:
+            said[port.id] = Claim(port.network, port.generation, "ACTIVE", revision, ofport=ofport)
+        else:
+            said[port.id] = Claim(port.network, port.generation, "DOWN", revision, _why_down(port, replica))
     return said
 
 
-def without(broken: Collection[str], said: Mapping[str, Claim]) -> dict[str, Claim]:
-    """The same claims, but DOWN where an owner that serves the port or its network is degraded (``broken``: ids of objects)."""
-    return {
-        port: msgspec.structs.replace(claim, status="DOWN") if port in broken or claim.network in broken else claim
-        for port, claim in said.items()
-    }
+def _why_down(port: LogicalPort, replica: Replica) -> str:
+    """In words for operators: what keeps the port from having a place here."""
+    network = replica.get(LogicalSwitch, port.network)
+    if not port.admin_up:
+        return "switched off (admin_state_up is false)"
+    if network is None:
+        return f"network {port.network} has no row in the DF DB"
+    if not network.admin_up:
+        return f"network {port.network} is switched off (admin_state_up is false)"
+    if interfaces(port, replica):
+        return "no app gives the port a place here"
+    for interface in replica.where(OvsPort, iface_id=port.id):
+        if interface.error:
+            return f"interface {interface.id} doesn't work: {interface.error}"
+    return "not plugged: no interface of the integration bridge with its iface-id has an OpenFlow port"
+
+
+def without(broken: Mapping[str, str], said: Mapping[str, Claim]) -> dict[str, Claim]:
+    """The same claims, but DOWN where an owner that serves the port or its network is degraded.
+
+    ``broken`` maps ids of objects to what is wrong with them.
+    """
+    told = dict(said)
+    if broken:
+        for port, claim in said.items():
+            wrong = broken.get(port) or broken.get(claim.network)
+            if wrong is not None and claim.status == "ACTIVE":
+                told[port] = msgspec.structs.replace(claim, status="DOWN", reason=f"flows left out: {wrong}")
+    return told
 
 
 class Report:
@@ -79,15 +136,28 @@ class Report:
         self._now = now
         self._claims: Mapping[str, Claim] | None = None
         self._wake = asyncio.Event()
+        self._done = asyncio.Event()
+        self._since: float | None = None
+        self.trouble: str | None = None
+        """Why the rows can't be written now; None while they can."""
 
     def confirmed(self, said: Mapping[str, Claim]) -> None:
-        """The switch has confirmed: from now on these are the statuses that should stand."""
+        """From now on these are the statuses that should stand. Of other ports bound here nothing is said: what stands stays."""
         self._claims = said
-        self._wake.set()
+        self._since = self._since or time.monotonic()
+        self.wake()
 
     def wake(self) -> None:
         """Rows in the replica changed: compare again."""
+        self._done.clear()
         self._wake.set()
+
+    async def written(self, seconds: float) -> bool:
+        """Wait until all that should stand does, but no longer than so many seconds; returns whether it does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._done.wait()
+        return self._done.is_set()
 
     async def run(self) -> None:
         """Write what differs, as often as something changes; failed writes are tried again with backoff and jitter."""
@@ -101,12 +171,25 @@ class Report:
                     await self._write(different[start : start + _BATCH])
             except StoreError as error:
                 metrics.STORE_FAILURES.inc()
-                LOG.warning("status not written, next try in %.1f s: %s", delay, error)
+                if self.trouble is None:
+                    LOG.warning("port statuses can't be written, trying on: %s", error)
+                self.trouble = str(error)
                 self._wake.set()
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))
                 delay = min(delay * 2, most)
             else:
+                self._all_written()
                 delay = _BACKOFF[0]
+
+    def _all_written(self) -> None:
+        if self.trouble is not None:
+            LOG.info("port statuses are written again")
+            self.trouble = None
+        if not self._wake.is_set():
+            self._done.set()
+            if self._since is not None:
+                metrics.STATUS_SECONDS.observe(time.monotonic() - self._since)
+                self._since = None
 
     def _difference(self) -> list[tuple[Key, Row | None]]:
         """What to write: rows under their keys, None where the record should go."""
@@ -115,21 +198,23 @@ class Report:
             return different
         if self._replica.get(Chassis, self._chassis.id) != self._chassis:
             different.append((_key(self._chassis), self._chassis))
-        if self._claims is None:
+        if self._claims is None or status_scope(self._chassis.id) not in self._replica.scopes:
             return different
         for port, claim in self._claims.items():
             row = self._replica.get(PortStatus, port)
-            if row is None or (row.generation, row.status, row.revision) != (
-                claim.generation,
-                claim.status,
-                claim.revision,
-            ):
+            if row is None or not self._says(row, claim):
                 status = self._status(port, claim)
                 different.append((_key(status), status))
-        for row in self._replica.all(PortStatus):
-            if row.id not in self._claims and self._replica.get(Binding, row.id) is None:
-                different.append((_key(row), None))
+        for port in self._replica.ids(PortStatus):
+            if port not in self._claims and self._replica.get(Binding, port) is None:
+                different.append((Key(status_scope(self._chassis.id), PortStatus.__name__, port), None))
         return different
+
+    def _says(self, row: PortStatus, claim: Claim) -> bool:
+        return (row.chassis, row.generation, row.status, row.revision, row.reason) == (
+            *(self._chassis.id, claim.generation, claim.status, claim.revision),
+            claim.reason[:_LONGEST_REASON],
+        )
 
     def _status(self, port: str, claim: Claim) -> PortStatus:
         return PortStatus(
@@ -139,6 +224,7 @@ class Report:
             status=claim.status,
             revision=claim.revision,
             at=self._now(),
+            reason=claim.reason[:_LONGEST_REASON],
         )
 
     async def _write(self, batch: Sequence[tuple[Key, Row | None]]) -> None:
@@ -156,7 +242,10 @@ class Report:
             if write.key.kind == "PortStatus"
         )
         if statuses:
-            await self._bus.publish(Message(PORT_STATUS, statuses))
+            try:
+                await self._bus.publish(Message(PORT_STATUS, statuses))
+            except Exception:  # the rows stand, and whoever compares finds them: only speed is lost
+                LOG.exception("statuses are written, but could not be told on the bus")
 
 
 def _key(row: Row) -> Key:
@@ -172,18 +261,22 @@ class Liveness:
         self._key = Key(self._row.scope, "Alive", chassis)
         self._ttl = ttl
         self._lease: str | None = None
-        self._told = True
+        self._trouble = False
 
     async def run(self) -> None:
         """Renew until cancelled. An outage of the DF DB is waited out; a lost lease or row is made anew."""
         while True:
             try:
                 await self._renew()
-                self._told = True
             except StoreError as error:
-                if self._told:
-                    LOG.warning("liveness not renewed, trying on: %s", error)
-                    self._told = False
+                if not self._trouble:
+                    LOG.warning("liveness can't be renewed, trying on: %s", error)
+                self._trouble = True
+                await asyncio.sleep(min(self._ttl / 4, 1.0) * random.uniform(0.5, 1.0))
+                continue
+            if self._trouble:
+                LOG.info("liveness is renewed again")
+                self._trouble = False
             await asyncio.sleep(self._ttl / 4)
 
     async def _renew(self) -> None:
@@ -196,7 +289,11 @@ class Liveness:
                 self._lease = None
         if self._lease is None:
             self._lease = await self._store.grant_lease(self._ttl)
-        await self._store.commit(Txn((Put(self._key, encode(self._row), self._lease),)))
+        try:
+            await self._store.commit(Txn((Put(self._key, encode(self._row), self._lease),)))
+        except LeaseExpired:
+            self._lease = None
+            raise
 
     async def _stands(self) -> bool:
         record = await self._store.get(self._key)
@@ -206,10 +303,13 @@ class Liveness:
             LOG.error("another controller calls itself %s too; give each host its own name ([df] host)", self._row.id)
         return True
 
-    async def end(self) -> None:
-        """Say that this chassis's controller is gone, if the DF DB can be told."""
-        if self._lease is not None:
-            try:
-                await self._store.revoke(self._lease)
-            except StoreError as error:
-                LOG.info("liveness not withdrawn, it ends with its lease: %s", error)
+    async def end(self, seconds: float = 2.0) -> None:
+        """Say that this chassis's controller is gone, if the DF DB can be told within so many seconds."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._store.revoke(lease)
+        except (StoreError, TimeoutError) as error:
+            LOG.info("liveness not withdrawn, it ends with its lease: %s", error or "no answer")

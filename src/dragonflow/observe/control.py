@@ -1,6 +1,8 @@
 """The control socket: a running controller answers questions about itself, one JSON object a line each way.
 
-``{"get": "places"}`` → ``{"places": …}``; an unknown question gets ``{"error": …}``. Only the socket's owner may connect (0600).
+``{"get": "places"}`` → ``{"places": …}``; a question about one object names it: ``{"get": "port", "of": ID}``. An unknown
+question gets ``{"error": …}``. What a controller can be told to do is asked for in the same way. Only the socket's owner may
+connect (0600).
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 LOG = logging.getLogger(__name__)
 
-Answer = Callable[[], Any]
+Answer = Callable[[], Any] | Callable[[str], Any]
+"""Takes the name of an object if it is about one; may be a coroutine function, if the answer needs time."""
 
 _LINE_LIMIT = 64 * 1024
 
@@ -51,7 +54,8 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                answer = await self._answer(line)
+                writer.write(json.dumps(answer).encode() + b"\n")  # at once: the controller may be about to end
                 await writer.drain()
         except (ConnectionError, ValueError) as error:  # ValueError: a line beyond the limit
             LOG.info("control socket: %s", error)
@@ -60,18 +64,25 @@ class ControlServer:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            question = json.loads(line)["get"]
-            answer = self._answers[question]
-        except (ValueError, KeyError, TypeError):
-            known = ", ".join(self._answers)
-            return {"error": f'ask {{"get": QUESTION}} with one of: {known}'}
-        return {question: answer()}
+            asked = json.loads(line)
+            question, of = asked["get"], asked.get("of")
+            answer: Callable[..., Any] = self._answers[question]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return self._unknown()
+        try:
+            found = answer() if of is None else answer(of)
+        except TypeError:
+            return self._unknown()
+        return {question: await found if isinstance(found, Awaitable) else found}
+
+    def _unknown(self) -> dict[str, Any]:
+        return {"error": f'ask {{"get": QUESTION}} with one of: {", ".join(self._answers)}'}
 
 
-def ask(path: str, question: str, timeout: float = 5.0) -> Any:
-    """Ask the controller behind the socket ``path``; waits at most ``timeout`` seconds.
+def ask(path: str, question: str, of: str | None = None, timeout: float = 5.0) -> Any:
+    """Ask the controller behind the socket ``path``, about an object if ``of`` names one; waits at most ``timeout`` seconds.
 
     :raises ControlError: nobody answers there, or the question is unknown.
     """
@@ -79,7 +90,8 @@ def ask(path: str, question: str, timeout: float = 5.0) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
             connection.connect(path)
-            connection.sendall(json.dumps({"get": question}).encode() + b"\n")
+            asked = {"get": question} if of is None else {"get": question, "of": of}
+            connection.sendall(json.dumps(asked).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 answer = json.loads(lines.readline())
     except (OSError, ValueError) as error:

@@ -13,6 +13,11 @@ ROWS_REFUSED = Counter("dragonflow_rows_refused", "Rows of the DF DB that could 
 LOCALITY_EVENTS = Counter("dragonflow_locality_events", "Confirmed changes of ports' places", ["kind", "change"])
 STATUS_WRITES = Counter("dragonflow_status_writes", "Rows of port status, chassis and liveness written")
 STORE_FAILURES = Counter("dragonflow_store_failures", "Writes to the DF DB that failed and were tried again")
+STATUS_SECONDS = Histogram(
+    "dragonflow_status_seconds", "From a confirmed status to its row in the DF DB, outages included", buckets=_FAST
+)
+PROBES = Counter("dragonflow_probes", "Ports that were proven or not, each time that one was tried", ["verdict"])
+PROBE_SECONDS = Histogram("dragonflow_probe_seconds", "Asking ovs-vswitchd about a batch of ports", buckets=_FAST)
 OWNERS_DEGRADED = Gauge("dragonflow_owners_degraded", "Owners whose flows are left out because something refused them")
 IN_SYNC = Gauge("dragonflow_in_sync", "1 while the DF DB, OVSDB and the switch are all connected and in sync")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,8 +18,8 @@ from dragonflow.switch.readback import GroupsUnreadable, read_back
 
 logger = logging.getLogger(__name__)
 
-_FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 1.0
-"""Seconds between two tries to connect: what OVS loses by a restart should be back as soon as it listens."""
+_FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 0.2
+"""Seconds between two tries to connect: what OVS loses by a restart should be back as soon as it listens. A try costs little."""
 
 
 class Switch:
@@ -48,6 +49,9 @@ class Switch:
         self._connection: Connection | None = None
         self._syncing = asyncio.Lock()
         self._with_groups = True
+        self._doubted = False
+        self.connections = 0
+        """How many bridges were connected and read back so far."""
 
     @property
     def connected(self) -> bool:
@@ -82,6 +86,10 @@ class Switch:
         """Have OVSDB make the tunnel ports that are wanted so far, ahead of the first ``sync``; none is removed."""
         self._ovsdb.want_tunnels(self._ledger.tunnels, sweep=False)
 
+    def doubt(self) -> None:
+        """Somebody else may have changed the bridge: the next ``sync`` reads it back before it sends the difference."""
+        self._doubted = True
+
     async def sync(self, *, sweep: bool = True) -> Synced:
         """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
 
@@ -95,6 +103,8 @@ class Switch:
             if connection is None:
                 raise Disconnected(f"{self._target}: not connected")
             try:
+                if self._doubted:
+                    await self._read_again(connection)
                 return await bring_up_to_date(connection, self._ledger, sweep=sweep)
             except BaseException:
                 # what arrived is unknown: a new connection starts by reading
@@ -134,10 +144,26 @@ class Switch:
     async def _adopt(self, connection: Connection) -> None:
         """Read the bridge back; from then on the ledger's difference is right for it."""
         async with self._syncing:
-            found = await read_back(connection, with_groups=self._with_groups)
-            self._with_groups = True
             self._ledger.forgive()
-            self._ledger.adopt(found.flows, found.groups, found.meters)
+            flows = await self._read(connection)
             self._connection = connection
-        logger.info("Connected to %s, which has %d flows", self._target, len(found.flows))
+            self.connections += 1
+        logger.info("Connected to %s, which has %d flows", self._target, flows)
         self._on_connect()
+
+    async def _read_again(self, connection: Connection) -> None:
+        try:
+            await self._read(connection)
+        except GroupsUnreadable:
+            self._with_groups = False
+            raise
+        except (Refused, struct.error, ValueError) as error:
+            raise Disconnected(f"{self._target} can't be read back: {error}") from error
+
+    async def _read(self, connection: Connection) -> int:
+        """Take what the bridge has for what it has, whatever was sent before. Returns how many flows that are."""
+        self._doubted = False
+        found = await read_back(connection, with_groups=self._with_groups)
+        self._with_groups = True
+        self._ledger.adopt(found.flows, found.groups, found.meters)
+        return len(found.flows)

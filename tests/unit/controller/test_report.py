@@ -12,6 +12,8 @@ from dragonflow.model import (
     Binding,
     Chassis,
     LogicalPort,
+    LogicalSwitch,
+    OvsPort,
     PortStatus,
     Row,
     decode,
@@ -28,7 +30,7 @@ from dragonflow.store.protocol import Delete, Key, Put, Txn, Unavailable
 HERE = Chassis(id="h1", tunnel_ip="192.0.2.1")
 PORT = LogicalPort(id="p1", key=1, network="n1", mac="fa:16:3e:00:00:01", chassis="h1", generation=3, revision=1)
 BINDING = Binding(id="p1", host="h1", network="n1", generation=3)
-ACTIVE = Claim("n1", 3, "ACTIVE", 7)
+ACTIVE = Claim("n1", 3, "ACTIVE", 7, ofport=5)
 
 
 class Bus:
@@ -71,32 +73,74 @@ def replica(*rows: tuple[Row, int]) -> Replica:
     return held
 
 
+def down(reason: str) -> Claim:
+    return Claim("n1", 3, "DOWN", 7, reason)
+
+
+NET = LogicalSwitch(id="n1", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1)
+TAP = OvsPort(id="tap1", ofport=5, iface_id="p1")
+MOVING = msgspec.structs.replace(PORT, chassis="h2", standby=("h1",))
+PREPARED = msgspec.structs.replace(BINDING, active=False)
+OFF = "switched off (admin_state_up is false)"
+UNPLUGGED = "not plugged: no interface of the integration bridge with its iface-id has an OpenFlow port"
+
+
 @pytest.mark.parametrize(
-    ("port", "binding", "place", "said"),
+    ("port", "binding", "place", "interface", "said"),
     [
-        (PORT, BINDING, Local(5), ACTIVE),
-        (PORT, BINDING, None, Claim("n1", 3, "DOWN", 7)),
-        (PORT, BINDING, Remote("h2", 1, "192.0.2.2"), Claim("n1", 3, "DOWN", 7)),
-        (msgspec.structs.replace(PORT, admin_up=False), BINDING, Local(5), Claim("n1", 3, "DOWN", 7)),
-        (msgspec.structs.replace(PORT, chassis="h2"), BINDING, Local(5), None),
-        (PORT, msgspec.structs.replace(BINDING, generation=4), Local(5), None),
-        (PORT, msgspec.structs.replace(BINDING, active=False), Local(5), None),
-        (None, BINDING, None, None),
-        (PORT, None, Local(5), None),
+        (PORT, BINDING, Local(5), TAP, ACTIVE),
+        (PORT, BINDING, None, None, down(UNPLUGGED)),
+        (PORT, BINDING, None, msgspec.structs.replace(TAP, ofport=None), down(UNPLUGGED)),
+        (PORT, BINDING, Remote("h2", 1, "192.0.2.2"), TAP, down("no app gives the port a place here")),
+        (msgspec.structs.replace(PORT, admin_up=False), BINDING, Local(5), TAP, down(OFF)),
+        (
+            *(PORT, BINDING, None, msgspec.structs.replace(TAP, ofport=None, error="no such device")),
+            down("interface tap1 doesn't work: no such device"),
+        ),
+        (msgspec.structs.replace(PORT, chassis="h2"), BINDING, Local(5), TAP, None),
+        (PORT, msgspec.structs.replace(BINDING, generation=4), Local(5), TAP, None),
+        (PORT, PREPARED, Local(5), TAP, None),
+        (None, BINDING, None, TAP, None),
+        (PORT, None, Local(5), TAP, None),
+        (MOVING, PREPARED, Remote("h2", 1, "192.0.2.2"), TAP, ACTIVE),
+        (MOVING, PREPARED, None, TAP, ACTIVE),
+        (MOVING, PREPARED, Remote("h2", 1, "192.0.2.2"), None, down(UNPLUGGED)),
+        (msgspec.structs.replace(MOVING, admin_up=False), PREPARED, None, TAP, down(OFF)),
+        (MOVING, BINDING, None, TAP, None),
     ],
 )
-def test_a_chassis_speaks_only_of_ports_actively_bound_to_it(
-    port: LogicalPort | None, binding: Binding | None, place: Locality | None, said: Claim | None
+def test_a_chassis_speaks_only_of_ports_bound_to_it_and_says_why_they_are_down(
+    port: LogicalPort | None,
+    binding: Binding | None,
+    place: Locality | None,
+    interface: OvsPort | None,
+    said: Claim | None,
 ) -> None:
-    held = replica(*((row, 7) for row in (port, binding) if row is not None))
+    held = replica(*((row, 7) for row in (NET, port, binding) if row is not None))
+    if interface is not None:
+        held.upsert_port(interface)
     assert claims("h1", held, {"p1": place}.get) == ({} if said is None else {"p1": said})
 
 
 @pytest.mark.parametrize(
-    ("broken", "status"), [(set(), "ACTIVE"), ({"p1"}, "DOWN"), ({"n1"}, "DOWN"), ({"p2"}, "ACTIVE")]
+    ("network", "reason"),
+    [
+        (None, "network n1 has no row in the DF DB"),
+        (msgspec.structs.replace(NET, admin_up=False), "network n1 is switched off (admin_state_up is false)"),
+    ],
 )
-def test_what_is_not_wholly_installed_is_down(broken: set[str], status: str) -> None:
-    assert without(broken, {"p1": ACTIVE})["p1"].status == status
+def test_a_port_is_down_for_its_networks_sake(network: LogicalSwitch | None, reason: str) -> None:
+    held = replica(*((row, 7) for row in (network, PORT, BINDING) if row is not None))
+    held.upsert_port(TAP)
+    assert claims("h1", held, {}.get) == {"p1": down(reason)}
+
+
+@pytest.mark.parametrize("broken", ["", "p1", "n1", "p2"])
+def test_what_is_not_wholly_installed_is_down(broken: str) -> None:
+    told = without({broken: "l2/…: bad group"} if broken else {}, {"p1": ACTIVE})["p1"]
+    wrong = broken in ("p1", "n1")
+    assert told.status == ("DOWN" if wrong else "ACTIVE")
+    assert told.reason == ("flows left out: l2/…: bad group" if wrong else "")
 
 
 class World:
@@ -141,7 +185,7 @@ async def test_what_stands_already_is_not_written_again(world: World) -> None:
     before = (await world.store.snapshot(["*"])).revision
     world.report.confirmed({"p1": ACTIVE})
     world.report.wake()
-    world.report.confirmed({"p1": msgspec.structs.replace(ACTIVE, status="DOWN")})
+    world.report.confirmed({"p1": down(UNPLUGGED)})
     await world.until(lambda found: isinstance(found, PortStatus) and found.status == "DOWN")
     assert (await world.store.snapshot(["*"])).revision == before + 1
 

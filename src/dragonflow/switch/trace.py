@@ -1,0 +1,63 @@
+"""What ``ofproto/trace`` says: where a packet would go, and where its way ended (ovs-vswitchd(8), ofproto commands)."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_TABLE = re.compile(r"\s*(\d+)\. (.*)")
+_OUTPUT = re.compile(r"\s*output:(\d+)")
+_SET_TUNNEL = re.compile(r"\s*set_field:(\S+)->(tun_id|tun_dst|tun_ipv6_dst)")
+_REFUSED = re.compile(r"\s*>+ *(.*skipping .*output|Nonexistent output port|.*dropping packet|OFPPC_)", re.IGNORECASE)
+_OURS = re.compile(r"cookie 0xdf[0-9a-f]{14}\b")
+_NO_STEP = ("Flow:", "Final flow:", "Megaflow:", "Datapath actions:", "bridge(", "recirc(", "---", "===")
+
+_SHOWN = 12
+"""Lines of a trace that an operator is shown: the last table and what happened there, and the tables before it."""
+
+
+class Out(msgspec.Struct, frozen=True):
+    """An output: the OpenFlow port, and for one to a tunnel the VNI and the VTEP that were set before it."""
+
+    ofport: int
+    vni: int | None = None
+    vtep: str | None = None
+
+
+class Traced(msgspec.Struct, frozen=True):
+    """A packet's way: the tables in which it was, the last flow that it met, where it came out, the end of the trace.
+
+    ``foreign``: that flow has no cookie of ours.
+    """
+
+    tables: tuple[int, ...]
+    last_flow: str
+    foreign: bool
+    outputs: tuple[Out, ...]
+    lines: tuple[str, ...]
+
+
+def parse(text: str) -> Traced:
+    """Read a trace. An output back to the input port, or to a port that isn't there, is none."""
+    tables: list[int] = []
+    outputs: list[Out] = []
+    way: list[str] = []
+    last, foreign, vni, vtep = "", False, None, None
+    for line in text.splitlines():
+        if not line or line.startswith(_NO_STEP):
+            continue
+        way.append(line.rstrip())
+        if found := _TABLE.match(line):
+            tables.append(int(found[1]))
+            last, foreign = found[2].partition(", cookie")[0], not _OURS.search(line)
+        elif found := _SET_TUNNEL.match(line):
+            if found[2] == "tun_id":
+                vni = int(found[1].partition("/")[0], 0)
+            else:
+                vtep = found[1]
+        elif found := _OUTPUT.match(line):
+            outputs.append(Out(int(found[1]), vni, vtep))
+        elif outputs and _REFUSED.match(line):
+            outputs.pop()
+    return Traced(tuple(tables), last, foreign, tuple(outputs), tuple(way[-_SHOWN:]))
