@@ -70,7 +70,7 @@ class EtcdMember:
         """Whether it answers, and knows a leader. :raises LabError: it has ended."""
         self.daemon.expect_alive()
         with contextlib.suppress(LabError):
-            return bool(self.status()["leader"])
+            return bool(self.status().get("leader"))
         return False
 
     def status(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class EtcdCluster:
                 continue
             with contextlib.suppress(LabError):
                 status = member.status()
-                if status["leader"] == status["header"]["member_id"]:
+                if status.get("leader") == status["header"]["member_id"]:
                     return member
         raise LabError(f"no member of the etcd cluster in {self.directory} leads")
 
