@@ -1,4 +1,4 @@
-"""Real Redis servers for the tests, and the store's conformance suite's ground on them."""
+"""The ground of the store's conformance suite on real Redis servers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 from dragonflow.lab.redis import RedisServers
 from dragonflow.store.conformance import Ground
@@ -15,18 +14,6 @@ from dragonflow.store.protocol import Store
 from dragonflow.store.redis import RedisStore
 
 _numbers = itertools.count(1)
-
-
-@contextlib.contextmanager
-def running(directory: Path, **what: object) -> Iterator[RedisServers]:
-    """Redis servers as long as the context; see ``RedisServers`` for what."""
-    servers = RedisServers(directory, directory / "redis", **what)  # type: ignore[arg-type]
-    servers.make()
-    try:
-        servers.start()
-        yield servers
-    finally:
-        servers.kill()
 
 
 def fresh_prefix() -> str:

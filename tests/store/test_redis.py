@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from redis_ground import RedisGround, running
+from redis_ground import RedisGround
 
 from dragonflow.lab.redis import RedisServers
 from dragonflow.store.conformance import Ground, StoreConformance
@@ -25,7 +25,8 @@ class TestSingle(OnRedis):
     @pytest.fixture(scope="class")
     @classmethod
     def servers(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
-        with running(tmp_path_factory.mktemp("single"), size=1, sentinels=0) as servers:
+        home = tmp_path_factory.mktemp("single")
+        with RedisServers(home, home / "redis", size=1, sentinels=0) as servers:
             yield servers
 
 
@@ -33,7 +34,8 @@ class TestTlsAndUsers(OnRedis):
     @pytest.fixture(scope="class")
     @classmethod
     def servers(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
-        with running(tmp_path_factory.mktemp("tls"), size=1, sentinels=0, tls=True, auth=True) as servers:
+        home = tmp_path_factory.mktemp("tls")
+        with RedisServers(home, home / "redis", size=1, sentinels=0, tls=True, auth=True) as servers:
             yield servers
 
 
@@ -41,5 +43,6 @@ class TestSentinel(OnRedis):
     @pytest.fixture(scope="class")
     @classmethod
     def servers(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
-        with running(tmp_path_factory.mktemp("sentinel")) as servers:
+        home = tmp_path_factory.mktemp("sentinel")
+        with RedisServers(home, home / "redis") as servers:
             yield servers

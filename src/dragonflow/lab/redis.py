@@ -12,6 +12,7 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -159,6 +160,20 @@ class RedisServers:
         """SIGKILL to all."""
         for member in (*self.sentinels, *self.servers):
             member.kill()
+
+    def __enter__(self) -> Self:
+        """Make and start them."""
+        self.make()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Kill them."""
+        self.kill()
 
     def wipe(self) -> None:
         """Kill all, and forget all data and roles; ports, certificates and passwords stay."""

@@ -7,8 +7,11 @@ from pathlib import Path
 from dragonflow.pubsub import memory
 from dragonflow.pubsub.none import NoPubSub
 from dragonflow.pubsub.protocol import PubSub
+from dragonflow.pubsub.redis import RedisPubSub
 from dragonflow.pubsub.zmq import IpcTransport, TcpTransport, ZmqPubSub
+from dragonflow.store._url import UnknownStore
 from dragonflow.store.protocol import Store
+from dragonflow.store.redis_client import RedisUrl
 
 __all__ = ["UnknownPubSub", "open_pubsub"]
 
@@ -18,8 +21,9 @@ class UnknownPubSub(ValueError):
 
 
 def open_pubsub(url: str, store: Store) -> PubSub:
-    """The bus of a URL: ``store`` (none but the store's own watch), ``zmq+ipc:///DIRECTORY``, ``zmq+tcp://ADDRESS``, or
-    ``memory://NAME`` within one process. No I/O happens yet. The store must stay open as long as the bus.
+    """The bus of a URL: ``store`` (none but the store's own watch), ``zmq+ipc:///DIRECTORY``, ``zmq+tcp://ADDRESS``, those
+    of Redis (``redis://HOST:PORT``, see ``store.open_store``), or ``memory://NAME`` within one process. No I/O happens yet. The
+    store must stay open as long as the bus.
 
     :raises UnknownPubSub: with what to write in the option ``[df] pubsub_url``.
     """
@@ -34,9 +38,11 @@ def open_pubsub(url: str, store: Store) -> PubSub:
                 return ZmqPubSub(store, IpcTransport(Path(rest)))
             case "zmq+tcp" if rest:
                 return ZmqPubSub(store, TcpTransport(rest))
-    except ValueError as error:
+            case _ if separator and scheme.partition("+")[0] == "redis":
+                return RedisPubSub(store, RedisUrl.parse(url))
+    except (ValueError, UnknownStore) as error:
         raise UnknownPubSub(f"[df] pubsub_url = {url!r}: {error}") from error
     raise UnknownPubSub(
-        f"[df] pubsub_url = {url!r} is no bus that this version knows; write 'store', zmq+ipc:///ABSOLUTE/DIRECTORY or "
-        "zmq+tcp://ADDRESS (or memory://NAME within one process)"
+        f"[df] pubsub_url = {url!r} is no bus that this version knows; write 'store', zmq+ipc:///ABSOLUTE/DIRECTORY, "
+        "zmq+tcp://ADDRESS or redis://HOST:PORT (or memory://NAME within one process)"
     )

@@ -6,20 +6,20 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Collection
 
-from dragonflow.pubsub.protocol import Message
+from dragonflow.pubsub.protocol import Message, Stats
 
 BACKLOG = 10_000
 """Messages that may wait for one subscriber. What is lost beyond is found in the store."""
 
 
 class Subscription:
-    """What one subscriber has not taken yet. To be used on one event loop."""
+    """What one subscriber has not taken yet; what it loses is counted in the bus's stats. To be used on one event loop."""
 
-    def __init__(self, topics: Collection[str]) -> None:
+    def __init__(self, topics: Collection[str], stats: Stats) -> None:
         if isinstance(topics, str):
             raise TypeError(f"topics must be a collection of names, not the one string {topics!r}")
         self.topics = frozenset(topics)
-        self.lost = 0
+        self._stats = stats
         self._waiting: deque[Message] = deque()
         self._wake = asyncio.Event()
         self._ended = False
@@ -28,9 +28,10 @@ class Subscription:
         """Put a message in the queue, if it is of our topics."""
         if message.topic not in self.topics:
             return
+        self._stats.received += 1
         if len(self._waiting) >= BACKLOG:
             self._waiting.popleft()
-            self.lost += 1
+            self._stats.lost += 1
         self._waiting.append(message)
         self._wake.set()
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Collection
 
 from dragonflow.pubsub._subscription import Subscription
-from dragonflow.pubsub.protocol import Message
+from dragonflow.pubsub.protocol import Message, Stats
 
 
 class Hub:
@@ -35,17 +35,19 @@ class MemoryPubSub:
         self.hub = hub if hub is not None else Hub()
         self._mine: set[Subscription] = set()
         self._closed = False
+        self.stats = Stats()
 
     async def publish(self, message: Message) -> None:
         """See ``PubSub``."""
         if not self._closed:
+            self.stats.sent += 1
             self.hub.relay(message, self.hub.deliver)
 
     async def subscribe(self, topics: Collection[str]) -> AsyncGenerator[Message, None]:
         """See ``PubSub``. What was published before the first ``anext`` is not seen."""
         if self._closed:
             return
-        end = Subscription(topics)
+        end = Subscription(topics, self.stats)
         with self.hub.lock:
             self.hub.ends[end] = asyncio.get_running_loop()
         self._mine.add(end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection
 
 from dragonflow.pubsub._subscription import Subscription
-from dragonflow.pubsub.protocol import Message
+from dragonflow.pubsub.protocol import Message, Stats
 
 
 class NoPubSub:
@@ -14,6 +14,7 @@ class NoPubSub:
     def __init__(self) -> None:
         self._mine: set[Subscription] = set()
         self._closed = False
+        self.stats = Stats()
 
     async def publish(self, message: Message) -> None:
         """See ``PubSub``."""
@@ -22,7 +23,7 @@ class NoPubSub:
         """See ``PubSub``."""
         if self._closed:
             return
-        end = Subscription(topics)
+        end = Subscription(topics, self.stats)
         self._mine.add(end)
         try:
             async for message in end.messages():

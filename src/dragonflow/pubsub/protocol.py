@@ -28,8 +28,25 @@ class Message(msgspec.Struct, frozen=True):
     records: tuple[Record, ...]
 
 
+class Stats(msgspec.Struct):
+    """What a bus of one process has counted since it was made."""
+
+    sent: int = 0
+    """Messages handed over to whatever carries them."""
+    received: int = 0
+    """Messages that came for a subscriber; one that several of this process subscribe to counts for each."""
+    dropped: int = 0
+    """Messages that could not be sent: nobody could be reached, the queue was full, or it was too big."""
+    lost: int = 0
+    """Messages that came, but that a subscriber of this process was too slow to take."""
+    unreadable: int = 0
+    """Messages that came and could not be understood."""
+
+
 class PubSub(Protocol):
     """A message bus. Publishing never waits for subscribers and never fails because of them."""
+
+    stats: Stats
 
     async def publish(self, message: Message) -> None:
         """Send to whoever listens now. A bus that is out of reach drops it and counts that."""

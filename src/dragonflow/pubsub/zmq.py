@@ -27,7 +27,7 @@ import zmq.asyncio
 
 from dragonflow.pubsub import wire
 from dragonflow.pubsub._subscription import Subscription
-from dragonflow.pubsub.protocol import Message
+from dragonflow.pubsub.protocol import Message, Stats
 from dragonflow.store.feed import Backoff, Feed, ScopeReset
 from dragonflow.store.protocol import Key, LeaseExpired, Put, Record, Store, StoreError, Txn
 
@@ -53,15 +53,6 @@ class Endpoint(msgspec.Struct, frozen=True, tag_field="schema", tag="Endpoint/1"
     """Where a process publishes."""
 
     address: str
-
-
-class Stats(msgspec.Struct):
-    """Counts since the bus was made: ``dropped`` could not be sent, ``unreadable`` could not be understood."""
-
-    sent: int = 0
-    received: int = 0
-    dropped: int = 0
-    unreadable: int = 0
 
 
 class IpcTransport:
@@ -173,7 +164,7 @@ class ZmqPubSub:
         """See ``PubSub``."""
         if self._closed:
             return
-        end = Subscription(topics)
+        end = Subscription(topics, self.stats)
         self._bind()
         sub = self._listen()
         for topic in end.topics:
@@ -310,7 +301,6 @@ class ZmqPubSub:
             self.stats.unreadable += 1
             self._log("message dropped: %s (%d so far)", error, self.stats.unreadable)
             return
-        self.stats.received += 1
         for end in self._ends:
             end.offer(message)
 

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -243,6 +243,19 @@ class RedisServer:
             finally:
                 if connection is not None and not connection.closed:
                     self._idle.append(connection)
+
+    @contextlib.contextmanager
+    def until_lost(self, connection: Connection) -> Iterator[None]:
+        """What lasts as long as a connection that was made with ``connect``; it is closed in the end.
+
+        :raises Unavailable: instead of the connection's own errors, with the reason and the fix.
+        """
+        try:
+            yield
+        except (ReplyError, OSError) as error:
+            raise Unavailable(explain(shown(connection.where), error)) from error
+        finally:
+            self.give_up(connection)
 
     def give_up(self, connection: Connection | None, others: bool = True) -> None:
         """Close a connection, and all ``others`` that nobody uses now: what made it fail is likely theirs too."""

@@ -12,10 +12,10 @@ import random
 import time
 from collections.abc import Callable, Set
 
-from dragonflow.store._rediserrors import ReplyError, explain
+from dragonflow.store._rediserrors import ReplyError
 from dragonflow.store.feed import Backoff
 from dragonflow.store.protocol import Unavailable
-from dragonflow.store.redis_client import TIMEOUT, Connection, RedisServer, shown
+from dragonflow.store.redis_client import TIMEOUT, Connection, RedisServer
 
 LOG = logging.getLogger(__name__)
 
@@ -76,14 +76,8 @@ class Listener:
             began = time.monotonic()
             try:
                 connection = await self._server.connect()
-                try:
+                with self._server.until_lost(connection):
                     await self._listen(connection)
-                except (OSError, ReplyError) as error:
-                    raise Unavailable(explain(shown(connection.where), error)) from error
-                finally:
-                    if self._connection is connection:
-                        self._connection = None
-                    self._server.give_up(connection)
             except Unavailable as error:
                 failures = 1 if time.monotonic() > began + _STEADY else failures + 1
                 LOG.debug("not listening: %s", error)
@@ -107,7 +101,14 @@ class Listener:
     async def _listen(self, connection: Connection) -> None:
         """:raises OSError: the connection was lost. :raises ReplyError: we may not listen."""
         self._connection, self._asked = connection, frozenset()
-        self._ask(connection)
+        try:
+            self._ask(connection)
+            await self._take_all(connection)
+        finally:
+            if self._connection is connection:
+                self._connection = None
+
+    async def _take_all(self, connection: Connection) -> None:
         silent, taken = False, 0
         while True:
             try:

@@ -11,12 +11,13 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
+from dragonflow.lab.redis import RedisServers
 from dragonflow.pubsub import UnknownPubSub, open_pubsub, wire
 from dragonflow.pubsub.memory import Hub, MemoryPubSub
 from dragonflow.pubsub.news import commit, committed, pass_hints
@@ -79,13 +80,35 @@ async def meet(bus: PubSub, *listeners: Listener) -> None:
 Buses = Callable[[], PubSub]
 
 
-@pytest.fixture(params=["memory", "zmq+ipc", "zmq+tcp"])
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
+    home = tmp_path_factory.mktemp("redis")
+    with RedisServers(home, home / "redis", size=1, sentinels=0) as servers:
+        yield servers
+
+
+def redis_url(servers: RedisServers, tmp_path: Path) -> str:
+    return servers.url_of("dragonflow", prefix=f"{{dragonflow}}{tmp_path}")
+
+
+def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match kind:
+        case "memory":
+            return f"memory://{tmp_path}"
+        case "zmq+ipc":
+            return f"zmq+ipc://{tmp_path}/bus"
+        case "zmq+tcp":
+            return "zmq+tcp://127.0.0.1"
+        case "redis":
+            return redis_url(request.getfixturevalue("redis"), tmp_path)
+    return kind
+
+
+@pytest.fixture(params=["memory", "zmq+ipc", "zmq+tcp", "redis"])
 async def buses(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Buses]:
     """Makes buses that meet, each with a store client of its own, as in different processes."""
     memory, made = Memory(), []
-    url = {"memory": f"memory://{tmp_path}", "zmq+ipc": f"zmq+ipc://{tmp_path}/bus", "zmq+tcp": "zmq+tcp://127.0.0.1"}[
-        request.param
-    ]
+    url = url_of(request.param, request, tmp_path)
 
     def make() -> PubSub:
         made.append(open_pubsub(url, MemoryStore(memory)))
