@@ -263,10 +263,10 @@ def test_what_is_told_comes_before_what_was_found_and_nothing_is_in_two_hands():
     agenda.done(["b"])
     assert agenda.take(5, 0.0) == ["b"], "but what was told meanwhile is not lost"
     agenda.told(["a"])
-    now[0] += 3.0
+    now[0] += 4.0
     assert agenda.take(5, 0.0) == ["a"], "who hangs doesn't keep others from it"
     agenda.told(["a"])
-    now[0] += 3.0
+    now[0] += 4.0
     assert agenda.take(5, 0.0) == [], "but two who hang are enough"
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 
-EXCLUSIVE = 2.0
+EXCLUSIVE = 3.0
 """Seconds for which nobody else looks at a port that somebody is turning. After that it is stuck, and another may try."""
 
 

@@ -45,7 +45,7 @@ SHARE = 20
 BATCH = 5
 """Ports at most that one thread takes on at a time."""
 
-SLOW = 1.0
+SLOW = 2.0
 """Seconds after which a thread counts as held up: another takes its place meanwhile."""
 
 IDLE = 5.0
