@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "i
 class Server:
     """A Neutron process. Calls may come from several threads."""
 
-    def __init__(self, conf: Path, log: Path) -> None:
+    def __init__(self, conf: Path, log: Path, environment: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
         self.log = log
         with log.open("ab") as file:
@@ -53,7 +53,7 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
             )
 
     @property
@@ -103,6 +103,7 @@ class Region:
         self.store_url = f"sqlite://{home}/dfdb/dfdb.sqlite"
         (home / "dfdb").mkdir()
         self.options = {"reconcile_period": "2", "repair_rate": "0", "journal_period": "0.5"}
+        self.environment: dict[str, str] = {}
         self.servers: list[Server] = []
 
     def start(self) -> None:
@@ -156,7 +157,7 @@ class Region:
         ]
         conf.write_text("\n".join(lines))
         (self.home / "pubsub").mkdir(exist_ok=True)
-        new = [Server(conf, self.home / f"server{len(self.servers) + n}.log") for n in range(number)]
+        new = [Server(conf, self.home / f"server{len(self.servers) + n}.log", self.environment) for n in range(number)]
         self.servers += new
         for server in new:
             server.wait()

@@ -19,6 +19,8 @@ from neutron_lib.api import attributes
 from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import directory, utils
 
+from dragonflow.neutron import mender
+
 _CREATE = {
     "create_network": utils.create_network,
     "create_subnet": utils.create_subnet,
@@ -37,6 +39,7 @@ def main(conf: str) -> None:
     plugin = directory.get_plugin()
     driver = plugin.mechanism_manager.mech_drivers["df"].obj
     plugin._rebind_on_revive_agent_types = ["Dragonflow controller"]
+    mender.PERIOD = float(os.environ.get("DF_TEST_MENDER_PERIOD", mender.PERIOD))
     driver.workers.start()
     print(json.dumps("ready"), file=out)
     for line in sys.stdin:

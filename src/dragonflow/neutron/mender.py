@@ -31,13 +31,13 @@ class Mender(Keeper):
         self,
         dfdb: DfDb,
         rate: float,
-        period: float = PERIOD,
+        period: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("DF DB in line with Neutron", clock)
         self._dfdb = dfdb
         self._rate = rate
-        self._period = period
+        self._period = PERIOD if period is None else period
         self._left: set[Finding] = set()
         self.mended = 0
         self.passes = 0
