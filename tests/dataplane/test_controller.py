@@ -15,11 +15,22 @@ from typing import Any
 
 import pytest
 
-from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Alive, Binding, Chassis, LogicalPort, LogicalSwitch, PortStatus, Row, decode, encode
+from dragonflow.lab.vswitch import VSwitch, VSwitchError
+from dragonflow.model import (
+    Alive,
+    Binding,
+    Chassis,
+    CodecError,
+    LogicalPort,
+    LogicalSwitch,
+    PortStatus,
+    Row,
+    decode,
+    encode,
+)
 from dragonflow.observe.control import ControlError, ask
 from dragonflow.store import open_store
-from dragonflow.store.protocol import Key, Put, Record, Txn
+from dragonflow.store.protocol import Delete, Key, Put, Record, Txn
 
 DRAGONFLOW = str(Path(sys.executable).with_name("dragonflow"))
 NET = LogicalSwitch(id="net", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1)
@@ -115,6 +126,101 @@ def test_rows_and_a_plug_become_an_active_port_and_a_restart_changes_nothing(hos
     with host.controller():
         until(lambda: host.status()["in_sync"], "the second controller to be in sync")
         assert host.status()["mods_since_start"] == 0
+
+
+@pytest.fixture
+def active(host: Host) -> Host:
+    """A host whose port p1 is plugged; a controller that starts reports it ACTIVE."""
+    host.write(NET, PORT, BINDING)
+    host.vswitch.add_bridge("br-int")
+    interface = ("--", "set", "Interface", "vm1", "type=internal", "external_ids:iface-id=p1")
+    host.vswitch.vsctl("add-port", "br-int", "vm1", *interface)
+    return host
+
+
+def status_of(host: Host) -> tuple[str, str]:
+    row = host.row("status:h1", PortStatus, "p1")
+    assert row is None or isinstance(row, PortStatus)
+    return ("", "") if row is None else (row.status, row.reason)
+
+
+def test_a_shutdown_takes_the_ports_down_and_a_new_start_up_again(active: Host) -> None:
+    with active.controller() as running:
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        flows = active.vswitch.ofctl("dump-flows", "br-int", "--no-stats")
+        command = [DRAGONFLOW, "shutdown", "--config-file", str(active.config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert (done.returncode, done.stdout) == (0, "1 ports reported DOWN; the controller has ended\n"), done.stderr
+        assert running.wait(5) == 0
+    assert status_of(active) == ("DOWN", "chassis shut down")
+    assert active.row("alive", Alive, "h1") is None
+    assert active.vswitch.ofctl("dump-flows", "br-int", "--no-stats") == flows
+    with active.controller():
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE again")
+
+
+def test_a_controller_that_is_stopped_or_killed_leaves_the_statuses(active: Host) -> None:
+    with active.controller():
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        until(lambda: active.row("alive", Alive, "h1"), "the chassis to be alive")
+    assert status_of(active) == ("ACTIVE", "")
+    assert active.row("alive", Alive, "h1") is None
+
+
+def test_rows_that_somebody_altered_or_deleted_are_put_back(active: Host) -> None:
+    with active.controller():
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        wrong = PortStatus(id="p1", chassis="h1", generation=1, status="DOWN", revision=1, at=0.0)
+        active.write(wrong, PortStatus(id="p9", chassis="h1", generation=1, status="ACTIVE", revision=1, at=0.0))
+        until(lambda: status_of(active) == ("ACTIVE", ""), "the altered row to be put back")
+        until(lambda: active.row("status:h1", PortStatus, "p9") is None, "a row of no port to go")
+        gone = (Key("chassis", "Chassis", "h1"), Key("status:h1", "PortStatus", "p1"), Key("alive", "Alive", "h1"))
+        active._in_store(lambda store: store.commit(Txn(tuple(map(Delete, gone)))))
+        active._in_store(lambda store: store.commit(Txn((Put(gone[1], b"{}"),))))
+        until(lambda: status_of_or_none(active) == ("ACTIVE", ""), "an unreadable row to be put back")
+        for kind, scope in ((Chassis, "chassis"), (Alive, "alive")):
+            until(lambda kind=kind, scope=scope: active.row(scope, kind, "h1"), f"the {scope} row to be put back")
+
+
+def status_of_or_none(host: Host) -> tuple[str, str] | None:
+    try:
+        return status_of(host)
+    except CodecError:
+        return None
+
+
+def test_flows_are_back_two_seconds_after_a_killed_vswitchd_and_no_status_flaps(active: Host) -> None:
+    with active.controller():
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        key = Key("status:h1", "PortStatus", "p1")
+        before = active._in_store(lambda store: store.get(key)).revision
+        flows = active.vswitch.ofctl("dump-flows", "br-int", "--no-stats").count("cookie=")
+        active.vswitch.stop_vswitchd(kill=True)
+        until(lambda: not active.status()["switch_connected"], "the controller to miss the switch")
+        active.vswitch.start_vswitchd()
+        began = time.monotonic()
+        until(lambda: flow_count(active) == flows, "the flows")
+        assert time.monotonic() - began < 2
+        until(lambda: active.status()["in_sync"] and active.status()["probe"]["proven"] == 1, "the port to be proven")
+        assert active._in_store(lambda store: store.get(key)).revision == before
+
+
+def flow_count(host: Host) -> int:
+    with contextlib.suppress(VSwitchError):
+        return host.vswitch.ofctl("dump-flows", "br-int", "--no-stats").count("cookie=")
+    return 0
+
+
+def test_flows_that_somebody_deletes_are_missed_and_mended(active: Host) -> None:
+    with active.controller():
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        flows = flow_count(active)
+        active.vswitch.ofctl("del-flows", "br-int")
+        until(lambda: flow_count(active) == flows, "the flows")
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE again")
+        assert "port p1 doesn't work: probe" not in active.log.read_text()
+        assert "port p1 doesn't work: a packet from this port was dropped in table" in active.log.read_text()
+        assert "port p1 works again" in active.log.read_text()
 
 
 def test_without_a_df_db_it_touches_no_flow_and_makes_none(host: Host) -> None:

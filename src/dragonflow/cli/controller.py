@@ -1,4 +1,4 @@
-"""``dragonflow controller`` runs a host's controller; ``dragonflow status`` asks a running one how it is."""
+"""``dragonflow controller`` runs the local controller; ``status`` asks how it is; ``shutdown`` has its chassis go."""
 
 from __future__ import annotations
 
@@ -53,6 +53,29 @@ def status(
     else:
         _print(answer)
     if not answer["in_sync"]:
+        raise typer.Exit(2)
+
+
+def shutdown(
+    config_file: ConfigFiles = None,
+    control_socket: Annotated[str | None, typer.Option(help="The controller's control socket.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take this host out of service: its ports are reported DOWN, its controller ends; flows stay until the host goes.
+
+    For a restart or an upgrade of the controller alone don't use this: stop the service, statuses and flows stay as they are. A
+    controller that is started again reports ports ACTIVE again. Exit code 2: the DF DB could not be told everything.
+    """
+    try:
+        path = control_socket or load(config_file or (), CONTROLLER_OPTS)[GROUP].control_socket
+        answer = ask(path, "shutdown", timeout=15.0)
+    except (ConfigError, ControlError) as error:
+        raise fail(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        typer.echo(answer["untold"] or f"{answer['ports']} ports reported DOWN; the controller has ended")
+    if answer["untold"]:
         raise typer.Exit(2)
 
 

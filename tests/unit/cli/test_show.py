@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from dragonflow.cli import show
@@ -19,6 +20,7 @@ from dragonflow.model import (
     Subnet,
     encode,
 )
+from dragonflow.observe.control import ControlServer
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Key, Put, Txn
 
@@ -46,6 +48,7 @@ ROWS: list[Row] = [
     Alive(id="h1", since=1.0),
     PortStatus(id="p1", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p2", chassis="h2", generation=0, status="ACTIVE", revision=5, at=1.0),
+    PortStatus(id="p3", chassis="h2", generation=1, status="DOWN", revision=5, at=1.0, reason="probe failed: too far"),
 ]
 
 
@@ -81,6 +84,52 @@ def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: s
     assert (ports["p1"]["status"], ports["p1"]["confirmed_revision"]) == ("ACTIVE", 5)
     assert ports["p2"]["status"] is None
     assert ports["p4"]["chassis"] is None
+    assert (ports["p1"]["reason"], ports["p3"]["reason"]) == (None, "probe failed: too far")
+
+
+def port(url: str, *options: str) -> Result:
+    return CliRunner().invoke(show.app, ["port", "--store-url", url, *options], env={"COLUMNS": "200"})
+
+
+def test_a_port_tells_whose_word_counts_and_why(url: str, tmp_path: Path) -> None:
+    nobody = ("--control-socket", str(tmp_path / "nobody.sock"))
+    shown = json.loads(port(url, "p2", "--json", *nobody).stdout)
+    assert shown["port"]["mac"] == "fa:16:3e:00:00:02"
+    assert shown["statuses"][0]["counts"] == "not: it speaks of binding 0, the present one is 1"
+    assert "no controller answers" in shown["here"]["error"]
+    text = port(url, "p3", *nobody).stdout
+    assert "probe failed: too far" in text
+    assert "yes" in text
+
+
+def test_a_port_shows_how_the_local_controller_sees_it(url: str, tmp_path: Path) -> None:
+    control = str(tmp_path / "control.sock")
+    answer = {
+        "place": {"kind": "local", "ofport": 5},
+        "said": {"status": "DOWN"},
+        "probe": {"verdict": "failed", "reason": "dropped in table x", "at": 1.0, "trace": ["96. arp", "    drop"]},
+        "interfaces": [],
+        "degraded": None,
+    }
+
+    async def serve() -> str:
+        server = asyncio.create_task(ControlServer(control, {"port": lambda of: answer if of == "p1" else {}}).run())
+        while not Path(control).exists():
+            await asyncio.sleep(0)
+        found = await asyncio.to_thread(port, url, "p1", "--control-socket", control)
+        server.cancel()
+        return found.stdout
+
+    text = asyncio.run(serve())
+    for words in ("kind local, ofport 5", "failed", "dropped in table x", "96. arp"):
+        assert words in text
+
+
+@pytest.mark.parametrize(("beginning", "says"), [("p", "several ports begin with p"), ("x", "no port of the DF DB")])
+def test_a_port_must_be_named_so_that_it_is_one(url: str, beginning: str, says: str) -> None:
+    result = port(url, beginning)
+    assert result.exit_code == 1
+    assert says in result.stderr
 
 
 def test_networks_tell_their_subnets_and_how_many_ports_they_have(url: str) -> None:
@@ -109,7 +158,7 @@ def test_people_get_a_table(url: str, what: str) -> None:
     assert "at revision" in result.stdout
 
 
-@pytest.mark.parametrize("url", ["etcd://nowhere", "nonsense"])
+@pytest.mark.parametrize("url", ["paper://nowhere", "nonsense"])
 def test_a_url_that_no_driver_knows_is_refused(url: str) -> None:
     result = CliRunner().invoke(show.app, ["ports", "--store-url", url])
     assert result.exit_code == 1

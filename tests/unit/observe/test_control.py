@@ -9,10 +9,19 @@ import pytest
 from dragonflow.observe.control import ControlError, ControlServer, ask
 
 
+async def later() -> str:
+    await asyncio.sleep(0)
+    return "done"
+
+
 @pytest.fixture
 async def path(tmp_path: Path) -> AsyncIterator[str]:
     path = tmp_path / "run" / "control.sock"
-    server = asyncio.create_task(ControlServer(str(path), {"places": lambda: {"p1": "local"}}).run())
+    server = asyncio.create_task(
+        ControlServer(
+            str(path), {"places": lambda: {"p1": "local"}, "port": lambda of: {"id": of}, "later": later}
+        ).run()
+    )
     while not path.exists():
         await asyncio.sleep(0)
     yield str(path)
@@ -24,6 +33,16 @@ async def path(tmp_path: Path) -> AsyncIterator[str]:
 
 async def test_answers_what_it_knows(path: str) -> None:
     assert await asyncio.to_thread(ask, path, "places") == {"p1": "local"}
+    assert await asyncio.to_thread(ask, path, "port", "p1") == {"id": "p1"}
+    assert await asyncio.to_thread(ask, path, "later") == "done"
+
+
+@pytest.mark.parametrize(("question", "of"), [("port", None), ("places", "p1")])
+async def test_a_question_without_its_object_or_with_one_too_many_is_refused(
+    path: str, question: str, of: str | None
+) -> None:
+    with pytest.raises(ControlError, match="ask"):
+        await asyncio.to_thread(ask, path, question, of)
 
 
 async def test_names_what_it_knows_when_asked_something_else(path: str) -> None:
