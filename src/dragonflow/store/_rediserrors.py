@@ -50,6 +50,8 @@ def explain(where: str, error: BaseException) -> str:
             f"Redis at {where}: TLS failed ({error.reason or error}): see whether it speaks TLS on this port (tls-port), and "
             "cert= and key= in the URL if it asks for a certificate"
         )
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return f"Redis at {where} closed the connection: see its log, and whether it speaks TLS on this port (redis+tls://)"
     if isinstance(error, OSError):
         return f"Redis at {where} can't be reached: {error.strerror or error}"
     return f"Redis at {where}: {error}"
