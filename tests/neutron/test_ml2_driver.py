@@ -18,8 +18,10 @@ from dragonflow.neutron.binding import AGENT_TYPE, HostNow
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.status import Neutron
+from dragonflow.neutron.survey import Survey
 from dragonflow.store.protocol import Delete, Key, Put, Txn
 
+MAC = "fa:16:3e:00:00:09"
 HOST = {"arg_list": ("binding:host_id",), "binding:host_id": "h1"}
 COMPUTE = {"arg_list": ("binding:host_id", "device_owner"), "binding:host_id": "h1", "device_owner": "compute:nova"}
 
@@ -374,6 +376,44 @@ class TestRepair(df_ml2.DfMl2TestCase):
         self._update("ports", self.ports[0]["id"], {"port": {"name": "new"}})
         report = Repair(self.df.workers.dfdb, Plugin()).run(fix=False)
         assert (report.findings, report.pending) == ((), 1)
+
+    def test_what_changes_between_two_looks_is_not_judged(self):
+        """A user's change that comes after the DF DB was read and before Neutron is: it waits in the journal, or is written."""
+        port, load = self.ports[0], Plugin.load
+        for written in (False, True):
+            self.put(replace(self.port_row(port), name="behind our back"))
+            changed = []
+
+            def change(source, kind, id, written=written, changed=changed):
+                if not changed and id == port["id"]:
+                    changed.append(id)
+                    self._update("ports", id, {"port": {"name": f"new {written}"}})
+                    if written:
+                        self.work()
+                return load(source, kind, id)
+
+            with mock.patch.object(Plugin, "load", autospec=True, side_effect=change):
+                report = Repair(self.df.workers.dfdb, Plugin()).run(fix=False)
+            assert (changed, report.findings) == ([port["id"]], ())
+            self.work()
+
+    def test_the_quick_look_sees_what_the_thorough_one_sees(self):
+        """Ports with all that a row tells; the columns must say the same as Neutron's API."""
+        self.chassis("h2")
+        plugin, context = directory.get_plugin(), get_admin_context()
+        pairs = {
+            "allowed_address_pairs": [{"ip_address": "10.1.0.0/16"}, {"ip_address": "10.0.0.9", "mac_address": MAC}]
+        }
+        plugin.update_port(context, self.ports[0]["id"], {"port": pairs})
+        off = {"port_security_enabled": False, "security_groups": [], "admin_state_up": False}
+        plugin.update_port(context, self.ports[1]["id"], {"port": off})
+        plugin.update_port(context, self.ports[2]["id"], {"port": {"device_owner": "compute:nova", "name": "x"}})
+        binding = {"binding": {"host": "h2", "vnic_type": "normal", "profile": {}}}
+        plugin.create_port_binding(context, self.ports[2]["id"], binding)
+        with self.port(), mock.patch("dragonflow.neutron.survey.PAGE", 2):
+            thorough = {found.key: found.make(7) for found in Plugin().all()}
+            assert thorough == {found.key: found.make(7) for found in Survey().all()}
+        assert len(thorough) > 6
 
     def test_rows_of_a_newer_dragonflow_are_left_alone(self):
         newer = Key(f"net:{self.net}", "LogicalPort", self.ports[0]["id"])
