@@ -145,9 +145,9 @@ class Churn:
         return changing
 
     def _switch(self, changing: Changing) -> None:
-        changing.enabled = not changing.enabled
-        body = {"port": {"admin_state_up": changing.enabled}}
+        body = {"port": {"admin_state_up": not changing.enabled}}
         self._api.send("PUT", f"/ports/{changing.id}", json=body)
+        changing.enabled = not changing.enabled
         self.changes += 1
 
     def _unplug(self, changing: Changing) -> None:
