@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from dragonflow import __version__
-from dragonflow.cli import controller, demo, explain, lab, repair, show
+from dragonflow.cli import controller, demo, explain, lab, repair, servers, show
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Dragonflow: virtual networks for OpenStack Neutron, compiled on every host.",
 )
+show.app.command("servers")(servers.servers)
 app.add_typer(show.app, name="show")
 app.add_typer(lab.app, name="lab")
 app.command("controller")(controller.controller)
