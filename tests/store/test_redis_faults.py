@@ -26,7 +26,6 @@ from dragonflow.store.protocol import (
     Conflict,
     Delete,
     Key,
-    LeaseExpired,
     Put,
     StoreCorrupt,
     Txn,
@@ -207,6 +206,22 @@ async def test_a_switch_in_good_order_is_followed_and_told_in_order(group: Redis
     await reader.has(A, b"1")
     assert reader.resets == 1, "what was told was in the common history, so nothing had to be read anew"
     await reader.end()
+
+
+async def test_a_master_that_hangs_is_left_as_soon_as_the_sentinels_leave_it(group: RedisGround) -> None:
+    """Also by a client that asks it nothing: its next request goes to the new master, and doesn't wait for the old."""
+    store = await group.client()
+    assert isinstance(store, RedisStore)
+    await store.commit(put(A))
+    old = group.servers.master()
+    assert old.pid is not None
+    os.kill(old.pid, signal.SIGSTOP)
+    await asyncio.to_thread(group.servers.wait_for_another_master, old)
+    async with asyncio.timeout(10):
+        while store._server._open:
+            await asyncio.sleep(0.01)
+    assert await store.get(A) is not None
+    os.kill(old.pid, signal.SIGCONT)
 
 
 async def test_a_commit_that_no_replica_has_is_not_acknowledged(group: RedisGround) -> None:
@@ -584,7 +599,7 @@ async def test_who_may_not_is_told_why(guarded: RedisServers, single: RedisServe
     assert "it asks for a password" in await refused(f"redis+tls://{endpoint}?ca={ca}")
     assert "certificate is not good" in await refused(guarded.url.partition("&ca=")[0])
     assert "whether it speaks TLS" in await refused(f"redis://{endpoint}")
-    assert "TLS failed" in await refused(f"redis+tls://{single.servers[0].endpoint}?ca={ca}")
+    assert "speaks no TLS" in await refused(f"redis+tls://{single.servers[0].endpoint}?ca={ca}")
     assert "ACL SETUSER" in await refused(guarded.url_of("dragonflow", prefix="somebody-else"))
     wrong.chmod(0o644)
     assert "chmod" in await refused(f"redis+tls://dragonflow@{endpoint}?password_file={wrong}&ca={ca}")

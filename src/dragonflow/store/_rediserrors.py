@@ -38,20 +38,23 @@ _FIXES = {
 
 def explain(where: str, error: BaseException) -> str:
     """The sentence for ``Unavailable``."""
-    if isinstance(error, ReplyError):
-        fix = _FIXES.get(error.code)
-        return f"Redis at {where}: {error}" if fix is None else f"Redis at {where}: {fix} ({error})"
-    if isinstance(error, TimeoutError):
-        return f"Redis at {where} did not answer in time: see whether it runs, is stopped, or is out of reach"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"Redis at {where}: its certificate is not good: {error.verify_message}; see ca=FILE in the URL"
-    if isinstance(error, ssl.SSLError):
-        return (
-            f"Redis at {where}: TLS failed ({error.reason or error}): see whether it speaks TLS on this port (tls-port), and "
-            "cert= and key= in the URL if it asks for a certificate"
-        )
-    if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return f"Redis at {where} closed the connection: see its log, and whether it speaks TLS on this port (redis+tls://)"
-    if isinstance(error, OSError):
-        return f"Redis at {where} can't be reached: {error.strerror or error}"
-    return f"Redis at {where}: {error}"
+    match error:
+        case ReplyError():
+            fix = _FIXES.get(error.code)
+            why = f": {error}" if fix is None else f": {fix} ({error})"
+        case TimeoutError():
+            why = " did not answer in time: see whether it runs, is stopped, is out of reach, or speaks no TLS on this port"
+        case ssl.SSLCertVerificationError():
+            why = f": its certificate is not good: {error.verify_message}; see ca=FILE in the URL"
+        case ssl.SSLError():
+            why = (
+                f": TLS failed ({error.reason or error}): see whether it speaks TLS on this port (tls-port), and cert= and key= "
+                "in the URL if it asks for a certificate"
+            )
+        case ConnectionResetError() | BrokenPipeError():
+            why = " closed the connection: see its log, and whether it speaks TLS on this port (redis+tls://)"
+        case OSError():
+            why = f" can't be reached: {error.strerror or error}"
+        case _:
+            why = f": {error}"
+    return f"Redis at {where}{why}"
