@@ -40,9 +40,12 @@ def open_pubsub(url: str, store: Store) -> PubSub:
                 return ZmqPubSub(store, TcpTransport(rest))
             case _ if separator and scheme.partition("+")[0] == "redis":
                 return RedisPubSub(store, RedisUrl.parse(url))
-    except (ValueError, UnknownStore) as error:
+    except UnknownStore as error:  # which shows no more of the URL than may be shown
+        raise UnknownPubSub(f"[df] pubsub_url: {error}") from error
+    except ValueError as error:
         raise UnknownPubSub(f"[df] pubsub_url = {url!r}: {error}") from error
+    shown = f"{scheme}://…" if "@" in rest else url  # before the @ somebody may have written a password
     raise UnknownPubSub(
-        f"[df] pubsub_url = {url!r} is no bus that this version knows; write 'store', zmq+ipc:///ABSOLUTE/DIRECTORY, "
+        f"[df] pubsub_url = {shown!r} is no bus that this version knows; write 'store', zmq+ipc:///ABSOLUTE/DIRECTORY, "
         "zmq+tcp://ADDRESS or redis://HOST:PORT (or memory://NAME within one process)"
     )

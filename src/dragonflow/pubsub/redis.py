@@ -96,9 +96,9 @@ class RedisPubSub:
     # -- sending -------------------------------------------------------------------------------------------------------
 
     async def _send(self) -> None:
-        """Send what is in the queue, for ever."""
+        """Send what is in the queue, until closed."""
         backoff, failures = Backoff(), 0
-        while not self._closed:
+        while self._queue or not self._closed:
             try:
                 connection = await self._server.connect()
                 if failures:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import socket
 import stat
 import subprocess
@@ -194,6 +195,46 @@ async def test_a_subscriber_that_sleeps_loses_the_oldest(buses: Buses, monkeypat
     await awake.end()
 
 
+async def test_what_was_sent_and_received_is_counted(buses: Buses) -> None:
+    sender, reader = buses(), buses()
+    listener = Listener(reader, CHANGES)
+    await meet(sender, listener)
+    sent, received = sender.stats.sent, reader.stats.received
+    for revision in range(50):
+        await sender.publish(news(revision + 1))
+    await listener.until(lambda: listener.heard[-1:] == [news(50)])
+    async with asyncio.timeout(10):
+        while sender.stats.sent < sent + 50:  # a bus may hear of its own success later than its readers
+            await asyncio.sleep(0.005)
+    assert reader.stats.received == received + 50
+    assert (sender.stats.dropped, reader.stats.lost, reader.stats.unreadable) == (0, 0, 0)
+    await listener.end()
+
+
+@pytest.mark.parametrize("kind", ["store", "memory", "zmq+ipc", "zmq+tcp", "redis"])
+async def test_a_commit_reaches_a_feed_over_any_bus_and_over_none(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Whatever the bus does with a message, the store's own watch tells it; the store's poll alone takes 20 ms here."""
+    url = url_of(kind, request, tmp_path)
+    writer, reader = SqliteStore(tmp_path / "db"), SqliteStore(tmp_path / "db")
+    sending, hearing = open_pubsub(url, writer), open_pubsub(url, reader)
+    hints = asyncio.create_task(pass_hints(reader, hearing))
+    feed = Feed(reader)
+    await feed.add(["net:a"])
+    assert isinstance(await anext(feed), ScopeReset)
+    revision = await commit(writer, sending, Txn((Put(A, b"x"),)))
+    async with asyncio.timeout(10):
+        assert (await anext(feed)).records == (Record(A, b"x", revision),)
+    hints.cancel()
+    await asyncio.gather(hints, return_exceptions=True)
+    await feed.aclose()
+    for bus in (sending, hearing):
+        await bus.close()
+    for store in (writer, reader):
+        await store.close()
+
+
 async def test_without_a_bus_nothing_is_heard() -> None:
     bus = open_pubsub("store", MemoryStore())
     listener = Listener(bus, CHANGES)
@@ -282,6 +323,101 @@ async def test_a_message_wakes_a_watch_long_before_its_poll(tmp_path: Path) -> N
     await asyncio.gather(hints, return_exceptions=True)
     await writer.close()
     await reader.close()
+
+
+# -- Redis ------------------------------------------------------------------------------------------------------------
+
+
+class Hinted(MemoryStore):
+    """A store that counts how often it was told to look."""
+
+    hints = 0
+
+    def hint(self) -> None:
+        self.hints += 1
+        super().hint()
+
+
+async def test_a_redis_that_is_away_drops_and_counts_and_is_found_again(
+    redis: RedisServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = Hinted()
+    sender, reader = (open_pubsub(redis_url(redis, tmp_path), store) for _ in range(2))
+    listener = Listener(reader, CHANGES)
+    await meet(sender, listener)
+    hints = store.hints
+    assert hints
+    await asyncio.to_thread(redis.kill)
+    async with asyncio.timeout(10):
+        while not sender.stats.dropped:
+            await sender.publish(news(7))  # never raises, never waits
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(redis.start)
+    listener.heard.clear()
+    await meet(sender, listener)
+    assert store.hints > hints, "what was missed meanwhile is to be looked for"
+    said = [record.message for record in caplog.records if "Redis" in record.message]
+    assert len([text for text in said if "can't publish" in text]) == 1
+    assert len([text for text in said if "again" in text]) == 1
+    await listener.end()
+    await sender.close()
+    await reader.close()
+
+
+async def test_a_redis_that_hangs_holds_up_no_publisher(redis: RedisServers, tmp_path: Path) -> None:
+    bus = open_pubsub(redis_url(redis, tmp_path), MemoryStore())
+    listener = Listener(bus, CHANGES)
+    await meet(bus, listener)
+    pid = redis.servers[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began, longest = time.monotonic(), 0.0
+        for revision in range(20_000):
+            start = time.monotonic()
+            await bus.publish(news(revision + 1))
+            longest = max(longest, time.monotonic() - start)
+        assert time.monotonic() - began < 5
+        assert longest < 1
+        assert bus.stats.dropped >= 20_000 - 10_000
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await listener.end()
+    await bus.close()
+
+
+async def test_rubbish_on_redis_is_dropped_and_counted(redis: RedisServers, tmp_path: Path) -> None:
+    bus = open_pubsub(redis_url(redis, tmp_path), MemoryStore())
+    listener = Listener(bus, CHANGES)
+    await meet(bus, listener)
+    for rubbish in ("", "nonsense", "\1nonsense"):
+        redis.servers[0].ctl("PUBLISH", f"{{dragonflow}}{tmp_path}:bus:{CHANGES}", rubbish)
+    await bus.publish(news(9))
+    await listener.until(lambda: listener.heard == [news(9)])
+    assert bus.stats.unreadable == 3
+    await listener.end()
+    await bus.close()
+
+
+async def test_a_bus_sends_what_was_published_before_it_was_closed(redis: RedisServers, tmp_path: Path) -> None:
+    """As commands do, that publish once and end."""
+    reader = open_pubsub(redis_url(redis, tmp_path), MemoryStore())
+    listener = Listener(reader, CHANGES)
+    await meet(reader, listener)
+    sender = open_pubsub(redis_url(redis, tmp_path), MemoryStore())
+    await sender.publish(news(5))
+    await sender.close()
+    await listener.until(lambda: listener.heard == [news(5)])
+    await listener.end()
+    await reader.close()
+
+
+@pytest.mark.parametrize("url", ["redis://", "redis://host", "redis+nonsense://host:1", "redis://u:secret@host:1"])
+def test_urls_of_redis_that_are_none_are_refused(url: str) -> None:
+    with pytest.raises(UnknownPubSub, match="pubsub_url") as error:
+        open_pubsub(url, MemoryStore())
+    assert "secret" not in str(error.value)
 
 
 # -- ZeroMQ -----------------------------------------------------------------------------------------------------------
