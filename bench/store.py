@@ -1,6 +1,8 @@
-"""The embedded DF DB and the bus, each from the outside: as the processes of one machine use them.
+"""The DF DB and the bus, each from the outside: as the processes of one machine use them.
 
-    .venv/bin/python bench/store.py [--rows 100000] [--commits 1000] [--directory DIR]
+    .venv/bin/python bench/store.py [--rows 100000] [--commits 1000] [--directory DIR | --store URL]
+
+Without --store it is the embedded one, with its bus. With it, the DF DB of the URL, which nobody else should use: the rows stay.
 
 - commits: fsynced transactions a second of one process one after the other, of several processes at once, and of 100 rows each
 - watch: from the writer's commit call until another process's watch yields, woken by its poll or by a message on the bus
@@ -49,13 +51,11 @@ async def commits(store: Store, count: int, rows: int = 1) -> float:
     return count / (time.perf_counter() - began)
 
 
-async def together(directory: Path, count: int, processes: int) -> float:
+async def together(url: str, count: int, processes: int) -> float:
     """Transactions a second of several processes that write at once."""
     began = time.perf_counter()
     writers = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--writer", str(count), "--directory", str(directory)
-        )
+        await asyncio.create_subprocess_exec(sys.executable, __file__, "--writer", str(count), "--store", url)
         for _ in range(processes)
     ]
     for writer in writers:
@@ -63,19 +63,19 @@ async def together(directory: Path, count: int, processes: int) -> float:
     return processes * count / (time.perf_counter() - began)
 
 
-async def watch_latency(directory: Path, hinted: bool, count: int = 200) -> list[float]:
+async def watch_latency(url: str, bus_url: str = "store", count: int = 200) -> list[float]:
     """Seconds from the commit call here until a watch in another process has it; that process stamps what it saw."""
     echo = subprocess.Popen(
-        [sys.executable, __file__, "--echo", "hinted" if hinted else "polled", "--directory", str(directory)],
+        [sys.executable, __file__, "--echo", bus_url, "--store", url],
         stdout=subprocess.PIPE,
         text=True,
     )
     assert echo.stdout is not None
-    store = open_store(f"sqlite://{directory}/db")
-    bus = open_pubsub(f"zmq+ipc://{directory}/bus" if hinted else "store", store)
+    store = open_store(url)
+    bus = open_pubsub(bus_url, store)
     try:
         assert await asyncio.to_thread(echo.stdout.readline) == "ready\n"
-        if hinted:
+        if bus_url != "store":
             await bus.publish(Message(CHANGES, ()))
             await asyncio.sleep(1)  # the sockets find each other
         seconds = []
@@ -92,10 +92,10 @@ async def watch_latency(directory: Path, hinted: bool, count: int = 200) -> list
         await store.close()
 
 
-async def run_echo(directory: Path, hinted: bool) -> None:
+async def run_echo(url: str, bus_url: str) -> None:
     """The other process of ``watch_latency``: print the time at which each change was seen."""
-    store = open_store(f"sqlite://{directory}/db")
-    bus = open_pubsub(f"zmq+ipc://{directory}/bus" if hinted else "store", store)
+    store = open_store(url)
+    bus = open_pubsub(bus_url, store)
     hints = asyncio.create_task(pass_hints(store, bus))
     async with aclosing(store.watch({ECHO.scope: (await store.snapshot(())).revision})) as watch:
         print("ready", flush=True)
@@ -105,9 +105,10 @@ async def run_echo(directory: Path, hinted: bool) -> None:
 
 
 async def snapshot(store: Store, rows: int) -> tuple[float, float, float]:
-    """Fill the store; seconds of a snapshot, the loop's longest pause meanwhile, and seconds of a watch from the beginning."""
-    for start in range(0, rows, 1000):
-        keys = (Key(f"net:{i % 100}", "LogicalPort", f"{i:036d}") for i in range(start, min(rows, start + 1000)))
+    """Fill the store; seconds of a snapshot, the loop's longest pause meanwhile, and those of a watch of all of it."""
+    start = (await store.snapshot(())).revision
+    for first in range(0, rows, 100):
+        keys = (Key(f"net:{i % 100}", "LogicalPort", f"{i:036d}") for i in range(first, min(rows, first + 100)))
         await store.commit(Txn(tuple(Put(key, ROW) for key in keys)))
     pauses = [0.0]
 
@@ -128,8 +129,10 @@ async def snapshot(store: Store, rows: int) -> tuple[float, float, float]:
         await ticking
     assert len(taken.records) >= rows
     began = time.perf_counter()
-    async with aclosing(store.watch({"net:*": 0})) as watch:
-        await anext(watch)
+    told = 0
+    async with aclosing(store.watch({"net:*": start})) as watch:
+        while told < rows:
+            told += len((await anext(watch)).records)
     return seconds, max(pauses), time.perf_counter() - began
 
 
@@ -203,30 +206,27 @@ def milliseconds(seconds: Sequence[float]) -> str:
     return f"p50 {cuts[49] * 1e3:.2f} ms, p99 {cuts[98] * 1e3:.2f} ms"
 
 
-async def bench(directory: Path, options: argparse.Namespace) -> Table:
-    table = Table(
-        "what", "figure", title="DF DB in SQLite (WAL, synchronous=FULL) and ZeroMQ (ipc)", title_justify="left"
-    )
-    store = open_store(f"sqlite://{directory}/db")
+async def bench(url: str, directory: Path | None, options: argparse.Namespace) -> Table:
+    """The figures of a DF DB, and of the bus in a directory beside the embedded one."""
+    title = "DF DB in SQLite (WAL, synchronous=FULL) and ZeroMQ (ipc)" if directory else "DF DB"
+    table = Table("what", "figure", title=title, title_justify="left")
+    store = open_store(url)
     await store.snapshot(())
     table.add_row("commits of 1 row, one process", f"{await commits(store, options.commits):,.0f} /s")
     table.add_row("rows, committed 100 at a time", f"{100 * await commits(store, options.commits // 10, 100):,.0f} /s")
-    table.add_row(
-        "commits of 1 row, 4 processes, with their start", f"{await together(directory, options.commits, 4):,.0f} /s"
-    )
-    table.add_row(
-        "commit → watch of another process, by poll", milliseconds(await watch_latency(directory, hinted=False))
-    )
-    table.add_row(
-        "commit → watch of another process, by message", milliseconds(await watch_latency(directory, hinted=True))
-    )
+    together_rate = await together(url, options.commits, 4)
+    table.add_row("commits of 1 row, 4 processes, with their start", f"{together_rate:,.0f} /s")
+    table.add_row("commit → watch of another process", milliseconds(await watch_latency(url)))
+    if directory:
+        hinted = await watch_latency(url, f"zmq+ipc://{directory}/bus")
+        table.add_row("commit → watch of another process, by message", milliseconds(hinted))
     whole, pause, caught_up = await snapshot(store, options.rows)
     table.add_row(
         f"snapshot of {options.rows:,} rows", f"{whole:.2f} s (longest pause of the loop {pause * 1e3:.0f} ms)"
     )
     table.add_row("watch from the beginning, the same rows", f"{caught_up:.2f} s")
     await store.close()
-    for subscribers in (1, 20):
+    for subscribers in (1, 20) if directory else ():
         rate = await fan_out(directory, subscribers, 20_000 // subscribers)
         table.add_row(f"bus, {subscribers} subscribers in one process", f"{rate:,.0f} deliveries/s")
     return table
@@ -237,30 +237,37 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--commits", type=int, default=1000)
     parser.add_argument("--directory", type=Path, help="where to put the DF DB: the figures are those of its disk")
+    parser.add_argument(
+        "--store", metavar="URL", help="the DF DB to measure instead of an embedded one; its rows stay there"
+    )
     parser.add_argument("--writer", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--echo", choices=["hinted", "polled"], help=argparse.SUPPRESS)
+    parser.add_argument("--echo", help=argparse.SUPPRESS)
     parser.add_argument("--readers", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.writer:
-        asyncio.run(run_writer(options.directory, options.writer))
+        asyncio.run(run_writer(options.store, options.writer))
     elif options.echo:
-        asyncio.run(run_echo(options.directory, options.echo == "hinted"))
+        asyncio.run(run_echo(options.store, options.echo))
     elif options.readers:
         asyncio.run(run_readers(options.directory, options.readers, options.commits))
     else:
         console = Console()
+        conditions = (
+            f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}",
+            f"rows of {len(ROW)} bytes",
+        )
+        console.print(*conditions, sep="\n", highlight=False)
+        if options.store:
+            console.print(options.store.partition("?")[0], highlight=False)
+            console.print(asyncio.run(bench(options.store, None, options)))
+            return
         with tempfile.TemporaryDirectory(prefix="dragonflow-bench-", dir=options.directory) as directory:
-            conditions = (
-                f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-                f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, libzmq {zmq.zmq_version()}",
-                f"rows of {len(ROW)} bytes, in {directory}",
-            )
-            console.print(*conditions, sep="\n", highlight=False)
-            console.print(asyncio.run(bench(Path(directory), options)))
+            console.print(f"SQLite {sqlite3.sqlite_version}, libzmq {zmq.zmq_version()}, {directory}", highlight=False)
+            console.print(asyncio.run(bench(f"sqlite://{directory}/db", Path(directory), options)))
 
 
-async def run_writer(directory: Path, count: int) -> None:
-    store = open_store(f"sqlite://{directory}/db")
+async def run_writer(url: str, count: int) -> None:
+    store = open_store(url)
     await commits(store, count)
     await store.close()
 

@@ -243,10 +243,7 @@ class EtcdWatch:
     def _refused(self, scope: _Scope, reason: str) -> None:
         user = self._client.url.user
         endpoint = self._stream.connection.endpoint if self._stream is not None else "?"
-        trouble = explain(grpc.StatusCode.UNAVAILABLE, reason, endpoint, user, f"watching {scope.name}")
-        if trouble.kind is Kind.FINAL and user is not None and "permission denied" in reason:
-            trouble = Trouble(Kind.TOKEN, str(trouble))  # etcd 3.4 says the same of a token that has expired
-        raise trouble
+        raise explain(grpc.StatusCode.UNAVAILABLE, reason, endpoint, user, f"watching {scope.name}")
 
 
 class _Stream:

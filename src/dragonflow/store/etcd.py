@@ -6,6 +6,7 @@ linearizable: they see every commit that was acknowledged before them, whichever
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Collection, Mapping
@@ -34,8 +35,11 @@ LOG = logging.getLogger(__name__)
 
 FORM = "etcd://[USER@]HOST:PORT[,HOST:PORT…]/PREFIX[?password_file=FILE], or etcd+tls://… with ca=FILE[&cert=FILE&key=FILE]"
 
-PAGE = 5_000
-"""How many records are asked for at once."""
+PAGE = 10_000
+"""How many records are asked for at once. For each page etcd looks at all keys of the range that are left, so pages are large."""
+
+BREATH = 250
+"""How many records are unpacked before the event loop may turn."""
 
 RANGES = 100
 """How many scopes are asked for at once; etcd's own limit is 128 (--max-txn-ops)."""
@@ -187,19 +191,23 @@ class EtcdStore:
             revision = revision or answer.header.revision
             for (_, end), response in zip(some, answer.responses, strict=False):
                 page = response.response_range
-                self._add(records, page.kvs)
                 while page.more:
                     after = page.kvs[-1].key + b"\0"
                     more = rpc.RangeRequest(key=after, range_end=end, limit=self._page, revision=revision)
-                    page = await self._client.ask(_range(more), "reading a page of a scope")
-                    self._add(records, page.kvs)
+                    asking = asyncio.create_task(self._client.ask(_range(more), "reading a page of a scope"))
+                    try:
+                        await self._add(records, page.kvs)  # while the server looks for the next page
+                        page = await asking
+                    finally:
+                        asking.cancel()
+                await self._add(records, page.kvs)
         return Snapshot(revision, tuple(records))
 
-    def _add(self, records: list[Record], found: Any) -> None:
-        for kv in found:
-            record = self._record(kv, kv.value)
-            if record is not None:
-                records.append(record)
+    async def _add(self, records: list[Record], found: Any) -> None:
+        for start in range(0, len(found), BREATH):
+            made = (self._record(kv, kv.value) for kv in found[start : start + BREATH])
+            records.extend(record for record in made if record is not None)
+            await asyncio.sleep(0)
 
     def _record(self, kv: Any, data: bytes | None) -> Record | None:
         """A record from etcd's; None for what is none of ours, which is said once."""
