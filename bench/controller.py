@@ -92,11 +92,13 @@ def port_id(number: int) -> str:
 
 
 class Bench:
-    def __init__(self, directory: Path, switch: VSwitch) -> None:
+    """``store`` is the URL of an empty DF DB; without it there is one of SQLite in the directory."""
+
+    def __init__(self, directory: Path, switch: VSwitch, store: str | None = None) -> None:
         self.known = 0
         self.directory = directory
         self.switch = switch
-        self.store_url = f"sqlite://{directory}/dfdb.sqlite"
+        self.store_url = store or f"sqlite://{directory}/dfdb.sqlite"
         self.pubsub_url = f"zmq+ipc://{directory}/bus"
         self.control = str(directory / "control.sock")
         self.config = directory / "dragonflow.conf"
