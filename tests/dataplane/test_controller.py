@@ -244,6 +244,7 @@ def test_prometheus_is_answered(host: Host) -> None:
             text = answer.read().decode()
     assert "dragonflow_in_sync 1.0" in text
     assert "dragonflow_sync_seconds_count" in text
+    assert 'dragonflow_bus_messages{count="sent"}' in text
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline.facts import Locality
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
-from dragonflow.pubsub.protocol import PubSub
 from dragonflow.store import open_store
 from dragonflow.store.feed import Feed
 from dragonflow.switch import Disconnected, Switch
@@ -180,6 +179,7 @@ class Controller:
     async def run(self) -> None:
         """Run until SIGTERM, SIGINT or a shutdown. The flows stay; the chassis isn't alive any more."""
         metrics.IN_SYNC.set_function(lambda: self._in_sync)
+        metrics.follow_bus(self._bus.stats)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         LOG.info("controller of %s, DF DB %s", self._name, self._settings.store_url)
@@ -325,9 +325,9 @@ class Controller:
             "in_sync": self._in_sync,
             "switch_connected": self._switch.connected,
             "ovsdb_in_sync": self._switch.ovsdb_in_sync,
-            "df_db": self._intake.outage or "answers",
+            "df_db": self._df_db(),
             "statuses": self._report.trouble or "written",
-            "bus": _plain_stats(self._bus),
+            "bus": msgspec.to_builtins(self._bus.stats),
             "probe": self._prover.status(),
             "revision": self._intake.revision,
             "mods_since_start": self._mods,
@@ -336,6 +336,14 @@ class Controller:
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }
+
+    def _df_db(self) -> str:
+        """Whether the DF DB can be read, and since when it doesn't answer."""
+        trouble, reading = self._liveness.trouble, self._intake.outage
+        if trouble is None and reading is None:
+            return "answers"
+        since = "" if trouble is None else f" since {time.strftime('%H:%M:%S', time.localtime(trouble[1]))}"
+        return f"away{since}: {reading or (trouble[0] if trouble else '')}"
 
     def _port(self, port: str) -> dict[str, Any]:
         """One port as seen from here: its place, what is said of it, its last proof."""
@@ -367,12 +375,6 @@ def _tidy_memory() -> None:
 
 def _plain(locality: Locality) -> dict[str, Any]:
     return {"kind": type(locality).__name__.lower(), **msgspec.to_builtins(locality)}
-
-
-def _plain_stats(bus: PubSub) -> dict[str, Any]:
-    """The bus's counters; a bus that is none has none."""
-    stats = getattr(bus, "stats", None)
-    return {} if stats is None else dict(msgspec.to_builtins(stats))
 
 
 def _count(events: Sequence[LocalityEvent]) -> None:

@@ -261,7 +261,9 @@ class Liveness:
         self._key = Key(self._row.scope, "Alive", chassis)
         self._ttl = ttl
         self._lease: str | None = None
-        self._trouble = False
+        self._now = now
+        self.trouble: tuple[str, float] | None = None
+        """Why the DF DB doesn't answer and since when (seconds of the epoch, for people); None while it does."""
 
     async def run(self) -> None:
         """Renew until cancelled. An outage of the DF DB is waited out; a lost lease or row is made anew."""
@@ -269,14 +271,14 @@ class Liveness:
             try:
                 await self._renew()
             except StoreError as error:
-                if not self._trouble:
+                if self.trouble is None:
                     LOG.warning("liveness can't be renewed, trying on: %s", error)
-                self._trouble = True
+                self.trouble = (str(error), self._now() if self.trouble is None else self.trouble[1])
                 await asyncio.sleep(min(self._ttl / 4, 1.0) * random.uniform(0.5, 1.0))
                 continue
-            if self._trouble:
+            if self.trouble is not None:
                 LOG.info("liveness is renewed again")
-                self._trouble = False
+                self.trouble = None
             await asyncio.sleep(self._ttl / 4)
 
     async def _renew(self) -> None:

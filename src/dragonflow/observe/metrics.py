@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+
+from dragonflow.pubsub.protocol import Stats
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -19,7 +23,14 @@ STATUS_SECONDS = Histogram(
 PROBES = Counter("dragonflow_probes", "Ports that were proven or not, each time that one was tried", ["verdict"])
 PROBE_SECONDS = Histogram("dragonflow_probe_seconds", "Asking ovs-vswitchd about a batch of ports", buckets=_FAST)
 OWNERS_DEGRADED = Gauge("dragonflow_owners_degraded", "Owners whose flows are left out because something refused them")
+BUS = Gauge("dragonflow_bus_messages", "What the message bus has counted since the start", ["count"])
 IN_SYNC = Gauge("dragonflow_in_sync", "1 while the DF DB, OVSDB and the switch are all connected and in sync")
+
+
+def follow_bus(stats: Stats) -> None:
+    """Show the counters of the process's bus."""
+    for name in stats.__struct_fields__:
+        BUS.labels(name).set_function(partial(getattr, stats, name))
 
 
 def serve(host: str, port: int) -> None:
