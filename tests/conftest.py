@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
+WHOLE = ("tests/lab", "tests/chaos")
+"""Directories whose tests share labs; those of one run one after the other."""
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One lab serves all of its tests, and what a file's tests share is made once."""
+    """A lab serves many tests, and what a file's tests share is made once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "tests/lab" if file.startswith("tests/lab/") else file
+            return next((place for place in WHOLE if file.startswith(f"{place}/")), file)
 
     return ByFile(config, log)

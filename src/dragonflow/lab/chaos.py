@@ -100,8 +100,8 @@ class Fault(NamedTuple):
     """``strike`` begins and ends it, on a host where it is a host's; meanwhile so many ports change.
 
     ``hold`` is how many seconds it lasts at least, and ``lasting`` that it ends only when all has been found right in spite of
-    it. Without ``plugged`` nothing can be plugged into its host, and if its host's switch is ``away``, packets are lost there.
-    ``who`` says which labs can suffer it.
+    it. If its host's switch is ``away``, packets are lost there, and nothing can be plugged into it. ``who`` says which labs can
+    suffer it.
     """
 
     name: str
@@ -109,7 +109,6 @@ class Fault(NamedTuple):
     changes: int = 8
     hold: float = 0.0
     lasting: bool = False
-    plugged: bool = True
     away: bool = False
     who: Callable[[Lab], bool] = lambda lab: True
 
@@ -232,12 +231,11 @@ FAULTS = (
     Fault("leading Neutron server", _kill_leading_server, who=lambda lab: len([*lab.region().neutrons]) > 1),
     Fault("every Neutron server", _kill("neutron"), changes=0),
     Fault("every controller", _kill_controllers),
-    Fault("ovs-vswitchd", _kill("ovs-HOST"), changes=4, plugged=False, away=True),
-    Fault("ovsdb-server", _kill("ovsdb-HOST"), changes=4, plugged=False),
+    Fault("ovs-vswitchd", _kill("ovs-HOST"), changes=4, away=True),
     Fault("partition, silent", _cut(BLACKHOLE), changes=20, hold=8.0, who=_networked),
     Fault("partition, refused", _cut(REFUSED), who=_networked),
     Fault("5 % of messages lost", _lose, changes=12, lasting=True, who=lambda lab: lab.region().loss is not None),
-    Fault("full disk", _fill, who=lambda lab: lab.region().disk is not None),
+    Fault("full disk", _fill, who=lambda lab: lab.region().room is not None),
     Fault("clock 1 h off", _wrong_clock, lasting=True),
 )
 
@@ -251,7 +249,7 @@ def suffer(ground: Ground, fault: Fault, *, limit: float = LIMIT, scale: float =
     outcome = Outcome(fault.name, host)
     elsewhere = [each for each in ground.hosts if each != host]
     # So that something can be plugged while no API answers; but not where there is nothing to plug into.
-    prepared = ground.churn.prepare(ground.hosts if fault.plugged else elsewhere)
+    prepared = ground.churn.prepare(elsewhere if fault.away else ground.hosts)
     before, began = ground.churn.changes, time.monotonic()
     with contextlib.ExitStack() as striking:
         striking.enter_context(fault.strike(ground, host))

@@ -24,11 +24,10 @@ import msgspec
 
 from dragonflow.lab import state, system
 from dragonflow.lab.daemon import end_all, marked, started_at
-from dragonflow.lab.faults import Disk
 from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host, Uplink
 from dragonflow.lab.process import Process
 from dragonflow.lab.region import Region
-from dragonflow.lab.servers import BUSES, PORTS, STORES
+from dragonflow.lab.servers import BUSES, PORTS, STORES, Room
 from dragonflow.lab.state import RegionState, State, Vm
 from dragonflow.lab.system import LabError, listed
 from dragonflow.lab.uplink import BLACKHOLE, OPEN, REFUSED
@@ -94,7 +93,8 @@ class Lab:
     ) -> Lab:
         """Bring a lab up, after cleaning away what a crashed one of that name left.
 
-        ``lose`` needs a ``lossy`` one, and ``fill_disk`` one whose store has a ``disk`` of its own, of so many MiB.
+        ``lose`` needs a ``lossy`` one, and ``fill_disk`` one whose store has a ``disk`` of its own, of so many MiB: for Redis a
+        real one, in memory, and for etcd its quota.
 
         :raises LabError: it is up already, or can't be brought up; then nothing of it stays but its directory's logs.
         """
@@ -356,18 +356,18 @@ class Lab:
         loss.set(share)
 
     def fill_disk(self, region: str | None = None) -> None:
-        """Leave no room on the disk of the store's data. :raises LabError: it has none of its own."""
-        self._disk(region).fill()
+        """Leave no room for the store's data. :raises LabError: how much there is was not limited."""
+        self._room(region).fill()
 
     def free_disk(self, region: str | None = None) -> None:
-        """Make the room again. :raises LabError: the store has no disk of its own."""
-        self._disk(region).free()
+        """Make the room again. :raises LabError: how much there is was not limited."""
+        self._room(region).free()
 
-    def _disk(self, region: str | None) -> Disk:
-        disk = self.region(region).disk
-        if disk is None:
+    def _room(self, region: str | None) -> Room:
+        room = self.region(region).room
+        if room is None:
             raise LabError("the store has no disk of its own: `dragonflow lab up --store redis --disk 64` gives it one")
-        return disk
+        return room
 
     # What was said
 

@@ -13,7 +13,7 @@ from dragonflow.lab.host import Fabric, Host
 from dragonflow.lab.mariadb import MariaDB
 from dragonflow.lab.neutron import Neutrons
 from dragonflow.lab.process import Group, Process, Server
-from dragonflow.lab.servers import SQLite, servers_of
+from dragonflow.lab.servers import DISK, Etcd, Room, SQLite, servers_of
 from dragonflow.lab.state import RegionState, State
 from dragonflow.lab.system import LabError, wait_until
 from dragonflow.observe.control import ControlError, ask
@@ -59,8 +59,9 @@ class Region:
         self.name, self.index = state.name, state.index
         self.directory = home / state.name
         tail = f"-{state.name}" if len(lab.regions) > 1 else ""
-        self.disk = None if lab.disk is None else Disk(self.directory / "disk", lab.disk)
+        self.disk = None if lab.disk is None or lab.store != "redis" else Disk(self.directory / DISK, lab.disk)
         self.store, self.bus = servers_of(lab, state, home, self.directory, tail)
+        self.room: Room | None = self.store if isinstance(self.store, Etcd) and lab.disk is not None else self.disk
         self.loss = Loss(self.directory / "loss") if lab.lossy else None
         self.mariadb = MariaDB(f"mariadb{tail}", home, self.directory)
         self.neutrons = Neutrons(f"neutron{tail}", home, self.directory, state.neutron_ports)
@@ -78,7 +79,7 @@ class Region:
                 home=home,
                 directory=self.directory / name,
                 suffix=f"{tail}-{name}",
-                servers=(*self.store.ports, *self.bus.ports),
+                servers=tuple(dict.fromkeys((*self.store.ports, *self.bus.ports))),
             )
             for number, name in enumerate(state.hosts, 1)
         }

@@ -5,6 +5,7 @@ Each is made on a directory and on ports that stay its own, so a member that is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,8 +22,27 @@ MEMBERS = 3
 PORTS = 2 * MEMBERS
 """TCP ports that etcd (clients, peers) or Redis (servers, Sentinels) takes."""
 
+DISK = "disk"
+"""The directory of a region on which a disk of its own is mounted, if the store's data have one."""
+
 STORES = ("sqlite", "etcd", "redis")
 BUSES = ("zmq", "redis", "store")
+
+
+_FILLER = "filler/"
+_FILLER_SIZE = 1 << 20  # bytes; etcd takes requests up to 1.5 MiB
+
+
+class Room(Protocol):
+    """Where a store's data lie, and which can be full."""
+
+    def fill(self) -> None:
+        """Leave no room."""
+        ...
+
+    def free(self) -> None:
+        """Make the room again."""
+        ...
 
 
 class Servers(Protocol):
@@ -119,11 +139,30 @@ class NoServers:
 
 
 class Etcd(EtcdCluster):
-    """A cluster of three."""
+    """A cluster of three, each with so much room (in MiB) as etcd's own quota leaves it. See ``Room``."""
 
-    def __init__(self, home: Path, directory: Path, ports: Sequence[int], tail: str) -> None:
-        super().__init__(home, directory, MEMBERS, ports=ports, name=f"etcd{tail}-")
+    def __init__(self, home: Path, directory: Path, ports: Sequence[int], tail: str, room: int | None) -> None:
+        options = {} if room is None else {"quota-backend-bytes": str(room << 20)}
+        super().__init__(home, directory, MEMBERS, ports=ports, name=f"etcd{tail}-", options=options)
         self.ports = ports[:MEMBERS]
+
+    def fill(self) -> None:
+        """Write, beside the DF DB, until the quota is used up and etcd takes no more (alarm NOSPACE)."""
+        for number in itertools.count():
+            try:
+                self.ctl("put", f"{_FILLER}{number}", stdin="x" * _FILLER_SIZE)
+            except LabError as error:
+                if "database space exceeded" in str(error):
+                    return
+                raise
+
+    def free(self) -> None:
+        """What an operator does then: delete, compact, defragment, disarm."""
+        self.ctl("del", "--prefix", _FILLER)
+        self.ctl("compact", str(self.leader().status()["header"]["revision"]))
+        for member in self.members.values():
+            self.ctl("defrag", endpoints=member.endpoint)
+        self.ctl("alarm", "disarm")
 
     def first(self) -> str | None:
         """See ``Servers``."""
@@ -135,12 +174,12 @@ class Etcd(EtcdCluster):
 
 def servers_of(lab: State, region: RegionState, home: Path, directory: Path, tail: str) -> tuple[Servers, Servers]:
     """The DF DB and the bus of a region; one and the same where Redis is both. ``tail`` goes into the names of processes."""
-    place = directory / "disk" if lab.disk is not None else directory
     store: Servers
     match lab.store:
         case "etcd":
-            store = Etcd(home, place / "etcd", region.store_ports, tail)
+            store = Etcd(home, directory / "etcd", region.store_ports, tail, lab.disk)
         case "redis":
+            place = directory if lab.disk is None else directory / DISK
             store = RedisServers(home, place / "redis", ports=region.store_ports, name=f"redis{tail}")
         case _:
             store = SQLite(directory)

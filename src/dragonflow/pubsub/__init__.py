@@ -22,11 +22,16 @@ class UnknownPubSub(ValueError):
 
 def open_pubsub(url: str, store: Store) -> PubSub:
     """The bus of a URL: ``store`` (none but the store's own watch), ``zmq+ipc:///DIRECTORY``, ``zmq+tcp://ADDRESS``, those
-    of Redis (``redis://HOST:PORT``, see ``store.open_store``), or ``memory://NAME`` within one process. No I/O happens yet. The
-    store must stay open as long as the bus.
+    of Redis (``redis://HOST:PORT``, see ``store.open_store``), or ``memory://NAME`` within one process. Before each of them may
+    stand ``lossy+``, for the lab (see ``testing.lossy``). No I/O happens yet. The store must stay open as long as the bus.
 
     :raises UnknownPubSub: with what to write in the option ``[df] pubsub_url``.
     """
+    if url.startswith("lossy+") and "#" in url:
+        from dragonflow.testing.lossy import LossyPubSub  # noqa: PLC0415 - only where it is asked for
+
+        bus, _, file = url.removeprefix("lossy+").rpartition("#")
+        return LossyPubSub(open_pubsub(bus, store), Path(file))
     scheme, separator, rest = url.partition("://")
     try:
         match scheme:
