@@ -104,6 +104,8 @@ class Region:
         (home / "dfdb").mkdir()
         self.options = {"reconcile_period": "2", "repair_rate": "0", "journal_period": "0.5"}
         self.environment: dict[str, str] = {}
+        self.places: dict[str, str] = {}  # of many ports: port → host, and the generation of them all
+        self.generation = 0
         self.servers: list[Server] = []
 
     def start(self) -> None:

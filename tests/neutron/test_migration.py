@@ -103,7 +103,7 @@ class TestMigration(df_ml2.DfMl2TestCase):
         assert (after.host, after.status, after.migrating) == ("h2", "DOWN", True), "ML2 says DOWN itself"
         assert turn(after, word["h2"]) is None, "what it said of the old generation is no proof for the new"
         assert turn(after, said("ACTIVE", self.id, "h2", after.generation)) == "ACTIVE"
-        Neutron().turn(after, "ACTIVE")
+        Neutron().turn([after], "ACTIVE")
         assert self.now().status == "ACTIVE"
         assert turn(self.now(), said("DOWN", self.id, "h1", before.generation)) is None
         assert turn(self.now(), said("DOWN", self.id, "h1", after.generation)) is None
@@ -115,11 +115,11 @@ class TestMigration(df_ml2.DfMl2TestCase):
         self.plugin.activate(self.admin, "h2", self.id)
         for status in ("ACTIVE", "DOWN"):
             with pytest.raises(db.StaleTurn):
-                Neutron().turn(decided, "ACTIVE")
+                Neutron().turn([decided], "ACTIVE")
             assert self.now().status == "DOWN", status
-        Neutron().turn(self.now(), "ACTIVE")
+        Neutron().turn([self.now()], "ACTIVE")
         with pytest.raises(db.StaleTurn):
-            Neutron().turn(decided, "DOWN")
+            Neutron().turn([decided], "DOWN")
         assert self.now().status == "ACTIVE"
 
 

@@ -80,19 +80,24 @@ class Neutron:
         self.compared = 0
         self.prepared: set[StandbyNow] = set()
         self.told: list[str] = []
+        self.broken = ""
         self.fail = False
 
     def ports(self, ids=None):
         self.compared += ids is None
         return [port for port in list(self.now.values()) if ids is None or port.id in ids]
 
-    def turn(self, port: PortNow, status: str) -> None:
-        if self.fail:
-            raise DBConnectionError("the SQL database is away")
-        if self.now[port.id].generation != port.generation:
-            raise StaleTurn(port.id)
-        self.turns.append((port.id, status))
-        self.now[port.id] = self.now[port.id]._replace(status=status)
+    def turn(self, ports, status: str) -> None:
+        for port in ports:
+            if self.fail:
+                raise DBConnectionError("the SQL database is away")
+            if port.id == self.broken:
+                raise RuntimeError("this port alone can't be turned")
+            if self.now[port.id].generation != port.generation:
+                raise StaleTurn(port.id)
+            if self.now[port.id].status != status:
+                self.turns.append((port.id, status))
+                self.now[port.id] = self.now[port.id]._replace(status=status)
 
     def standby(self, ids=None):
         return [other for other in list(self.prepared) if ids is None or other.id in ids]
@@ -204,12 +209,12 @@ def test_what_neutron_holds_up_holds_up_nothing_else(dfdb, keep):
     ports = [PORT._replace(id=f"p{number}") for number in range(9)]
     neutron = Neutron(*ports)
     held = threading.Event()
-    turn_port = neutron.turn
+    turn_ports = neutron.turn
 
-    def turn_slowly(port: PortNow, status: str) -> None:
-        if port.id in ("p0", "p1", "p2") and not held.is_set():
+    def turn_slowly(ports, status: str) -> None:
+        if {port.id for port in ports} & {"p0", "p1", "p2"} and not held.is_set():
             held.wait(60)
-        turn_port(port, status)
+        turn_ports(ports, status)
 
     neutron.turn = turn_slowly
     keeper = keep(neutron, threads=2)
@@ -221,6 +226,15 @@ def test_what_neutron_holds_up_holds_up_nothing_else(dfdb, keep):
     finally:
         held.set()
     until(lambda: {port.status for port in neutron.now.values()} == {"ACTIVE"})
+
+
+def test_a_port_that_can_not_be_turned_holds_up_no_other(dfdb, keep):
+    ports = [PORT._replace(id=f"p{number}") for number in range(5)]
+    neutron = Neutron(*ports)
+    neutron.broken = "p2"
+    keep(neutron)
+    put(dfdb, *(said("ACTIVE", port.id) for port in ports))
+    until(lambda: [port.id for port in neutron.now.values() if port.status != "ACTIVE"] == ["p2"])
 
 
 def test_a_leader_whose_comparing_hangs_is_stuck(dfdb, keep):

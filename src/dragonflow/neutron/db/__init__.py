@@ -1,5 +1,6 @@
 """Dragonflow's own tables in Neutron's SQL database, their alembic branch and the statements on them."""
 
+from dragonflow.neutron.db.blocks import block, unblock
 from dragonflow.neutron.db.events import Owed, accepted, of_nova, owe, owed, put_off, refused, strike
 from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, waiting, waits
 from dragonflow.neutron.db.listeners import RECORDED, StaleTurn, fenced, listen
@@ -25,6 +26,7 @@ __all__ = [
     "StaleTurn",
     "StandbyNow",
     "accepted",
+    "block",
     "claim",
     "done",
     "fenced",
@@ -43,6 +45,7 @@ __all__ = [
     "revision",
     "standby_now",
     "strike",
+    "unblock",
     "waiting",
     "waits",
 ]

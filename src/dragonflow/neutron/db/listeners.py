@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,33 +31,33 @@ _IDENTITY = ("host", "vnic_type", "profile", "status")
 
 
 class StaleTurn(Exception):
-    """The port was bound anew since it was decided to turn it: nothing was written."""
+    """The port was bound anew, or switched off, since it was decided to turn it: nothing was written."""
 
 
 class _Fence(threading.local):
-    port_id: str | None = None
-    generation = 0
-    held = False
+    generations: Mapping[str, int] = {}
+    held: str | None = None
 
 
 _fence = _Fence()
 
 
 @contextlib.contextmanager
-def fenced(port_id: str, generation: int) -> Iterator[None]:
-    """While this stands, this thread can't change the port's status but for this generation of its binding.
+def fenced(generations: Mapping[str, int]) -> Iterator[None]:
+    """While this stands, this thread can't change these ports' statuses but for these generations of their bindings, nor turn one
+    ACTIVE that is switched off.
 
-    The generation's row is locked until the status is committed, so no rebinding comes in between.
+    What decides is locked until the status is committed, so nothing comes in between.
 
     :raises StaleTurn: at the end, if it was tried; Neutron's callbacks swallow what is raised in the middle.
     """
-    _fence.port_id, _fence.generation, _fence.held = port_id, generation, False
+    _fence.generations, _fence.held = generations, None
     try:
         yield
     finally:
-        _fence.port_id = None
+        _fence.generations = {}
     if _fence.held:
-        raise StaleTurn(f"port {port_id} has been bound anew since generation {generation}")
+        raise StaleTurn(_stale(_fence.held, generations[_fence.held]))
 
 
 def listen() -> None:
@@ -113,12 +113,27 @@ def _next_generation(connection: Any, port_id: str) -> None:
 
 
 def _status_before(_mapper: Any, connection: Any, port: Any) -> None:
-    if _fence.port_id != port.id or not sa.inspect(port).attrs.status.history.has_changes():
+    expected = _fence.generations.get(port.id)
+    if expected is None or not sa.inspect(port).attrs.status.history.has_changes():
         return
-    locked = sa.select(PortGeneration.generation).where(PortGeneration.port_id == port.id).with_for_update()
-    if (connection.scalar(locked) or 0) != _fence.generation:
-        _fence.held = True
-        raise StaleTurn(port.id)
+    ports, generations = models_v2.Port.__table__, PortGeneration.__table__
+    locked = (
+        sa.select(ports.c.admin_state_up, sa.func.coalesce(generations.c.generation, 0))
+        .outerjoin(generations, generations.c.port_id == ports.c.id)
+        .where(ports.c.id == port.id)
+        .with_for_update()
+    )
+    now = connection.execute(locked).one_or_none()
+    if now is None:
+        return
+    enabled, generation = now
+    if generation != expected or (port.status == constants.PORT_STATUS_ACTIVE and not enabled):
+        _fence.held = port.id
+        raise StaleTurn(_stale(port.id, expected))
+
+
+def _stale(port_id: str, generation: int) -> str:
+    return f"port {port_id} has been bound anew since generation {generation}, or switched off"
 
 
 def _status_after(_mapper: Any, connection: Any, port: Any) -> None:
