@@ -418,6 +418,44 @@ async def test_a_store_that_vanished_is_an_outage_and_never_an_empty_one(ground:
     await reader.end()
 
 
+async def test_what_others_did_to_the_rows_is_mended_by_writing_them(ground: RedisGround) -> None:
+    """Somebody deletes and adds rows with redis-cli. Reading shows it (but for what has no revision), and writing mends it."""
+    store, server = await ground.client(), ground.servers.servers[0]
+    start = await store.commit(Txn((Put(A, b"x"), Put(B, b"x"))))
+    server.ctl("EVAL", "redis.call('DEL', KEYS[1])", "1", f"{ground.prefix}:rows:net:a")
+    server.ctl("EVAL", "redis.call('HSET', KEYS[1], 'Thing\\0003', 'x')", "1", f"{ground.prefix}:rows:net:a")
+    foreign = Key("net:a", "Thing", "3")
+    assert (await store.snapshot(["*"])).records == ()
+    assert await store.get(foreign) is None
+    await store.commit(Txn((Delete(A), Put(B, b"again"), Put(foreign, b"ours")), (Check(foreign, ABSENT),)))
+    changes = await anext(store.watch({"*": start}))
+    assert {record.key: record.data for record in changes.records} == {A: None, B: b"again", foreign: b"ours"}
+    server.ctl("EVAL", "redis.call('ZADD', KEYS[1], 9, 'nonsense')", "1", f"{ground.prefix}:log:net:a")
+    with pytest.raises(StoreCorrupt, match="did not write"):
+        await store.snapshot(["*"])
+
+
+async def test_a_script_of_somebody_else_makes_it_unavailable(single: RedisServers, store: RedisStore) -> None:
+    server = single.servers[0]
+    await store.commit(put(A))
+    server.ctl("CONFIG", "SET", "busy-reply-threshold", "50")
+
+    async def on_and_on() -> None:
+        while True:
+            await store.commit(put(A))
+
+    busy = subprocess.Popen(
+        ["redis-cli", "-p", str(server.port), "EVAL", "while true do end", "0"], stdout=subprocess.DEVNULL
+    )
+    try:
+        with pytest.raises(Unavailable, match="a script of somebody else"):
+            await asyncio.wait_for(on_and_on(), 10)
+    finally:
+        wait_until(lambda: "OK" in server.ctl("SCRIPT", "KILL"), "the script to be killed", 10)
+        busy.wait()
+    await patiently(store, put(A))
+
+
 async def test_many_rows_are_read_in_pages_at_one_revision(
     ground: RedisGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,7 @@ class RedisStore:
         """See ``Store``."""
         check_key(key)
         _, (data, revision) = await self._read("get", key.scope.encode(), _field(key))
-        return None if data is None else Record(key, data, int(revision))
+        return None if data is None or revision is None else Record(key, data, int(revision))
 
     async def changes(self, after: Mapping[str, int]) -> Changes:
         """The last state of each record that changed after its scope's revision. :raises Compacted: see ``Watch``."""

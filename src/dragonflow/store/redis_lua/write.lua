@@ -55,7 +55,10 @@ end
 
 local function bury(scope, field)
     local name = scope .. '\0' .. field
-    if redis.call('HDEL', rows_of(scope), field) == 0 then return end
+    if redis.call('HDEL', rows_of(scope), field) == 0 then
+        -- not there: unless somebody else took it away, which nobody was told
+        if not redis.call('ZSCORE', log_of(scope), field) or redis.call('ZSCORE', root .. ':graves', name) then return end
+    end
     detach(name)
     redis.call('ZADD', log_of(scope), whole(revision), field)
     redis.call('ZADD', root .. ':graves', whole(revision), name)
