@@ -216,6 +216,84 @@ async def test_the_status_of_a_port_that_is_no_longer_bound_here_goes(world: Wor
     assert world.bus.sent[-1].records[0].data is None
 
 
+async def test_a_bus_that_fails_keeps_no_status_from_being_written(world: World) -> None:
+    async def fail(message: Message) -> None:
+        raise OSError("no bus")
+
+    world.bus.publish = fail  # type: ignore[method-assign]
+    world.report.confirmed({"p1": ACTIVE})
+    await world.until(lambda found: found is not None)
+    world.report.confirmed({"p1": down(UNPLUGGED)})
+    await world.until(lambda found: isinstance(found, PortStatus) and found.reason == UNPLUGGED)
+
+
+async def test_ports_that_change_during_a_long_outage_are_told_soon_after_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what holds at its end is written, and the outage is logged once."""
+    world.store.faults = ["before"] * 6
+    for turn in range(20):
+        world.report.confirmed({"p1": ACTIVE if turn % 2 else down(UNPLUGGED)})
+        await asyncio.sleep(0.01)
+    assert not await world.report.written(0.01)
+    assert world.report.trouble == "away"
+    world.store.faults = []
+    assert await world.report.written(1.5)
+    assert world.report.trouble is None
+    found = await world.stored(PortStatus, "p1")
+    assert isinstance(found, PortStatus)
+    assert found.status == "ACTIVE"
+    assert len([it for it in caplog.records if "can't be written" in it.message]) == 1
+    assert len([it for it in caplog.records if "written again" in it.message]) <= 1
+
+
+async def test_a_storm_of_statuses_is_written_in_batches_that_any_store_takes(world: World) -> None:
+    said = {f"p{number}": down("x" * 10_000) for number in range(950)}
+    before = (await world.store.snapshot(["*"])).revision
+    world.report.confirmed(said)
+    assert await world.report.written(10)
+    snapshot = await world.store.snapshot([status_scope("h1")])
+    assert len(snapshot.records) == 950
+    assert 10 <= snapshot.revision - before <= 12
+    assert all(len(message.records) <= 100 for message in world.bus.sent)
+    assert max(len(record.data or b"") for record in snapshot.records) < 1000
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        {"status": "DOWN"},
+        {"generation": 9},
+        {"revision": 9},
+        {"chassis": "h2"},
+        {"reason": "because"},
+    ],
+)
+async def test_a_row_that_somebody_alters_is_put_back(world: World, altered: dict[str, object]) -> None:
+    world.report.confirmed({"p1": ACTIVE})
+    assert await world.report.written(5)
+    good = await world.stored(PortStatus, "p1")
+    assert isinstance(good, PortStatus)
+    bad = msgspec.structs.replace(good, **altered)
+    key = Key(status_scope("h1"), "PortStatus", "p1")
+    revision = await world.store.commit(Txn((Put(key, encode(bad)),)))
+    if bad.scope == key.scope:
+        world.replica.upsert(bad, revision)
+    else:
+        world.replica.remove(PortStatus, "p1", revision)  # what lies about its scope is refused at the door
+    world.report.wake()
+    await world.until(lambda found: found == good)
+
+
+async def test_of_ports_that_are_not_mentioned_the_status_stays(world: World) -> None:
+    world.report.confirmed({"p1": ACTIVE})
+    assert await world.report.written(5)
+    revision = (await world.store.snapshot(["*"])).revision
+    world.report.confirmed({})
+    assert await world.report.written(5)
+    assert (await world.store.snapshot(["*"])).revision == revision
+
+
 async def test_liveness_comes_back_when_its_row_or_its_lease_is_lost() -> None:
     world = World()
     liveness = Liveness(world.store, "h1", 0.4, now=lambda: 5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App
-from dragonflow.controller.engine import Engine, LocalityEvent
+from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
@@ -205,10 +206,26 @@ class History(RuleBasedStateMachine):
         self.settle()
         self.write(row)
 
+    @rule(pace=st.integers(1, 3))
+    def settle_while_news_comes_in(self, pace: int) -> None:
+        """As the controller does, which gives way to others between the steps of a long settling."""
+        self._check_replica()
+        steps = self.engine.settling()
+        for count in itertools.count():
+            try:
+                next(steps)
+            except StopIteration as end:
+                self._take(end.value)
+                return
+            if count % pace == 0:
+                self.deliver(1)
+
     @rule()
     def settle(self) -> None:
         self._check_replica()
-        settled = self.engine.settle()
+        self._take(self.engine.settle())
+
+    def _take(self, settled: Settled) -> None:
         for owner, facts in settled.facts.items():
             if facts:
                 self.wanted[owner] = facts
@@ -346,6 +363,18 @@ def rows_change(history: History) -> None:
     history.compare()
 
 
+def news_comes_in_while_settling(history: History) -> None:
+    for pace in (1, 2, 3):
+        for name, on in (("p1", "b"), ("p4", "here"), ("p2", None), ("p3", "b")):
+            history.write(worlds.port(name, int(name[1:]), on=on, net=NETWORKS[name]))
+            history.write(worlds.network("n1", 1, segmentation_id=pace))
+            history.write(worlds.port(name, int(name[1:]), net=NETWORKS[name]))
+        history.drop("chassis")
+        history.reset("chassis")
+        history.settle_while_news_comes_in(pace)
+        history.compare()
+
+
 def a_port_migrates(history: History) -> None:
     """There and back, with the interface plugged before the binding moves and unplugged after it has."""
     for on, standby in (
@@ -386,7 +415,13 @@ def a_snapshot_lacks_rows(history: History) -> None:
 
 SCRIPTS = (
     *(interfaces_come_back, interfaces_change, scopes_come_back, a_scope_is_dropped, rows_come_back, rows_change),
-    *(a_port_migrates, a_row_turns_bad_and_good, old_news_comes_late, a_snapshot_lacks_rows),
+    *(
+        news_comes_in_while_settling,
+        a_port_migrates,
+        a_row_turns_bad_and_good,
+        old_news_comes_late,
+        a_snapshot_lacks_rows,
+    ),
 )
 """Histories that are known to be hard, each for a mistake that somebody could make."""
 

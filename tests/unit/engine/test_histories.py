@@ -13,6 +13,7 @@ from histories import SCRIPTS, History, play
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from dragonflow.controller import engine
 from dragonflow.testing.oracle import Oracle
 
 SETTINGS = settings(
@@ -26,6 +27,14 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_steps() -> Iterator[None]:
+    """A settling gives way after each owner, so that news can come in between any two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "STEP", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
