@@ -167,6 +167,45 @@ def test_a_controller_that_is_stopped_or_killed_leaves_the_statuses(active: Host
     assert active.row("alive", Alive, "h1") is None
 
 
+def test_what_changed_while_the_df_db_was_away_is_told_when_it_is_back(active: Host) -> None:
+    path = Path(active.store_url.removeprefix("sqlite://"))
+    with active.controller():
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        with away(path):
+            until(lambda: active.status()["df_db"].startswith("away since "), "the controller to miss the DF DB")
+            active.vswitch.vsctl("del-port", "br-int", "vm1")
+            until(lambda: active.status()["statuses"] != "written", "the status to wait")
+        back = time.monotonic()
+        until(lambda: status_of(active)[0] == "DOWN", "DOWN")
+        assert time.monotonic() - back < 5
+        until(lambda: active.status()["df_db"] == "answers", "the controller to say so")
+
+
+def test_a_shutdown_without_the_df_db_says_what_it_could_not_tell(active: Host) -> None:
+    path = Path(active.store_url.removeprefix("sqlite://"))
+    with active.controller() as running:
+        until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
+        with away(path):
+            command = [DRAGONFLOW, "shutdown", "--config-file", str(active.config)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            assert (done.returncode, done.stderr) == (2, "")
+            assert "1 ports may not all be DOWN" in done.stdout
+            assert running.wait(10) == 0
+
+
+@contextlib.contextmanager
+def away(path: Path) -> Iterator[None]:
+    """The DF DB's file is gone, and comes back as it was."""
+    files = [it for it in path.parent.glob(f"{path.name}*") if it.is_file()]
+    for it in files:
+        it.rename(it.with_name(f"away-{it.name}"))
+    try:
+        yield
+    finally:
+        for it in files:
+            it.with_name(f"away-{it.name}").rename(it)
+
+
 def test_rows_that_somebody_altered_or_deleted_are_put_back(active: Host) -> None:
     with active.controller():
         until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
