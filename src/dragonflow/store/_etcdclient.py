@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ CONNECT = 2.0
 
 PATROL, SILENCE = 2.0, 2.5
 """Seconds between two signs of life asked from a server that serves streams, and how long to wait for one."""
+
+REFUSALS = 3
+"""How often in a row a request is asked again with a new token."""
 
 _BACKOFF = Backoff(first=0.05, most=1.0)
 _CHANNEL = (
@@ -103,36 +106,37 @@ class EtcdClient:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    async def ask(self, send: Send, what: str, *, again: bool = True) -> Any:
+    async def ask(self, send: Send, what: str, *, again: bool = True, says: Collection[Kind] = ()) -> Any:
         """The answer to a request. One that may not be sent ``again`` is repeated only if it surely was not carried out.
 
         :raises Unavailable: there is none; whether the request was carried out is not known.
-        :raises Trouble: what the server said is not a matter of availability (``COMPACTED`` and the kinds after it).
+        :raises Trouble: of a kind that the caller wants to be told, because it ``says`` something of the store.
         """
         deadline = self._deadline()
         failures = refusals = 0
         while True:
-            left = max(deadline - self._clock(), 0.1)
             connection: Connection | None = None
+            metadata: Metadata = ()
             try:
                 connection = await self.connection()
                 metadata = await self.metadata(connection)
+                left = max(deadline - self._clock(), 0.1)
                 answer = await self.attempt(connection, send, metadata, min(ATTEMPT, left) if again else left, what)
             except Trouble as trouble:
-                if trouble.kind is Kind.TOKEN and refusals < 3:
-                    refusals += 1
-                    self.forget_token()
-                    continue
-                if trouble.kind in (Kind.FINAL, Kind.TOKEN):
-                    raise Unavailable(str(trouble)) from None
-                if trouble.kind in (Kind.REFUSED, Kind.UNKNOWN) and connection is not None:
-                    self.leave(connection, str(trouble))
-                elif trouble.kind is not Kind.BUSY and connection is not None:
+                if trouble.kind in says:
                     raise
-                failures += 1
-                delay = _BACKOFF.delay(failures, self._chance())
+                if trouble.kind is Kind.TOKEN and refusals < REFUSALS:
+                    refusals += 1
+                    self.forget_token(metadata)
+                    continue
+                if trouble.kind not in (Kind.REFUSED, Kind.BUSY, Kind.UNKNOWN):
+                    raise Unavailable(str(trouble)) from None
+                if connection is not None and trouble.kind is not Kind.BUSY:
+                    self.leave(connection, str(trouble))
                 if trouble.kind is Kind.UNKNOWN and not again:
                     raise Unavailable(f"{trouble}; whether it was carried out is not known") from None
+                failures += 1
+                delay = _BACKOFF.delay(failures, self._chance())
                 if self._clock() + delay >= deadline:
                     raise Unavailable(str(trouble)) from None
                 await asyncio.sleep(delay)
@@ -173,9 +177,10 @@ class EtcdClient:
                 self._token = await self._authenticate(connection, self.url.user)
             return (*_REQUIRE_LEADER, ("token", self._token)) if self._token else _REQUIRE_LEADER
 
-    def forget_token(self) -> None:
-        """The server did not accept the token: the next request authenticates anew."""
-        self._token = None
+    def forget_token(self, metadata: Metadata) -> None:
+        """A server did not accept the token in this: the next request authenticates anew, unless another did so meanwhile."""
+        if self._token == dict(metadata).get("token", self._token or ""):
+            self._token = None
 
     async def _authenticate(self, connection: Connection, user: str) -> str:
         password = read_password(Path(self.url.options["password_file"]))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 from dragonflow.store._common import Scopes
-from dragonflow.store._etcdclient import Connection, EtcdClient
+from dragonflow.store._etcdclient import REFUSALS, Connection, EtcdClient, Metadata
 from dragonflow.store._etcderrors import Kind, Trouble, explain, understand
 from dragonflow.store._etcdkeys import Keys
 from dragonflow.store._etcdrpc import grpc, rpc
@@ -71,6 +71,7 @@ class EtcdWatch:
         self._step: asyncio.Task[None] | None = None
         self._breaks = 0  # streams in a row that broke off before an answer
         self._denials = 0
+        self._metadata: Metadata = ()
         self._closed = False
         self.add(after)
 
@@ -166,9 +167,9 @@ class EtcdWatch:
 
     async def _bear(self, trouble: Trouble) -> None:
         """Wait a little before the next stream. :raises Unavailable: that would not help."""
-        if trouble.kind is Kind.TOKEN and self._denials < 2:
+        if trouble.kind is Kind.TOKEN and self._denials < REFUSALS:
             self._denials += 1
-            self._client.forget_token()
+            self._client.forget_token(self._metadata)
             return
         self._breaks += 1
         if trouble.kind in (Kind.FINAL, Kind.TOKEN) or self._breaks >= FLAPS:
@@ -180,8 +181,8 @@ class EtcdWatch:
         """A new stream, on which each scope goes on from where it is; those that are too far behind are lost."""
         now = await self._present()
         connection = await self._client.connection()
-        metadata = await self._client.metadata(connection)
-        self._stream = _Stream(self._client, connection, metadata, self._take, self._stir)
+        self._metadata = await self._client.metadata(connection)
+        self._stream = _Stream(self._client, connection, self._metadata, self._take, self._stir)
         for scope in self._scopes.values():
             if scope.after > now:
                 self._lost[scope] = f"etcd went back in time, from revision {scope.after} to {now}"
@@ -191,7 +192,7 @@ class EtcdWatch:
     async def _present(self) -> int:
         """The store's revision; it was answered by a server that has a quorum behind it."""
 
-        async def send(connection: Connection, seconds: float, metadata: Any) -> Any:
+        async def send(connection: Connection, seconds: float, metadata: Metadata) -> Any:
             request = rpc.RangeRequest(key=self._keys.root, keys_only=True)
             return await connection.kv.Range(request, timeout=seconds, metadata=metadata)
 
@@ -253,7 +254,7 @@ class _Stream:
         self,
         client: EtcdClient,
         connection: Connection,
-        metadata: Any,
+        metadata: Metadata,
         take: Callable[[_Scope, Any], None],
         stir: asyncio.Event,
     ) -> None:
@@ -268,8 +269,11 @@ class _Stream:
         self._room = asyncio.Event()
         self._taken = 0
         self._end: Trouble | None = None
+        try:
+            self._call = connection.watch.Watch(metadata=metadata)
+        except grpc.aio.UsageError:
+            raise Trouble(Kind.UNKNOWN, f"the connection to etcd at {connection.endpoint} was just closed") from None
         client.hold(connection, stream=True)
-        self._call = connection.watch.Watch(metadata=metadata)
         self._reading = asyncio.create_task(self._read())
 
     def create(self, scope: _Scope, start: int, first: bytes, end: bytes) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 
 from dragonflow.store._common import check_txn, leases_of
 from dragonflow.store._etcdclient import PATIENCE, Connection, EtcdClient, Metadata
-from dragonflow.store._etcderrors import Kind, Trouble
+from dragonflow.store._etcderrors import MANUAL, Kind, Trouble
 from dragonflow.store._etcdkeys import Keys, Range
-from dragonflow.store._etcdrpc import rpc
+from dragonflow.store._etcdrpc import grpc, rpc
 from dragonflow.store._etcdwatch import EtcdWatch
 from dragonflow.store._url import ServerUrl
 from dragonflow.store.protocol import (
@@ -46,6 +46,9 @@ RANGES = 100
 
 SNAPSHOTS = 3
 """How often a snapshot begins anew when its revision was compacted under it."""
+
+_REFUSALS = (Kind.NO_LEASE, Kind.OPERATIONS, Kind.SIZE)
+_UNREADABLE = (Kind.COMPACTED, Kind.OPERATIONS)
 
 
 class EtcdStore:
@@ -79,9 +82,9 @@ class EtcdStore:
                 return await self._snapshot(ranges)
             except Trouble as trouble:
                 why = trouble
-        raise Unavailable(
-            f"{why}; it was compacted {SNAPSHOTS} times while it was read: see etcd's --auto-compaction-retention"
-        )
+                if trouble.kind is Kind.OPERATIONS:
+                    break
+        raise Unavailable(f"{why}; {MANUAL}")
 
     def watch(self, after: Mapping[str, int]) -> EtcdWatch:
         """See ``Store``."""
@@ -113,7 +116,7 @@ class EtcdStore:
             anchor = self._keys.encode(txn.checks[0].key) if txn.checks else self._keys.root
             request.success.add(request_range=rpc.RangeRequest(key=anchor, keys_only=True))
         try:
-            answer = await self._client.ask(_txn(request), _named(txn), again=not txn.writes)
+            answer = await self._client.ask(_txn(request), _named(txn), again=not txn.writes, says=_REFUSALS)
         except Trouble as trouble:
             raise _refused(trouble, txn) from None
         if answer.succeeded:
@@ -143,7 +146,11 @@ class EtcdStore:
             call = connection.lease.LeaseKeepAlive(timeout=seconds, metadata=metadata)
             try:
                 await call.write(request)
-                return await call.read()
+                if (answer := await call.read()) is grpc.aio.EOF:
+                    raise Trouble(
+                        Kind.UNKNOWN, f"etcd at {connection.endpoint} did not say whether lease {lease} lives"
+                    )
+                return answer
             finally:
                 call.cancel()
 
@@ -159,10 +166,9 @@ class EtcdStore:
             return await connection.lease.LeaseRevoke(request, timeout=seconds, metadata=metadata)
 
         try:
-            await self._client.ask(send, f"revoking lease {lease}")
-        except Trouble as trouble:
-            if trouble.kind is not Kind.NO_LEASE:
-                raise Unavailable(str(trouble)) from None
+            await self._client.ask(send, f"revoking lease {lease}", says=(Kind.NO_LEASE,))
+        except Trouble:
+            return
 
     def hint(self) -> None:
         """See ``Store``. etcd tells its watchers by itself."""
@@ -187,14 +193,14 @@ class EtcdStore:
                 request.success.add(
                     request_range=rpc.RangeRequest(key=first, range_end=end, limit=limit, revision=revision)
                 )
-            answer = await self._client.ask(_txn(request), f"reading {len(some)} scopes")
+            answer = await self._client.ask(_txn(request), f"reading {len(some)} scopes", says=_UNREADABLE)
             revision = revision or answer.header.revision
             for (_, end), response in zip(some, answer.responses, strict=False):
                 page = response.response_range
                 while page.more:
                     after = page.kvs[-1].key + b"\0"
                     more = rpc.RangeRequest(key=after, range_end=end, limit=self._page, revision=revision)
-                    asking = asyncio.create_task(self._client.ask(_range(more), "reading a page of a scope"))
+                    asking = asyncio.create_task(self._client.ask(_range(more), "reading a page", says=_UNREADABLE))
                     try:
                         await self._add(records, page.kvs)  # while the server looks for the next page
                         page = await asking
@@ -249,13 +255,10 @@ def _named(txn: Txn) -> str:
 
 
 def _refused(trouble: Trouble, txn: Txn) -> Exception:
-    match trouble.kind:
-        case Kind.NO_LEASE:
-            return LeaseExpired(f"a lease is gone, one of {', '.join(sorted(leases_of(txn.writes)))}")
-        case Kind.OPERATIONS | Kind.SIZE:
-            size = sum(len(write.data) for write in txn.writes if isinstance(write, Put))
-            return ValueError(
-                f"{trouble}: it has {len(txn.writes)} writes, {len(txn.checks)} checks and {size} bytes; "
-                "split it, or raise the limit of every server"
-            )
-    return Unavailable(str(trouble))
+    if trouble.kind is Kind.NO_LEASE:
+        return LeaseExpired(f"a lease is gone, one of {', '.join(sorted(leases_of(txn.writes)))}")
+    size = sum(len(write.data) for write in txn.writes if isinstance(write, Put))
+    return ValueError(
+        f"{trouble}: it has {len(txn.writes)} writes, {len(txn.checks)} checks and {size} bytes; split it, or raise the limit "
+        "of every server"
+    )
