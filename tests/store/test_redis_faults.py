@@ -12,18 +12,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from redis_ground import RedisGround, fresh_prefix
+from redis_ground import A, B, Counter, Reader, RedisGround, fresh_prefix, patiently, put
 
 from dragonflow.lab.redis import RedisServers
 from dragonflow.lab.system import LabError, run, wait_until
 from dragonflow.store import UnknownStore, open_store
 from dragonflow.store.conformance import Follower
-from dragonflow.store.feed import Feed, ScopeReset
 from dragonflow.store.protocol import (
     ABSENT,
     Check,
     Compacted,
-    Conflict,
     Delete,
     Key,
     Put,
@@ -33,22 +31,6 @@ from dragonflow.store.protocol import (
 )
 from dragonflow.store.redis import RedisStore
 from dragonflow.store.redis_client import RedisUrl
-
-A, B = Key("net:a", "Thing", "1"), Key("net:a", "Thing", "2")
-
-
-def put(key: Key, data: bytes = b"x", lease: str | None = None) -> Txn:
-    return Txn((Put(key, data, lease),))
-
-
-async def patiently(store: RedisStore, txn: Txn, seconds: float = 20) -> int:
-    """Commit as soon as the store can. Only for what may be done twice."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                return await store.commit(txn)
-            except Unavailable:
-                await asyncio.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -68,240 +50,6 @@ async def ground(single: RedisServers) -> AsyncIterator[RedisGround]:
 @pytest.fixture
 async def store(ground: RedisGround) -> RedisStore:
     return await ground.client()
-
-
-# -- fail-over --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def group(tmp_path: Path) -> AsyncIterator[RedisGround]:
-    """A master, two replicas and three Sentinels for one test."""
-    with await asyncio.to_thread(RedisServers(tmp_path, tmp_path / "redis").__enter__) as servers:
-        ground = RedisGround(servers)
-        yield ground
-        await ground.close()
-
-
-class Counter:
-    """Counts up in one row by compare-and-swap, and keeps what it was told is done."""
-
-    def __init__(self, store: RedisStore) -> None:
-        self._store = store
-        self.told: list[int] = []
-        self.unknown: list[int] = []
-
-    async def count(self) -> None:
-        while True:
-            try:
-                record = await self._store.get(A)
-                number = int(record.data or b"") if record else 0
-                check = Check(A, record.revision if record else ABSENT)
-            except Unavailable:
-                await asyncio.sleep(0.05)
-                continue
-            try:
-                await self._store.commit(Txn((Put(A, b"%d" % (number + 1)),), (check,)))
-                self.told.append(number + 1)
-            except Conflict:
-                await asyncio.sleep(0)
-            except Unavailable:
-                self.unknown.append(number + 1)
-                await asyncio.sleep(0.05)
-
-
-class Reader:
-    """Follows a scope as consumers do, and checks that revisions never go back nor mean two things."""
-
-    def __init__(self, store: RedisStore) -> None:
-        self._feed = Feed(store)
-        self.rows: dict[Key, tuple[bytes, int]] = {}
-        self.resets = 0
-        self.meaning: dict[tuple[Key, int], bytes | None] = {}
-        self._task = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        await self._feed.add(["net:a"])
-        async for news in self._feed:
-            if isinstance(news, ScopeReset):
-                self.resets += 1
-                self.rows.clear()
-            for record in news.records:
-                assert self.meaning.setdefault((record.key, record.revision), record.data) == record.data
-                if record.data is None:
-                    self.rows.pop(record.key, None)
-                else:
-                    self.rows[record.key] = record.data, record.revision
-
-    async def has(self, key: Key, data: bytes, seconds: float = 20) -> None:
-        async with asyncio.timeout(seconds):
-            while self.rows.get(key, (b"", 0))[0] != data:
-                if self._task.done():
-                    await self._task
-                await asyncio.sleep(0.01)
-
-    async def end(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._feed.aclose()
-
-
-@pytest.mark.parametrize("how", ["killed", "stopped"])
-async def test_no_acknowledged_count_is_lost_when_the_master_dies(group: RedisGround, how: str) -> None:
-    """Several clients count while the master is killed, or hangs; the old one comes back, and is followed no more."""
-    servers = group.servers
-    counters = [Counter(await group.client()) for _ in range(4)]
-    reader = Reader(await group.client())
-    tasks = [asyncio.create_task(counter.count()) for counter in counters]
-
-    async def told(more: int) -> None:
-        wanted = sum(len(counter.told) for counter in counters) + more
-        async with asyncio.timeout(30):
-            while sum(len(counter.told) for counter in counters) < wanted:
-                await asyncio.sleep(0.01)
-
-    await told(100)
-    old = servers.master()
-    pid = old.pid
-    assert pid is not None
-    if how == "killed":
-        await asyncio.to_thread(old.kill)
-    else:
-        os.kill(pid, signal.SIGSTOP)
-    await asyncio.to_thread(servers.wait_for_another_master, old)
-    await told(100)
-    if how == "killed":
-        await asyncio.to_thread(old.start)
-    else:
-        os.kill(pid, signal.SIGCONT)
-    await told(100)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    numbers = [number for counter in counters for number in counter.told]
-    unknown = [number for counter in counters for number in counter.unknown]
-    assert len(numbers) == len(set(numbers)), "a number was given to two"
-    last = await (await group.client()).get(A)
-    assert last is not None
-    assert last.data is not None
-    final = int(last.data)
-    missing = set(range(1, max(numbers) + 1)) - set(numbers) - set(unknown)
-    assert not missing, "numbers that nobody counted"
-    assert final >= max(numbers), "what was acknowledged is gone"
-    await reader.has(A, last.data)
-    await reader.end()
-
-
-async def test_a_switch_in_good_order_is_followed_and_told_in_order(group: RedisGround) -> None:
-    """SENTINEL FAILOVER: nobody dies, the old master becomes a replica, and watches go on."""
-    store, watcher = await group.client(), await group.client()
-    start = await store.commit(put(A, b"0"))
-    reader = Reader(watcher)
-    await reader.has(A, b"0")
-    servers = group.servers
-    old = servers.master()
-    servers.sentinels[0].ctl("SENTINEL", "FAILOVER", "dragonflow")
-    await asyncio.to_thread(servers.wait_for_another_master, old)
-    revision = await patiently(store, put(A, b"1"))
-    assert revision > start + 1_000_000, "a new master leaves room for what the old one may have told"
-    await reader.has(A, b"1")
-    assert reader.resets == 1, "what was told was in the common history, so nothing had to be read anew"
-    await reader.end()
-
-
-async def test_a_master_that_hangs_is_left_as_soon_as_the_sentinels_leave_it(group: RedisGround) -> None:
-    """Also by a client that asks it nothing: its next request goes to the new master, and doesn't wait for the old."""
-    store = await group.client()
-    assert isinstance(store, RedisStore)
-    await store.commit(put(A))
-    old = group.servers.master()
-    assert old.pid is not None
-    os.kill(old.pid, signal.SIGSTOP)
-    await asyncio.to_thread(group.servers.wait_for_another_master, old)
-    async with asyncio.timeout(10):
-        while store._server._open:
-            await asyncio.sleep(0.01)
-    assert await store.get(A) is not None
-    os.kill(old.pid, signal.SIGCONT)
-
-
-async def test_a_commit_that_no_replica_has_is_not_acknowledged(group: RedisGround) -> None:
-    store = await group.client()
-    await store.commit(put(A))
-    servers = group.servers
-    replicas = [server for server in servers.servers if server is not servers.master()]
-    for replica in replicas:
-        assert replica.pid is not None
-        os.kill(replica.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(Unavailable, match=r"0 of 1 replicas acknowledged|min-replicas-to-write"):
-            await store.commit(put(B))
-    finally:
-        for replica in replicas:
-            assert replica.pid is not None
-            os.kill(replica.pid, signal.SIGCONT)
-    await patiently(store, put(B))
-
-
-async def test_what_a_lost_master_told_alone_is_told_to_be_void(tmp_path: Path) -> None:
-    """A write that only the old master had, and that readers saw, is gone with it: they are told, and its revision is burnt."""
-    servers = RedisServers(tmp_path, tmp_path / "redis", size=2, sentinels=0)
-    with servers:
-        prefix = fresh_prefix()
-        first, second = servers.servers
-        first.ctl("CONFIG", "SET", "min-replicas-to-write", "0")
-        store = RedisStore.of(f"redis://{first.endpoint}?prefix={prefix}&wait=0")
-        common = await store.commit(put(A, b"common"))
-        wait_until(lambda: second.ctl("EXISTS", f"{prefix}:store").strip() == "1", "the replica to follow", 10)
-        assert first.ctl("WAIT", "1", "5000").strip() == "1"
-        await store.snapshot(["*"])
-        second.kill()
-        lost = await store.commit(put(B, b"lost"))
-        await store.close()
-        first.kill()
-        second.start()
-        second.ctl("REPLICAOF", "NO", "ONE")
-        second.ctl("CONFIG", "SET", "min-replicas-to-write", "0")
-        store = RedisStore.of(f"redis://{second.endpoint}?prefix={prefix}&wait=0")
-        with pytest.raises(Compacted):  # before anybody wrote to the new master
-            await anext(store.watch({"net:a": lost}))
-        revision = await store.commit(put(B, b"new"))
-        assert revision > lost + 1_000_000
-        with pytest.raises(Compacted) as compacted:  # and after
-            await anext(store.watch({"net:a": lost, "net:b": common}))
-        assert compacted.value.scopes == {"net:a"}
-        changes = await anext(store.watch({"net:a": common}))
-        assert [(record.key, record.data) for record in changes.records] == [(B, b"new")]
-        await store.close()
-
-
-async def test_a_client_that_saw_what_was_lost_never_reads_an_older_revision(tmp_path: Path) -> None:
-    """The same client goes on after the server came back with less than it had: revisions still only grow."""
-    servers = RedisServers(tmp_path, tmp_path / "redis", size=1, sentinels=0)
-    with servers:
-        ground = RedisGround(servers)
-        store, server = await ground.client(), servers.servers[0]
-        await store.commit(put(A, b"old"))
-        server.stop()
-        saved = tmp_path / "saved"
-        run(["cp", "-a", str(server.data), str(saved)])
-        server.start()
-        await patiently(store, put(A, b"told"))
-        newest = (await store.snapshot(["*"])).revision
-        server.kill()
-        run(["rm", "-rf", str(server.data)])
-        saved.rename(server.data)
-        server.start()
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(Unavailable):
-                    snapshot = await store.snapshot(["*"])
-                    break
-                await asyncio.sleep(0.05)
-        assert snapshot.revision > newest
-        assert [record.data for record in snapshot.records] == [b"old"]
-        with pytest.raises(Compacted):
-            await anext(store.watch({"*": newest}))
-        await ground.close()
 
 
 # -- one server -------------------------------------------------------------------------------------------------------

@@ -10,18 +10,15 @@ Revisions never go back, also where a fail-over or a restart lost the last write
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import random
-import sys
 import uuid
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from importlib.resources import files
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn, refuse_lost
+from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn
+from dragonflow.store._redisscripts import LAYOUT, Head, Page, field, script
 from dragonflow.store.protocol import (
     EVERYTHING,
     Changes,
@@ -41,9 +38,6 @@ from dragonflow.store.redis_client import WAIT_TIMEOUT, Connection, RedisServer,
 from dragonflow.store.redis_listener import Listener
 
 LOG = logging.getLogger(__name__)
-
-LAYOUT = 1
-"""The number of the keys' layout, kept in the DF DB; another one is refused."""
 
 HISTORY = 100_000
 """How many deletions are remembered for watchers that come late. What is alive needs no history."""
@@ -65,47 +59,6 @@ LOOK = 1000
 
 
 _ATTEMPTS = 5
-
-
-class _Script(NamedTuple):
-    text: str
-    sha: str
-
-
-@cache
-def _script(name: str) -> _Script:
-    """A script with its head, ready for Redis."""
-    lua = files("dragonflow.store") / "redis_lua"
-    reads = name in ("get", "read")
-    parts = ("head", "look" if reads else "write", name)
-    text = "\n".join((lua / f"{part}.lua").read_text() for part in parts)
-    text = ("#!lua flags=no-writes\n" if reads else "#!lua\n") + text
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-class _Head(NamedTuple):
-    """How the store stood in a reading. ``due`` and ``age``, in ms, are None if there are no leases; see look.lua."""
-
-    identity: str
-    layout: str
-    revision: int
-    forgotten: int
-    due: int | None
-    age: int | None
-
-    @classmethod
-    def of(cls, raw: list[Any]) -> _Head:
-        identity, layout, *rest = raw
-        return cls((identity or b"").decode(), (layout or b"").decode(), *rest)
-
-
-class _Page(NamedTuple):
-    """What one script read; see read.lua."""
-
-    head: _Head
-    eras: list[tuple[int, int]]
-    rest: list[tuple[str, int]]
-    records: list[Record]
 
 
 class RedisStore:
@@ -149,7 +102,7 @@ class RedisStore:
     async def get(self, key: Key) -> Record | None:
         """See ``Store``."""
         check_key(key)
-        _, (data, revision) = await self._read("get", key.scope.encode(), _field(key))
+        _, (data, revision) = await self._read("get", key.scope.encode(), field(key))
         return None if data is None or revision is None else Record(key, data, int(revision))
 
     async def changes(self, after: Mapping[str, int]) -> Changes:
@@ -158,7 +111,7 @@ class RedisStore:
         self._due = head.due
         return Changes(head.revision, tuple(sorted(found.values(), key=lambda record: record.revision)))
 
-    async def _collect(self, after: Mapping[str, int], fresh: bool) -> tuple[_Head, dict[Key, Record]]:
+    async def _collect(self, after: Mapping[str, int], fresh: bool) -> tuple[Head, dict[Key, Record]]:
         """What changed after these revisions, as it stood together at the revision of the head.
 
         What is too much for one script is read piece by piece, and then what changed meanwhile, until that is little. Who
@@ -167,11 +120,12 @@ class RedisStore:
         :raises Compacted: some of it is not known any more.
         """
         found: dict[Key, Record] = {}
-        floor = after
+        floor, newest = after, after
         while True:
             page = await self._page(floor)
             if not fresh:
-                _refuse_lost(floor, page)
+                page.refuse_lost(floor)
+                page.refuse_lost(newest)  # or a piece may be from a master that is none any more
             _take(found, page.records)
             if not page.rest:
                 return page.head, found
@@ -180,28 +134,23 @@ class RedisStore:
                 piece = await self._page(dict(rest[:BATCH]))
                 _take(found, piece.records)
                 rest = piece.rest + rest[BATCH:]
+                newest = dict.fromkeys(after, piece.head.revision)
             floor, fresh = dict.fromkeys(after, page.head.revision), False
 
-    async def _page(self, after: Mapping[str, int]) -> _Page:
+    async def _page(self, after: Mapping[str, int]) -> Page:
         exact = [(scope, told) for scope, told in after.items() if not scope.endswith(EVERYTHING)]
         prefixes = [(scope[:-1], told) for scope, told in after.items() if scope.endswith(EVERYTHING)]
         flat = [part for scope, told in (*exact, *prefixes) for part in (scope.encode(), told)]
-        head, (eras, rest, *rows) = await self._read("read", PAGE, PAGE_BYTES, len(exact), *flat)
-        return _Page(
-            head,
-            [(int(base), int(start)) for base, _, start in (era.partition(b":") for era in eras)],
-            [(scope.decode(), int(told)) for scope, told in zip(rest[::2], rest[1::2], strict=True)],
-            [each for scope, taken in zip(rows[::2], rows[1::2], strict=True) for each in _records(scope, taken)],
-        )
+        return Page.of(*await self._read("read", PAGE, PAGE_BYTES, len(exact), *flat))
 
-    async def _read(self, name: str, *arguments: str | bytes | int) -> tuple[_Head, list[Any]]:
+    async def _read(self, name: str, *arguments: str | bytes | int) -> tuple[Head, list[Any]]:
         """Run a script that reads; leases whose time had come, or a store that is another one, are seen to first."""
         minded = False
         for _ in range(_ATTEMPTS):
             identity, newest = self._identity, self._newest  # as they are now: another answer may overtake this one
             async with self._lend() as connection:
                 raw, *reply = await self._run(connection, name, arguments)
-            head = _Head.of(raw)
+            head = Head.of(raw)
             if head.layout not in ("", str(LAYOUT)):
                 raise self._wrong_layout(head.layout)
             if identity and not head.identity:
@@ -215,7 +164,7 @@ class RedisStore:
             minded = True
         raise Unavailable(f"the DF DB in Redis at {self._server.where} is being replaced again and again")
 
-    async def _mind_leases(self, head: _Head) -> bool:
+    async def _mind_leases(self, head: Head) -> bool:
         """Have a look at the leases if it is time for one; says whether some were ended, so that all is to be read again."""
         if head.due is None or head.age is None or (head.due > 0 and 0 <= head.age < LOOK):
             return False
@@ -233,9 +182,9 @@ class RedisStore:
         check_txn(txn)
         arguments: list[str | bytes | int] = [len(txn.checks)]
         for check in txn.checks:
-            arguments += (check.key.scope.encode(), _field(check.key), check.revision)
+            arguments += (check.key.scope.encode(), field(check.key), check.revision)
         for write in txn.writes:
-            arguments += (write.key.scope.encode(), _field(write.key))
+            arguments += (write.key.scope.encode(), field(write.key))
             arguments += (b"P", write.data, write.lease or b"") if isinstance(write, Put) else (b"D", b"", b"")
         reply = await self._write("commit", *arguments, kept=bool(txn.writes))
         if reply[0] == b"CONFLICT":
@@ -382,13 +331,13 @@ class RedisStore:
         return self._server.lend()
 
     async def _run(self, connection: Connection, name: str, arguments: Sequence[str | bytes | int]) -> Any:
-        script = _script(name)
+        run = script(name)
         try:
-            return await connection.call("EVALSHA", script.sha, 1, self._root, *arguments)
+            return await connection.call("EVALSHA", run.sha, 1, self._root, *arguments)
         except ReplyError as error:
             if error.code != "NOSCRIPT":  # which was not run, so may be asked for again
                 raise
-        return await connection.call("EVAL", script.text, 1, self._root, *arguments)
+        return await connection.call("EVAL", run.text, 1, self._root, *arguments)
 
 
 class _RedisWatch(PolledWatch):
@@ -446,31 +395,8 @@ class _RedisWatch(PolledWatch):
             self._store.listen()
 
 
-def _field(key: Key) -> bytes:
-    return f"{key.kind}\0{key.id}".encode()
-
-
-def _records(scope: bytes, taken: list[Any]) -> Iterator[Record]:
-    name = scope.decode()
-    for field, revision, data in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
-        kind, separator, identity = field.decode().partition("\0")
-        if not separator:
-            raise StoreCorrupt(
-                f"Redis holds a row of scope {name!r} that Dragonflow did not write: {field!r}; delete it"
-            )
-        yield Record(Key(name, sys.intern(kind), identity), data, int(revision))
-
-
 def _take(found: dict[Key, Record], records: Iterable[Record]) -> None:
     for record in records:
         before = found.get(record.key)
         if before is None or before.revision < record.revision:
             found[record.key] = record
-
-
-def _refuse_lost(after: Mapping[str, int], page: _Page) -> None:
-    """:raises Compacted: what was told may have been lost by a fail-over, or what is to be told is forgotten."""
-    refuse_lost(after, page.head.forgotten, page.head.revision)
-    lost = {scope for scope, told in after.items() if any(base < told < start for base, start in page.eras)}
-    if lost:
-        raise Compacted("a fail-over or restart of Redis lost some of what was told", lost)

@@ -29,7 +29,7 @@ LOG = logging.getLogger(__name__)
 PREFIX = "{dragonflow}"
 """Where all our keys and channels begin, unless the URL says otherwise. The braces keep them on one node of a cluster."""
 
-CONNECT_TIMEOUT = 2.0
+CONNECT_TIMEOUT = 3.0
 """Seconds for a connection to stand, the server's greeting included."""
 
 TIMEOUT = 3.0
