@@ -11,13 +11,20 @@ import pytest
 from chassis import BRIDGE, TestChassis, chassis
 from test_apps import across
 
+from dragonflow.controller import proof
 from dragonflow.controller.probe import Mode, Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.report import Claim, claims
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Binding
+from dragonflow.model import Binding, FixedIP, LogicalPort, OvsPort
 from dragonflow.switch.unixctl import Unixctl
 from dragonflow.testing import worlds
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at ports that are proven already every 0.1 s instead of every second."""
+    monkeypatch.setattr(proof, "_ROUND", 0.1)
 
 
 class Proving:
@@ -129,6 +136,45 @@ async def test_a_port_with_a_broken_pipeline_is_down_until_it_is_mended(
         assert probe["trace"]
         await it.mend()
         await it.until(a="ACTIVE", b="ACTIVE")
+
+
+KINDS = (
+    worlds.port("v6", 21, fixed_ips=(FixedIP("v6", "fd00::e"),)),
+    worlds.port("bare", 22, fixed_ips=()),
+    worlds.port("open", 23, port_security=False),
+    worlds.port("alone", 24, net="solo"),
+    worlds.port("standby", 25, on="there", standby=("here",)),
+    worlds.port("lone-standby", 26, on="there", standby=("here",), net="solo2"),
+)
+
+
+async def test_every_kind_of_port_is_proven_and_found_broken(vswitch: VSwitch) -> None:
+    async with proving(vswitch) as it:
+        bindings = [
+            Binding(id=row.id, host="here", network=row.network, generation=0, active=row.chassis == "here")
+            for row in KINDS
+        ]
+        await it.here.now(worlds.network("solo", 2), worlds.network("solo2", 3), *KINDS, *bindings)
+        for row in KINDS:
+            options = ("type=internal", f"external_ids:iface-id={row.id}")
+            vswitch.vsctl("add-port", BRIDGE, f"t{row.key}", "--", "set", "Interface", f"t{row.key}", *options)
+        everything = dict.fromkeys(("a", "b", *(row.id for row in KINDS)), "ACTIVE")
+        await it.here.until(lambda: all(_wired(it.here, row) for row in KINDS))
+        await it.settle()
+        await it.until(**everything)
+        assert it.prover.status()["proven"] == len(everything)
+        for table in ("table=96", "table=0"):
+            vswitch.ofctl("del-flows", BRIDGE, table)
+            async with asyncio.timeout(20):
+                for port in everything:
+                    while it.prover.gate(it.said)[port].status == "ACTIVE":
+                        await asyncio.sleep(0.01)
+            await it.mend()
+            await it.until(**everything)
+
+
+def _wired(here: TestChassis, row: LogicalPort) -> bool:
+    return any(interface.ofport is not None for interface in here.replica.where(OvsPort, iface_id=row.id))
 
 
 async def test_a_fault_of_one_port_is_not_laid_at_anothers_door(vswitch: VSwitch) -> None:

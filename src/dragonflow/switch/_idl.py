@@ -23,7 +23,7 @@ if ovs.json.PARSER == ovs.json.PARSER_PY:
 
 Transaction = ovs.db.idl.Transaction
 
-_MAX_BACKOFF_MS = 1000
+_MAX_BACKOFF_MS = 500
 
 
 def _many(key: Any, value: Any = None) -> dict[str, Any]:
