@@ -515,7 +515,7 @@ async def test_a_store_s_own_commits_wake_its_watches_at_once(path: Path) -> Non
 
 @pytest.mark.parametrize(
     "url",
-    ["", "sqlite", "sqlite://", "sqlite:///", "sqlite://relative", "etcd://x", "memory://", "/a/b", "sqlite:///a?b=1"],
+    ["", "sqlite", "sqlite://", "sqlite:///", "sqlite://relative", "mysql://x", "memory://", "/a/b", "sqlite:///a?b=1"],
 )
 def test_an_unknown_url_names_the_option_and_what_to_write(url: str) -> None:
     with pytest.raises(UnknownStore, match=r"\[df\] store_url.*sqlite:///ABSOLUTE/PATH"):

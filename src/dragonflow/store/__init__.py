@@ -30,15 +30,22 @@ def open_store(url: str, *, create: bool = True) -> Store:
             return sqlite.SqliteStore(Path(unquote(rest)), create=create)
         case ["memory"] if separator and rest:
             return memory.MemoryStore(memory.named(rest))
-        case ["etcd", *_] if separator:
-            from dragonflow.store.etcd import EtcdStore  # gRPC takes 0.2 s to import
-
-            return EtcdStore.of(url)
-        case ["redis", *_] if separator:
-            from dragonflow.store.redis import RedisStore  # as long as etcd's
-
-            return RedisStore.of(url)
+        case ["etcd" | "redis" as server, *_] if separator:
+            try:
+                return _on_servers(server, url)
+            except UnknownStore as error:
+                raise UnknownStore(f"[df] store_url: {error}") from None
     raise UnknownStore(
         f"[df] store_url = {url!r} is no DF DB that this version knows; write sqlite:///ABSOLUTE/PATH, "
         "etcd://HOST:PORT/PREFIX or redis://HOST:PORT/DB (or memory://NAME within one process)"
     )
+
+
+def _on_servers(driver: str, url: str) -> Store:
+    if driver == "etcd":
+        from dragonflow.store.etcd import EtcdStore  # gRPC takes 0.2 s to import
+
+        return EtcdStore.of(url)
+    from dragonflow.store.redis import RedisStore  # as long as etcd's
+
+    return RedisStore.of(url)

@@ -35,9 +35,7 @@ class ServerUrl(NamedTuple):
     options: Mapping[str, str]
 
     @classmethod
-    def parse(
-        cls, text: str, *, form: str, tls: bool, more: Collection[str] = (), servers: bool = True
-    ) -> ServerUrl:
+    def parse(cls, text: str, *, form: str, tls: bool, more: Collection[str] = (), servers: bool = True) -> ServerUrl:
         """Take a URL apart whose scheme is known.
 
         ``form`` is how such a URL is written, for the errors; ``tls`` says whether the scheme means TLS; ``more`` are options
