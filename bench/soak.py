@@ -1,7 +1,8 @@
 """Break a lab at random for as long as one wants, and print what came of it: ``python bench/soak.py --store etcd --minutes 30``.
 
-Each round one fault of ``dragonflow.lab.chaos`` strikes while ports change; a silent partition lasts a minute, in which 200 change.
-The same seed gives the same order of faults, hosts and changes. Exit code 1: something was lost, late or wrong. Needs root.
+Each round one fault of ``dragonflow.lab.chaos`` strikes while ports change; a silent partition lasts more than a minute, in
+which 200 change. The same seed gives the same order of faults, hosts and changes. Exit code 1: something was lost, late or wrong.
+Needs root.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def soak(ground: Ground, end: float, chance: random.Random, console: Console, ch
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
-    """Faults × outcomes."""
+    """Faults and their outcomes."""
     made = Table(title="What came of it", title_justify="left", header_style="bold")
     for column in ("fault", "times", "changes", "all right: median s", "longest s", "violations"):
         made.add_column(column, justify="left" if column == "fault" else "right")

@@ -128,6 +128,22 @@ def unplug(port_id: PortId, name: Name = DEFAULT) -> None:
         _lab(name).unplug(port_id)
 
 
+@app.command()
+def migrate(
+    port_id: PortId,
+    host: Annotated[str, typer.Argument(help="The host to move to.")],
+    name: Name = DEFAULT,
+) -> None:
+    """Move a plugged VM to another host while it runs, as Nova does; prints the VM's new network namespace."""
+    with errors():
+        moved = _lab(name).migrate(port_id, host)
+    _say(
+        f"port {moved.vm.port_id} is on {host}: wired {moved.wired * 1000:.0f} ms after the plug there, "
+        f"paused for {moved.paused * 1000:.0f} ms"
+    )
+    typer.echo(moved.vm.netns)
+
+
 @app.command("exec")
 def exec_(port_id: PortId, command: Command, name: Name = DEFAULT) -> None:
     """Run a command in a VM."""

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from dragonflow.lab.lab import Known, Lab
+from dragonflow.lab.lab import Lab
 from dragonflow.lab.matrix import Matrix
-from dragonflow.lab.state import Vm
+from dragonflow.lab.state import Known, Vm
 from dragonflow.lab.system import LabError
 
 API_PATIENCE = 60.0

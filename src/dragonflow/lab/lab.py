@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import msgspec
@@ -25,10 +25,11 @@ import msgspec
 from dragonflow.lab import state, system
 from dragonflow.lab.daemon import end_all, marked, started_at
 from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host, Uplink
+from dragonflow.lab.migration import Migrated, migrate
 from dragonflow.lab.process import Process
 from dragonflow.lab.region import Region
 from dragonflow.lab.servers import BUSES, PORTS, STORES, Room
-from dragonflow.lab.state import RegionState, State, Vm
+from dragonflow.lab.state import Known, RegionState, State, Vm
 from dragonflow.lab.system import LabError, listed
 from dragonflow.lab.uplink import BLACKHOLE, OPEN, REFUSED
 from dragonflow.lab.vm import Address, give_address, plug, remove, unplug
@@ -44,14 +45,6 @@ Progress = Callable[[str], None]
 
 def _silent(_: str) -> None:
     pass
-
-
-class Known(NamedTuple):
-    """What is needed to plug a port: the port, its network's subnets and MTU."""
-
-    port: dict[str, Any]
-    subnets: list[dict[str, Any]]
-    mtu: int
 
 
 class Lab:
@@ -254,7 +247,7 @@ class Lab:
                 raise LabError(f"port {port_id} is plugged already; `dragonflow lab unplug {port_id}` takes it out")
             remove(netns)  # what a plug that was killed half-way left
             try:
-                made = plug(there, region=place.name, netns=netns, port=port, subnets=subnets, mtu=mtu)
+                made = plug(there, region=place.name, netns=netns, port=port, mtu=mtu)
             except BaseException:
                 with contextlib.suppress(LabError):
                     remove(netns)
@@ -276,6 +269,23 @@ class Lab:
             gone = self.vm(port_id)
             unplug(self.host(gone.host, gone.region), gone)
             self._remember_vms([each for each in self.vms.values() if each.port_id != gone.port_id])
+
+    def migrate(self, port_id: str, host: str) -> Migrated:
+        """Move a plugged VM to another host of its region while it runs, as Nova does; see ``migration``.
+
+        :raises LabError: it isn't plugged, it is there already, or the migration failed: then it stays where it is.
+        """
+        vm = self.vm(port_id)
+        place, there = self.region(vm.region), self.host(host, vm.region)
+        if vm.host == host:
+            raise LabError(f"port {vm.port_id} is on {host} already")
+        known = _port(place, vm.port_id)
+        netns = f"{self.name}-vm-{vm.port_id[:11]}-{host}"
+        with state.locked(self.name):
+            remove(netns)  # what a migration that was killed half-way left
+            moved = migrate(place, known, vm, there, netns)
+            self._remember_vms([moved.vm, *(each for each in self.vms.values() if each.port_id != vm.port_id)])
+        return moved
 
     def _remember_vms(self, vms: Sequence[Vm]) -> None:
         state.save(msgspec.structs.replace(state.load(self.name), vms=tuple(vms)))
@@ -418,7 +428,7 @@ def clean(name: str, *, logs: bool = True) -> bool:
 
 def _netns_of(name: str) -> Iterator[str]:
     """The lab's namespaces: of the fabric, of hosts, of VMs."""
-    pattern = re.compile(rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+|vm-[0-9a-f-]{{1,11}})")
+    pattern = re.compile(rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+|vm-[0-9a-f-]{{1,11}}(-host\d+)?)")
     return (netns for netns in system.netns_names() if pattern.fullmatch(netns))
 
 

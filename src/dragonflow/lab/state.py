@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -56,6 +57,14 @@ class Vm(msgspec.Struct, frozen=True):
     ips: tuple[str, ...]
     interface: str
     plugged: float
+
+
+class Known(NamedTuple):
+    """What is needed to plug a port, as Neutron's API gives it: the port, its network's subnets and MTU."""
+
+    port: dict[str, Any]
+    subnets: list[dict[str, Any]]
+    mtu: int
 
 
 class State(msgspec.Struct, frozen=True):

@@ -27,10 +27,10 @@ def interface_of(port_id: str) -> str:
     return f"tap{port_id[:11]}"
 
 
-def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], subnets: list[dict[str, Any]], mtu: int) -> Vm:
-    """Make the namespace and plug it; the interface is up and has the port's MAC, but no address.
+def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], mtu: int, up: bool = True) -> Vm:
+    """Make the namespace and plug it; the interface has the port's MAC, but no address, and is up unless told otherwise.
 
-    ``port`` and ``subnets`` are as Neutron's API gives them.
+    ``port`` is as Neutron's API gives it.
     """
     tap, mac = interface_of(port["id"]), port["mac_address"]
     system.netns_add(netns)
@@ -43,7 +43,9 @@ def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], subnets: 
     system.offload_off(netns, INTERFACE)
     system.offload_off(host.netns, tap)
     system.ip(host.netns, f"link set {tap} up")
-    system.ip(netns, f"link set {INTERFACE} up")
+    system.sysctl(netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
+    if up:
+        system.ip(netns, f"link set {INTERFACE} up")
     plugged = time.time()
     attach(host, port["id"], mac, port.get("device_id") or port["id"])
     ips = tuple(fixed["ip_address"] for fixed in port["fixed_ips"])
@@ -62,14 +64,14 @@ def attach(host: Host, port_id: str, mac: str, vm: str) -> None:
 
 def give_address(vm: Vm, how: Address, subnets: list[dict[str, Any]], directory: Path) -> None:
     """Give it its addresses: ``static`` from Neutron's word, ``dhcp`` by asking, ``none`` not at all."""
-    if how == "static":
-        _static(vm, subnets)
+    if how == "static" and (commands := static(vm, subnets)):
+        system.ip(vm.netns, *commands)
     elif how == "dhcp":
         _dhcp(vm, directory)
 
 
-def _static(vm: Vm, subnets: list[dict[str, Any]]) -> None:
-    """All addresses of the port; a default route by each gateway that a subnet of theirs names."""
+def static(vm: Vm, subnets: list[dict[str, Any]]) -> list[str]:
+    """What ``ip`` is told for all addresses of the port, and a default route by each gateway that a subnet of theirs names."""
     commands = []
     for subnet in subnets:
         network, router = ip_network(subnet["cidr"]), subnet["gateway_ip"]
@@ -79,9 +81,7 @@ def _static(vm: Vm, subnets: list[dict[str, Any]]) -> None:
         if ours and router is not None:
             everywhere = "::/0" if network.version == 6 else "0.0.0.0/0"
             commands.append(f"route replace {everywhere} via {router} dev {INTERFACE} onlink")
-    system.sysctl(vm.netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
-    if commands:
-        system.ip(vm.netns, *commands)
+    return commands
 
 
 def _dhcp(vm: Vm, directory: Path) -> None:
