@@ -31,7 +31,7 @@ SERVER = Path(__file__).with_name("server.py")
 PROJECT = "00000000000000000000000000000001"
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "it") -> float:
+def until(condition: Callable[[], object], seconds: float = 90.0, what: str = "it") -> float:
     """Wait; returns how many seconds it took."""
     began = time.monotonic()
     while not condition():

@@ -18,7 +18,7 @@ from dragonflow.model import decode
 SOON = 5.0
 """Seconds after the end of a fault within which every status must be right."""
 
-SLACK = 3.0
+SLACK = 5.0
 """Seconds more for a machine whose two cores others use, too."""
 
 
@@ -81,7 +81,7 @@ def test_what_nova_refuses_is_tried_again_by_and_by(three, server):
     servers.write_text(json.dumps({device: 422}))
     three.say("ACTIVE", [port])
     until(lambda: [line["code"] for line in three.refused() if line.get("tag") == port] == [422])
-    assert owed(three) == 1
+    until(lambda: owed(three) == 1)  # Neutron sends an event a little before its commit
     with three.engine.begin() as connection:
         until(
             lambda: connection.exec_driver_sql("SELECT MAX(due) FROM df_owed_events").scalar_one() > time.time() + 10,
