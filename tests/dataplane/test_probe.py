@@ -177,6 +177,25 @@ def _wired(here: TestChassis, row: LogicalPort) -> bool:
     return any(interface.ofport is not None for interface in here.replica.where(OvsPort, iface_id=row.id))
 
 
+async def test_while_the_switch_changes_ports_are_proven_but_no_fault_is_found(vswitch: VSwitch) -> None:
+    """In a storm of changes the switch is hardly ever quiet; what is missing then is on its way."""
+    async with proving(vswitch) as it:
+        it.prover.unsettled()
+        await it.until(a="ACTIVE", b="ACTIVE")
+        vswitch.ofctl("del-flows", BRIDGE, "table=96")
+        await it.here.now(worlds.port("a", 11, device_id="other"))
+        it.said = claims("here", it.here.replica, it.here.engine.locality)
+        it.prover.settled(it.said, it.here.switch.connections, changed=True)
+        it.prover.unsettled()
+        await asyncio.sleep(0.3)
+        assert it.prover.status()["failed"] == 0
+        assert set(it.prover.gate(it.said)) == {"b"}
+        it.prover.settled(it.said, it.here.switch.connections, changed=False)
+        await it.until(a="DOWN", b="ACTIVE")
+        await it.mend()
+        await it.until(a="ACTIVE", b="ACTIVE")
+
+
 async def test_a_fault_of_one_port_is_not_laid_at_anothers_door(vswitch: VSwitch) -> None:
     """C's flow is gone: A and B, which would talk to it, talk to each other instead."""
     async with proving(vswitch) as it:

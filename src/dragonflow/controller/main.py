@@ -37,7 +37,7 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort
+from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline.facts import Locality
@@ -306,8 +306,11 @@ class Controller:
         }
         self._report.confirmed(down)
         untold = ""
-        if not await self._report.written(_PATIENCE):
+        if not {host_scope(self._name), status_scope(self._name)} <= self._intake.arrived:
+            untold = "the statuses of this chassis's ports are as they were: the DF DB has not been read yet"
+        elif not await self._report.written(_PATIENCE):
             untold = f"the statuses of {len(down)} ports may not all be DOWN: {self._report.trouble or 'no answer'}"
+        if untold:
             LOG.warning("%s", untold)
         await self._liveness.end()
         self._stop.set()

@@ -181,11 +181,11 @@ class Prover:
             self._unixctl.close()
 
     async def _wait(self) -> None:
-        """Until something is due. While the switch changes, nothing is."""
+        """Until something is due. While the switch changes, only what waits for its first proof is."""
         while True:
             now = _clock()
             due = None
-            if self._quiet and self._rests:
+            if self._queue or (self._quiet and self._rests):
                 due = max(self._retry_at, now if self._queue else min((self._next_round, *self._again.values())))
                 if due <= now:
                     return
@@ -223,7 +223,7 @@ class Prover:
             with metrics.PROBE_SECONDS.time():
                 faults = await self._faults(plans)
                 suspects = {port: plans[port] for port, fault in faults.items() if fault.reason}
-                if suspects and epoch == self._epoch:
+                if suspects and self._unmoved(epoch):
                     faults |= await self._faults(suspects)
         except Unreachable as error:
             self._cannot(str(error), rests)
@@ -235,12 +235,16 @@ class Prover:
         for port, fault in faults.items():
             if self._rests.get(port) != rests[port]:
                 continue  # what is now will be, or is being, proven by itself
-            if fault.reason and epoch != self._epoch:
-                self._queue[port] = None
+            if fault.reason and not self._unmoved(epoch):
+                self._again[port] = 0.0  # to be looked at when the switch is quiet
                 continue
             changed |= self._file(port, rests[port], fault)
         if changed:
             self._on_verdicts()
+
+    def _unmoved(self, epoch: int) -> bool:
+        """Whether nothing was sent to the switch since then, nor is on its way."""
+        return self._quiet and epoch == self._epoch
 
     async def _faults(self, plans: Mapping[str, Plan]) -> dict[str, _Fault]:
         """What is wrong with each port. What it sends may go wrong by the receiver's fault, so then another one is tried."""
