@@ -75,7 +75,8 @@ class RedisStore:
         self._history = history
         self._identity = ""
         self._newest = 0  # what was told to our callers
-        self._due: int | None = None
+        self._due: int | None = None  # ms until a lease ends, as last seen
+        self._minding = True  # whether we can end it
         self._wakes: set[Wake] = set()
         self._watches: weakref.WeakSet[_RedisWatch] = weakref.WeakSet()
         self._listener = Listener(self._server, self._heard, self._began, self._lost)
@@ -108,7 +109,7 @@ class RedisStore:
     async def changes(self, after: Mapping[str, int]) -> Changes:
         """The last state of each record that changed after its scope's revision. :raises Compacted: see ``Watch``."""
         head, found = await self._collect(after, fresh=False)
-        self._due = head.due
+        self._due = head.due if self._minding else None
         return Changes(head.revision, tuple(sorted(found.values(), key=lambda record: record.revision)))
 
     async def _collect(self, after: Mapping[str, int], fresh: bool) -> tuple[Head, dict[Key, Record]]:
@@ -172,7 +173,9 @@ class RedisStore:
             await self._write("lease", "look")
         except Unavailable as error:  # reading goes on all the same
             LOG.debug("leases not looked at: %s", error)
+            self._minding = False
             return False
+        self._minding = True
         return head.due <= 0 and head.age <= LOOK * 5
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -289,7 +292,7 @@ class RedisStore:
         return f"{self._root}:wake:{scope}".encode()
 
     def _heard(self, channel: bytes, _data: bytes) -> None:
-        scope = channel[len(self._channel("")) :].decode()
+        scope = channel[len(self._channel("")) :].decode(errors="replace")
         for watch in self._watches:
             watch.look_at(scope)
 

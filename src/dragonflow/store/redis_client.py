@@ -274,11 +274,10 @@ class RedisServer:
             raise Unavailable("the connection to Redis was closed")
         context = self._tls()
         if self.url.master is None:
-            return await self._connect(self.url.endpoints[0], context, 0)
+            return await self._connect(self.url.endpoints[0], context)
         if self._following is None:
             self._following = asyncio.create_task(self._follow_sentinels())
-        where, replicas = await self._ask_sentinels(context)
-        return await self._connect(where, context, min(replicas, 1))
+        return await self._connect(await self._ask_sentinels(context), context)
 
     async def close(self) -> None:
         """Close all connections; requests that run, and those that come, are ``Unavailable``."""
@@ -291,7 +290,7 @@ class RedisServer:
 
     # -- one server ----------------------------------------------------------------------------------------------------
 
-    async def _connect(self, where: Where, context: ssl.SSLContext | None, wait: int) -> Connection:
+    async def _connect(self, where: Where, context: ssl.SSLContext | None) -> Connection:
         connection = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -309,7 +308,7 @@ class RedisServer:
         except BaseException:
             self.give_up(connection)
             raise
-        connection.wait = wait if self.url.wait is None else self.url.wait
+        connection.wait = int(self.url.master is not None) if self.url.wait is None else self.url.wait
         if self._master not in (None, where):
             LOG.warning("the Redis master is now at %s, not at %s", shown(where), self.where)
         self._master = where
@@ -368,8 +367,8 @@ class RedisServer:
 
     # -- Sentinels -----------------------------------------------------------------------------------------------------
 
-    async def _ask_sentinels(self, context: ssl.SSLContext | None) -> tuple[Where, int]:
-        """Where the master is, and how many replicas it should have; by the first Sentinel that knows."""
+    async def _ask_sentinels(self, context: ssl.SSLContext | None) -> Where:
+        """Where the master is, by the first Sentinel that answers."""
         assert self.url.master is not None
         errors = []
         for sentinel in tuple(self._sentinels):
@@ -380,14 +379,12 @@ class RedisServer:
                         raise Unavailable(
                             f"the Sentinel at {shown(sentinel)} knows no master {self.url.master!r}; see [df] store_url"
                         )
-                    facts = await connection.call("SENTINEL", "MASTER", self.url.master)
             except (OSError, ReplyError) as error:
                 errors.append(explain(shown(sentinel), error))
                 self._sentinels.remove(sentinel)  # ask it last from now on
                 self._sentinels.append(sentinel)
                 continue
-            known = dict(zip(facts[::2], facts[1::2], strict=False))
-            return (address[0].decode(), int(address[1])), int(known.get(b"num-slaves", 0))
+            return address[0].decode(), int(address[1])
         raise Unavailable("no Sentinel answers: " + "; ".join(errors))
 
     @contextlib.asynccontextmanager
@@ -412,10 +409,12 @@ class RedisServer:
         """Leave a master at once when a Sentinel says that it is none any more: it may be cut off, and know nothing of it."""
         while True:
             sentinel = self._sentinels[0]
-            with contextlib.suppress(OSError, ReplyError, StoreError):
+            with contextlib.suppress(
+                OSError, ReplyError, StoreError, ValueError
+            ):  # the last, for a message that is none
                 async with self._sentinel(sentinel, self._tls()) as connection:
                     await connection.call("SUBSCRIBE", "+switch-master")
-                    await self._leave_unless((await self._ask_sentinels(self._tls()))[0])
+                    await self._leave_unless(await self._ask_sentinels(self._tls()))
                     await self._heed(connection)
             if sentinel == self._sentinels[0]:
                 self._sentinels.append(self._sentinels.pop(0))
@@ -446,5 +445,5 @@ class RedisServer:
 
 
 def _info(text: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in text.decode().splitlines() if ":" in line)
+    lines = (line.partition(":") for line in text.decode(errors="replace").splitlines() if ":" in line)
     return {name: value for name, _, value in lines}

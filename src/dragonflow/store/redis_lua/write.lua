@@ -6,7 +6,7 @@ local LEAP = 1073741824 -- 2^30 revisions: more than a master that was cut off c
 local ERAS = 100        -- how many leaps are remembered
 local GRACE = 5000      -- ms without a look at the leases, beyond which the time between is not theirs
 local COUNTED = 1000    -- ms of such a time that are theirs all the same, so that a dead one ends some day
-local REAP = 50         -- leases ended at once
+local REAP = 200        -- leases ended at once
 local PRUNE = 500       -- deletions forgotten at once
 
 if identity and layout ~= ARGV[3] then return redis.error_reply('-DFLAYOUT the layout is ' .. layout) end
