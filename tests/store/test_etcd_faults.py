@@ -28,6 +28,7 @@ from dragonflow.store.protocol import (
     Key,
     LeaseExpired,
     Put,
+    Record,
     Txn,
     Unavailable,
     Watch,
@@ -193,6 +194,15 @@ async def test_a_server_that_falls_silent_is_left(three: EtcdCluster, connect: O
             os.kill(silent.pid, signal.SIGCONT)
 
 
+async def test_servers_that_are_down_from_the_start_cost_nothing(three: EtcdCluster, connect: Open) -> None:
+    endpoints = [member.endpoint for member in three.members.values()]
+    store = connect(three, **{",".join(endpoints): f"127.0.0.1:1,{endpoints[0]},127.0.0.1:2,127.0.0.1:3"})
+    await write_until_done(connect(three), A)
+    async with asyncio.timeout(2):
+        await store.snapshot(["net:a"])
+        await store.commit(put(B))
+
+
 async def test_a_slow_server_is_waited_for(one: EtcdCluster, connect: Open) -> None:
     store = connect(one)
     first = await store.commit(put(A))
@@ -317,6 +327,28 @@ async def test_a_snapshot_comes_in_pages_of_one_revision(one: EtcdCluster, conne
         assert len({record.data for record in records if record.key in (*keys[:50], *keys[-50:])}) == 1
     done = True
     await writing
+
+
+async def test_a_snapshot_whose_revision_is_compacted_begins_anew(one: EtcdCluster, connect: Open) -> None:
+    store, writer = connect(one), connect(one)
+    store._page = 20
+    keys = [Key("net:a", "Thing", f"{number:04d}") for number in range(200)]
+    for start in range(0, len(keys), 100):
+        await writer.commit(put(*keys[start : start + 100], data=b"old"))
+    add, compacted = store._add, 0
+
+    async def compact_then_add(records: list[Record], found: object) -> None:
+        nonlocal compacted
+        if not compacted:
+            compacted = await writer.commit(put(keys[0], keys[-1], data=b"new"))
+            await ctl(one, "compaction", str(compacted))
+        await add(records, found)
+
+    store._add = compact_then_add  # type: ignore[method-assign]
+    snapshot = await store.snapshot(["net:a"])
+    assert snapshot.revision == compacted
+    assert [record.key for record in snapshot.records] == keys
+    assert snapshot.records[0].data == snapshot.records[-1].data == b"new"
 
 
 async def test_many_scopes_are_read_in_several_requests(one: EtcdCluster, connect: Open) -> None:

@@ -117,10 +117,12 @@ class EtcdClient:
         while True:
             connection: Connection | None = None
             metadata: Metadata = ()
+            sent = False
             try:
                 connection = await self.connection()
                 metadata = await self.metadata(connection)
                 left = max(deadline - self._clock(), 0.1)
+                sent = True
                 answer = await self.attempt(connection, send, metadata, min(ATTEMPT, left) if again else left, what)
             except Trouble as trouble:
                 if trouble.kind in says:
@@ -133,7 +135,7 @@ class EtcdClient:
                     raise Unavailable(str(trouble)) from None
                 if connection is not None and trouble.kind is not Kind.BUSY:
                     self.leave(connection, str(trouble))
-                if trouble.kind is Kind.UNKNOWN and not again:
+                if trouble.kind is Kind.UNKNOWN and sent and not again:
                     raise Unavailable(f"{trouble}; whether it was carried out is not known") from None
                 failures += 1
                 delay = _BACKOFF.delay(failures, self._chance())
@@ -309,6 +311,9 @@ class EtcdClient:
         if connection in self._connections:
             self._connections.discard(connection)
             connection.left = True
+            if connection.patrol is not None:
+                connection.patrol.cancel()
+                connection.patrol = None
             task = asyncio.create_task(connection.channel.close())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
