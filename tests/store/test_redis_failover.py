@@ -14,8 +14,11 @@ from redis_ground import A, B, Counter, Reader, RedisGround, fresh_prefix, patie
 
 from dragonflow.lab.redis import RedisServers
 from dragonflow.lab.system import run, wait_until
+from dragonflow.store import keys
 from dragonflow.store._redisscripts import Head, Page
-from dragonflow.store.protocol import Compacted, Record, Unavailable
+from dragonflow.store.draft import transact
+from dragonflow.store.keycheck import Audit
+from dragonflow.store.protocol import Compacted, Conflict, Record, Unavailable
 from dragonflow.store.redis import RedisStore
 from dragonflow.store.redis_client import RedisUrl
 
@@ -73,6 +76,37 @@ async def test_no_acknowledged_count_is_lost_when_the_master_dies(group: RedisGr
     assert final >= max(numbers), "what was acknowledged is gone"
     await reader.has(A, last.data)
     await reader.end()
+
+
+async def test_no_key_is_given_twice_when_the_master_dies(group: RedisGround) -> None:
+    """Allocations are retried as their callers do, not knowing whether the last attempt came through."""
+    servers, pool = group.servers, keys.Pool("some", 1, 1000)
+    given: dict[str, int] = {}
+
+    async def allocate(store: RedisStore, name: int) -> None:
+        for number in range(25):
+            owner = f"{name}.{number}"
+            while owner not in given:
+                with contextlib.suppress(Unavailable, Conflict):
+                    given[owner], _, _ = await transact(
+                        store, lambda draft, owner=owner: keys.allocate(draft, pool, owner)
+                    )  # type: ignore[misc]
+                await asyncio.sleep(0.01)
+
+    allocating = [asyncio.create_task(allocate(await group.client(), name)) for name in range(4)]
+    async with asyncio.timeout(60):
+        while len(given) < 30:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(servers.master().kill)
+        await asyncio.gather(*allocating)
+    assert len(set(given.values())) == len(given) == 100
+    store = await group.client()
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Unavailable):
+                records = (await store.snapshot([pool.scope])).records
+                break
+    assert Audit(pool, records, given).problems() == []
 
 
 async def test_a_switch_in_good_order_is_followed_and_told_in_order(group: RedisGround) -> None:
