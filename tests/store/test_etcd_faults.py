@@ -508,6 +508,19 @@ async def test_files_that_prove_nothing_are_named(one: EtcdCluster, connect: Ope
             await connect(one, **{str(password): str(one.password_file(name))}).get(A)
 
 
+async def test_a_server_that_wants_certificates_gets_one(tmp_path: Path, connect: Open) -> None:
+    ca = tmp_path / "etcd/tls/ca.pem"
+    for cluster in running(tmp_path, 1, tls=True, options={"client-cert-auth": "true", "trusted-ca-file": str(ca)}):
+        with pytest.raises(Unavailable, match=r"wants a client's certificate|wants another certificate"):
+            await connect(cluster, patience=0.3).get(A)
+        tls = cluster.certificates
+        proven = connect(cluster, **{str(ca): f"{ca}&cert={tls.cert}&key={tls.key}"})
+        await proven.commit(put(A))
+        swapped = connect(cluster, patience=0.3, **{str(ca): f"{ca}&cert={tls.key}&key={tls.cert}"})
+        with pytest.raises(Unavailable, match="no certificate and its key in PEM"):
+            await swapped.get(A)
+
+
 async def test_a_server_that_wants_no_password_gets_none(
     three: EtcdCluster, connect: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -193,6 +193,7 @@ class EtcdCluster:
         env = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoints or ",".join(running)}
         if self.tls:
             env["ETCDCTL_CACERT"] = str(self.certificates.ca)
+            env |= {"ETCDCTL_CERT": str(self.certificates.cert), "ETCDCTL_KEY": str(self.certificates.key)}
         if self.auth and self._users_made.exists():
             env["ETCDCTL_USER"] = f"root:{self.password_file('root').read_text()}"
         options = [f"--command-timeout={timeout:g}s", f"--dial-timeout={timeout:g}s"]

@@ -111,6 +111,11 @@ _CONNECTING = (
         Kind.REFUSED,
         "it wants a client's certificate; write cert=FILE and key=FILE into the URL",
     ),
+    (
+        "Unwrap failed",  # with TLS 1.3 the server looks at the client's certificate after the client is done
+        Kind.REFUSED,
+        "it wants a client's certificate, or another one; write cert=FILE and key=FILE into the URL",
+    ),
     ("BAD_CERTIFICATE", Kind.REFUSED, "it did not accept the certificate of the URL's cert and key"),
     (
         "Handshake read failed",
@@ -127,7 +132,7 @@ _CONNECTING = (
     (
         f"{_CONNECT}UNAVAILABLE",
         Kind.REFUSED,
-        "it broke off the connection; a server with TLS does that: then write etcd+tls://",
+        "it broke off the connection; a server with TLS does that (then write etcd+tls://), and one that wants cert and key",
     ),
     (_CONNECT, Kind.REFUSED, "it can't be reached"),
     ("failed to connect to all addresses", Kind.REFUSED, "it can't be reached"),
