@@ -7,8 +7,10 @@ from unittest import mock
 
 import df_ml2
 from msgspec.structs import replace
+from neutron.db import provisioning_blocks
 from neutron.objects import provisioning_blocks as blocks_objects
 from neutron_lib import constants
+from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import directory
 
@@ -222,6 +224,34 @@ class TestStatus(df_ml2.DfMl2TestCase):
         Neutron().set(self.id, "DOWN")
         assert self.status() == "DOWN"
         assert self.blocked()
+
+    def test_a_port_waits_for_others_too_and_all_hear_of_its_turn(self):
+        """The way of many ports at once leaves nothing out: blocks of others, callbacks, the revision."""
+        context = get_admin_context()
+        provisioning_blocks.add_provisioning_component(context, self.id, resources.PORT, "DHCP")
+        (now,) = Neutron().ports([self.id])
+        assert list(Neutron().turn([now], "ACTIVE")) == []
+        assert self.status() == "DOWN"
+        before = self._show("ports", self.id)["port"]["revision_number"]
+        heard = []
+        hear = lambda resource, event, trigger, payload: heard.append((event, payload.resource_id))  # noqa: E731
+        for event in (events.BEFORE_UPDATE, events.AFTER_UPDATE):
+            registry.subscribe(hear, resources.PORT, event)
+        provisioning_blocks.provisioning_complete(context, self.id, resources.PORT, "DHCP")
+        assert self.status() == "ACTIVE"
+        Neutron().set(self.id, "DOWN")
+        heard.clear()
+        assert list(Neutron().turn([now], "ACTIVE")) == [self.id]
+        assert self.status() == "ACTIVE"
+        assert heard == [(events.BEFORE_UPDATE, self.id), (events.AFTER_UPDATE, self.id)]
+        assert self._show("ports", self.id)["port"]["revision_number"] > before
+
+    def test_who_listens_for_provisioned_ports_goes_on_to_hear_of_them(self):
+        heard = []
+        hear = lambda resource, event, trigger, payload: heard.append(payload.resource_id)  # noqa: E731
+        registry.subscribe(hear, resources.PORT, provisioning_blocks.PROVISIONING_COMPLETE)
+        Neutron().turn(list(Neutron().ports([self.id])), "ACTIVE")
+        assert (heard, self.status()) == ([self.id], "ACTIVE")
 
     def test_a_status_alone_is_nothing_for_the_journal(self):
         self.work()

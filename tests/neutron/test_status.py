@@ -87,7 +87,7 @@ class Neutron:
         self.compared += ids is None
         return [port for port in list(self.now.values()) if ids is None or port.id in ids]
 
-    def turn(self, ports, status: str) -> None:
+    def turn(self, ports, status: str) -> list[str]:
         for port in ports:
             if self.fail:
                 raise DBConnectionError("the SQL database is away")
@@ -98,6 +98,7 @@ class Neutron:
             if self.now[port.id].status != status:
                 self.turns.append((port.id, status))
                 self.now[port.id] = self.now[port.id]._replace(status=status)
+        return [port.id for port in ports]
 
     def standby(self, ids=None):
         return [other for other in list(self.prepared) if ids is None or other.id in ids]
@@ -211,10 +212,10 @@ def test_what_neutron_holds_up_holds_up_nothing_else(dfdb, keep):
     held = threading.Event()
     turn_ports = neutron.turn
 
-    def turn_slowly(ports, status: str) -> None:
+    def turn_slowly(ports, status: str) -> list[str]:
         if {port.id for port in ports} & {"p0", "p1", "p2"} and not held.is_set():
             held.wait(60)
-        turn_ports(ports, status)
+        return turn_ports(ports, status)
 
     neutron.turn = turn_slowly
     keeper = keep(neutron, threads=2)

@@ -83,8 +83,10 @@ class Neutron:
         """The hosts prepared for ports that are bound elsewhere; of all ports, or of these."""
         return db.standby_now(get_admin_context(), DRIVER, ids)  # type: ignore[no-any-return]
 
-    def turn(self, ports: Collection[PortNow], status: Turn) -> None:
+    def turn(self, ports: Collection[PortNow], status: Turn) -> Collection[str]:
         """Turn the ports to ``status`` if they still have the bindings that ``ports`` tell of. One that is gone is no error.
+
+        Returns the ids of those that wait for nobody else.
 
         They share the reading of the database and are written one by one, as ML2 does for an agent that tells of several:
         whatever hangs on a port's change hears of each. If it fails, some may have been turned.
@@ -98,10 +100,12 @@ class Neutron:
                 if status == DOWN:
                     db.block(context, ids)
                 elif _others_listen():
-                    return self._complete(ids)
+                    self._complete(ids)
+                    return ids
                 else:
                     ids = db.unblock(context, ids)
                 directory.get_plugin().update_port_statuses(context, dict.fromkeys(ids, status))
+                return ids
         except StaleTurn:
             if status == ACTIVE:  # the block that was taken away on the way is the new binding's
                 db.block(context, [port.id for port in self.ports(ids) if port.status != ACTIVE])
@@ -292,7 +296,7 @@ class StatusKeeper(Keeper):
             return
         try:
             with self._step():
-                self._neutron.turn(ports, status)
+                turned = self._neutron.turn(ports, status)
         except Exception as error:
             if is_outage(error):
                 raise
@@ -306,7 +310,8 @@ class StatusKeeper(Keeper):
                 LOG.exception("df: port %s could not be turned %s and will be tried again", ports[0].id, status)
         else:
             for port in ports:
-                LOG.info("df: port %s on host %s is %s", port.id, port.host, status)
+                if port.id in turned:
+                    LOG.info("df: port %s on host %s is %s", port.id, port.host, status)
 
     def _wired(self, other: StandbyNow) -> bool:
         """Whether the host has the port wired, and Nova need yet be told."""
