@@ -7,10 +7,23 @@ from collections.abc import Iterator
 import pytest
 
 from dragonflow.apps import APPS
+from dragonflow.apps.l2 import L2
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.model import LogicalPort, OvsPort
-from dragonflow.pipeline import Fact, Local, Owner, Remote, TunnelPort
+from dragonflow.pipeline import (
+    DESTINATION,
+    FROM_TUNNEL,
+    Bucket,
+    Fact,
+    Flow,
+    Local,
+    Output,
+    Owner,
+    Remote,
+    TunnelPort,
+    match,
+)
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle, compile_world
 from dragonflow.testing.worlds import World
@@ -95,6 +108,29 @@ def test_a_port_without_all_it_needs_is_not_here(missing: tuple[worlds.AnyRow | 
 )
 def test_a_port_that_no_tunnel_reaches_is_not_there(missing: tuple[worlds.AnyRow | OvsPort, ...]) -> None:
     assert places(*missing) == {}
+
+
+def test_a_port_that_moves_here_is_wired_before_it_is_here() -> None:
+    """What it sends is let in and what comes for it by tunnel is delivered; who is here still finds it there, by tunnel."""
+    compiled = compile_world(APPS, worlds.STATES["migrating"]())
+    assert compiled.places["d"] == Remote("there", 100, "192.0.2.2")
+    flows = [fact for owner, facts in compiled.facts.items() if owner.id == "d" for fact in facts]
+    delivery = [fact for fact in flows if isinstance(fact, Flow) and fact.table == L2.delivery.number]
+    assert sorted(repr(flow.match) for flow in delivery) == sorted(
+        repr(match((DESTINATION, 14), (FROM_TUNNEL, from_tunnel))) for from_tunnel in (0, 1)
+    )
+    assert (
+        Output(4) in next(flow for flow in delivery if flow.match == match((DESTINATION, 14), (FROM_TUNNEL, 1))).actions
+    )
+    assert any(isinstance(fact, Flow) and fact.match == match(in_port=4) for fact in flows)
+    assert not any(isinstance(fact, Bucket) and fact.id == 14 for fact in flows)
+    gone = World.of(worlds.ME, *(it for it in worlds.MIGRATING if it != worlds.tap("d", 4)))
+    assert not any(
+        Output(4) in fact.actions
+        for it in compile_world(APPS, gone).facts.values()
+        for fact in it
+        if isinstance(fact, Flow)
+    )
 
 
 def test_ports_of_a_provider_network_reach_each_other_here() -> None:

@@ -120,9 +120,13 @@ PAIR: tuple[Object, ...] = (*ALONE, port("b", 12), tap("b", 2))
 ACROSS: tuple[Object, ...] = (*PAIR, chassis("there", "192.0.2.2"), tunnel_port(), port("c", 13, on="there"))
 """A third one on another chassis."""
 
+MIGRATING: tuple[Object, ...] = (*ACROSS, port("d", 14, on="there", standby=("here",)), tap("d", 4))
+"""A fourth one is about to move here: it is plugged, but still runs on the other chassis."""
+
 STATES: dict[str, Callable[[], World]] = {
     "alone": lambda: World.of(ME, *ALONE),
     "pair": lambda: World.of(ME, *PAIR),
     "across": lambda: World.of(ME, *ACROSS),
+    "migrating": lambda: World.of(ME, *MIGRATING),
 }
 """Worlds by name."""
