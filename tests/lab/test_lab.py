@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from dragonflow.cli.common import read
 from dragonflow.lab import Lab, LabError
 from dragonflow.lab.system import wait_until
+from dragonflow.model import Alive
 
 from .conftest import HOSTS, Cloud
 
@@ -38,18 +41,19 @@ def test_info_describes_every_part(lab: Lab) -> None:
     info = json.loads(done.stdout)
     assert list(info) == ["name", "regions", "vms"]
     (region,) = info["regions"]
-    assert list(region) == ["name", "neutron_url", "dfdb_url", "processes", "hosts"]
+    assert list(region) == ["name", "neutron_url", "dfdb_url", "pubsub_url", "processes", "hosts"]
     assert httpx.get(region["neutron_url"]).is_success
     assert Path(urlsplit(region["dfdb_url"]).path).is_file()
     processes = {each["name"]: each for each in region["processes"]}
     parts = {f"{part}-{host}" for part in ("controller", "ovs", "ovsdb") for host in HOSTS}
     assert set(processes) == {"neutron", "mariadb", "nova", "store"} | parts
+    assert [name for name, each in processes.items() if each["role"]] == ["neutron"]  # it leads, being the only one
     del processes["store"]  # SQLite is no process
     for each in processes.values():
         assert Path(f"/proc/{each['pid']}").exists(), each
         assert Path(each["log"]).exists(), each
     for host in region["hosts"]:
-        assert list(host) == ["name", "netns", "vtep", "ovsdb", "openflow", "bridge"]
+        assert list(host) == ["name", "netns", "vtep", "ovsdb", "openflow", "bridge", "uplink"]
         assert Path("/run/netns", host["netns"]).exists()
         for socket in ("ovsdb", "openflow"):
             assert Path(host[socket].removeprefix("unix:")).is_socket()
@@ -152,6 +156,18 @@ def test_a_port_bound_nowhere_is_bound_first_as_nova_does(lab: Lab, cloud: Cloud
         (("host", "host1", "--", "no-such-program"), "no-such-program"),
         (("kill", "everything"), "controller-host1"),
         (("up",), "is up already"),
+        (("up", "--store", "oracle"), "there are: sqlite, etcd, redis"),
+        (("up", "--bus", "horse"), "there are: zmq, redis, store"),
+        (("up", "--neutron-servers", "0"), "1 to 9 are possible"),
+        (("up", "--disk", "5"), "for the stores etcd and redis"),
+        (("partition", "host1"), "by its file"),
+        (("partition", "host9"), "there are: host1, host2, host3"),
+        (("heal", "host1"), "by its file"),
+        (("lose", "5"), "--lossy"),
+        (("fill-disk",), "--disk"),
+        (("start", "controller-host1", "--clock", "+1h"), "runs; stop it"),
+        (("start", "nova", "--clock", "+1h"), "no controller"),
+        (("migrate", "nonsense", "host1"), "no plugged port"),
     ],
 )
 def test_a_mistake_gets_a_message_and_no_traceback(lab: Lab, args: Sequence[str], message: str) -> None:
@@ -229,6 +245,22 @@ def test_a_store_in_a_file_can_vanish_and_come_back(lab: Lab) -> None:
     finally:
         lab.process("store").start()
     assert file.stat().st_ino == inode
+
+
+def test_a_controllers_clock_can_be_set_off_but_not_what_it_measures_time_with(lab: Lab) -> None:
+    process = lab.process("controller-host3")
+    process.stop()
+    lab.start("controller-host3", clock="+1h")
+    try:
+
+        def ahead() -> list[float]:
+            return [row.since - time.time() for row in read(lab.region().store.url).of(Alive) if row.id == "host3"]
+
+        wait_until(lambda: any(3500 < seconds < 3700 for seconds in ahead()), "a word from the future", 20, 0.2)
+    finally:
+        process.stop()
+        process.start()
+    lab.region().wait_for_agents()
 
 
 def test_nova_is_told_of_events(lab: Lab) -> None:

@@ -28,7 +28,7 @@ PLUGGED_TIMEOUT = 30.0
 
 
 class Migrated(NamedTuple):
-    """The VM at its destination. ``wired`` and ``paused`` are seconds: from the plug until Neutron told Nova, and without the known."""
+    """The VM at its destination; ``wired`` is in seconds from the plug there until Nova was told, ``paused`` without a guest."""
 
     vm: Vm
     wired: float

@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ class _End(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._uplink.ends.discard(self)
         if self.other is not None and self.other.transport is not None:
-            (self.other.transport.close if exc is None else self.other.transport.abort)()
+            (self.other.transport.close if exc is None else self.other.reset)()
 
     def pause_writing(self) -> None:
         self._full = True
@@ -93,6 +94,13 @@ class _End(asyncio.Protocol):
         self._full = False
         if self.other is not None:
             self.other.listen()
+
+    def reset(self) -> None:
+        """End it so that the peer sees a reset, not an orderly end."""
+        if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
     def listen(self) -> None:
         """Read from this end, or don't: while the uplink is a black hole, while there is no other end, or while it is full."""
@@ -127,8 +135,7 @@ class Uplink:
                 server.close()
             self._servers.clear()
             for end in self.ends:
-                if end.transport is not None:
-                    end.transport.abort()
+                end.reset()
         elif not self._servers:
             await self._listen()
         for end in self.ends:
@@ -149,13 +156,12 @@ class Uplink:
         return end
 
     async def _connect(self, near: _End, port: int) -> None:
-        """Join an accepted connection to the server. One that nobody serves is closed at once."""
+        """Join an accepted connection to the server. One that nobody serves is reset: refused would be too late."""
         await self._opened.wait()
         try:
             _, far = await asyncio.get_running_loop().create_connection(lambda: _End(self), _LOOPBACK, port)
         except OSError:
-            if near.transport is not None:
-                near.transport.abort()
+            near.reset()
             return
         near.other, far.other = far, near
         for end, other in ((near, far), (far, near)):
