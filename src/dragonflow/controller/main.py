@@ -349,8 +349,8 @@ class Controller:
         return f"away{since}: {reading or (trouble[0] if trouble else '')}"
 
     def _port(self, port: str) -> dict[str, Any]:
-        """One port as seen from here: its place, what is said of it, its last proof."""
-        place, claim = self._engine.locality(port), self._said.get(port)
+        """One port as seen from here: its place, what is said of it (nothing while it is being proven), its last proof."""
+        place, claim = self._engine.locality(port), self._prover.gate(self._said).get(port)
         return {
             "place": None if place is None else _plain(place),
             "said": None if claim is None else msgspec.to_builtins(claim),
