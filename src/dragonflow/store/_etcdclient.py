@@ -75,10 +75,7 @@ class Connection:
 
 
 class EtcdClient:
-    """The servers of a URL, as one. For one event loop; connects with the first request.
-
-    ``newest`` is the highest revision that any answer told.
-    """
+    """The servers of a URL, as one. For one event loop; connects with the first request."""
 
     def __init__(
         self,
@@ -90,7 +87,6 @@ class EtcdClient:
     ) -> None:
         self.url = url
         self.patience = patience
-        self.newest = 0
         self._chance = chance
         self._clock = clock
         self._order = sorted(url.endpoints, key=lambda _: chance())  # clients spread over the servers
@@ -123,7 +119,7 @@ class EtcdClient:
                 metadata = await self.metadata(connection)
                 left = max(deadline - self._clock(), 0.1)
                 sent = True
-                answer = await self.attempt(connection, send, metadata, min(ATTEMPT, left) if again else left, what)
+                return await self.attempt(connection, send, metadata, min(ATTEMPT, left) if again else left, what)
             except Trouble as trouble:
                 if trouble.kind in says:
                     raise
@@ -142,9 +138,6 @@ class EtcdClient:
                 if self._clock() + delay >= deadline:
                     raise Unavailable(str(trouble)) from None
                 await asyncio.sleep(delay)
-            else:
-                self.newest = max(self.newest, answer.header.revision)
-                return answer
 
     def _deadline(self) -> float:
         """An outage uses up patience once, not with each request: while it lasts, each server is tried once."""

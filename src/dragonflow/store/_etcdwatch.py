@@ -72,6 +72,7 @@ class EtcdWatch:
         self._breaks = 0  # streams in a row that broke off before an answer
         self._denials = 0
         self._metadata: Metadata = ()
+        self._cluster: int | None = None  # whose stream the last was
         self._closed = False
         self.add(after)
 
@@ -179,28 +180,34 @@ class EtcdWatch:
 
     async def _open(self) -> None:
         """A new stream, on which each scope goes on from where it is; those that are too far behind are lost."""
-        now = await self._present()
+        known = set(self._scopes.values())  # others may be added meanwhile, with a younger revision than we ask for
+        header = await self._present()
         connection = await self._client.connection()
         self._metadata = await self._client.metadata(connection)
-        self._stream = _Stream(self._client, connection, self._metadata, self._take, self._stir)
+        self._stream = _Stream(
+            self._client, connection, self._metadata, newest=header.revision, take=self._take, stir=self._stir
+        )
+        another = self._cluster not in (None, header.cluster_id)
+        self._cluster = header.cluster_id
         for scope in self._scopes.values():
-            if scope.after > now:
-                self._lost[scope] = f"etcd went back in time, from revision {scope.after} to {now}"
+            if scope in known and (another or scope.after > header.revision):
+                self._lost[scope] = (
+                    f"etcd went back in time, or is another cluster: it is at revision {header.revision}"
+                )
             else:
                 self._create(self._stream, scope)
 
-    async def _present(self) -> int:
-        """The store's revision; it was answered by a server that has a quorum behind it."""
+    async def _present(self) -> Any:
+        """The store's revision and identity; they were answered by a server that has a quorum behind it."""
 
         async def send(connection: Connection, seconds: float, metadata: Metadata) -> Any:
             request = rpc.RangeRequest(key=self._keys.root, keys_only=True)
             return await connection.kv.Range(request, timeout=seconds, metadata=metadata)
 
-        revision: int = (await self._client.ask(send, "asking for the revision")).header.revision
-        return revision
+        return (await self._client.ask(send, "asking for the revision")).header
 
     def _create(self, stream: _Stream, scope: _Scope) -> None:
-        newest = self._client.newest
+        newest = stream.newest
         if scope.after < newest - REPLAY:
             self._lost[scope] = f"revision {scope.after} is too far behind {newest} to replay what was written since"
             return
@@ -248,17 +255,20 @@ class EtcdWatch:
 
 
 class _Stream:
-    """One call of etcd's ``Watch``, and a task that reads from it."""
+    """One call of etcd's ``Watch``, and a task that reads from it. ``newest`` is the highest revision known of the store."""
 
     def __init__(
         self,
         client: EtcdClient,
         connection: Connection,
         metadata: Metadata,
+        *,
+        newest: int,
         take: Callable[[_Scope, Any], None],
         stir: asyncio.Event,
     ) -> None:
         self.connection = connection
+        self.newest = newest
         self.due: deque[Any] = deque()
         self._client = client
         self._take = take
@@ -321,7 +331,7 @@ class _Stream:
     async def _read(self) -> None:
         try:
             while (response := await self._call.read()) is not grpc.aio.EOF:
-                self._client.newest = max(self._client.newest, response.header.revision)
+                self.newest = max(self.newest, response.header.revision)
                 number = self._creating.popleft() if response.created else response.watch_id
                 scope = self._scopes.get(number)
                 if scope is None:
