@@ -46,7 +46,7 @@ def many_ports(region: Region, server: Server, number: int, hosts: Collection[st
                     "standard_attr_id": n,
                     "status": status,
                     "mac_address": _mac(n),
-                    "device_id": str(uuid.uuid4()),
+                    "device_id": port_id,
                 }
                 for n, port_id in some
             ]
@@ -62,7 +62,7 @@ def many_ports(region: Region, server: Server, number: int, hosts: Collection[st
     assert isinstance(row, LogicalPort)
     writes: list[Put | Delete] = []
     for n, port_id in enumerate(ids, first):
-        new = replace(row, id=port_id, key=n, mac=_mac(n), chassis=places[port_id])
+        new = replace(row, id=port_id, key=n, mac=_mac(n), device_id=port_id, chassis=places[port_id])
         binding = Binding(id=port_id, host=places[port_id], network=network, generation=row.generation)
         writes += [Put(Key(r.scope, type(r).__name__, port_id), encode(r)) for r in (new, binding)]
     for start in range(0, len(writes), BATCH):

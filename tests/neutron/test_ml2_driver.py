@@ -273,6 +273,23 @@ class TestStatus(df_ml2.DfMl2TestCase):
         Neutron().set(self.id, "ACTIVE")
         Neutron().set(self.id, "DOWN")
 
+    def test_every_change_of_a_port_or_a_binding_shows_in_the_mark(self):
+        self.chassis("h2")
+        plugin, context = directory.get_plugin(), get_admin_context()
+        binding = {"binding": {"host": "h2", "vnic_type": "normal", "profile": {}}}
+        marks = [Neutron().mark()]
+        for change in (
+            lambda: Neutron().set(self.id, "ACTIVE"),
+            lambda: plugin.create_port_binding(context, self.id, binding),
+            lambda: plugin.activate(context, "h2", self.id),
+            lambda: plugin.update_port(context, self.id, {"port": {"admin_state_up": False}}),
+            lambda: plugin.delete_port(context, self.id),
+        ):
+            change()
+            marks.append(Neutron().mark())
+            assert marks[-1] == Neutron().mark()
+        assert len(set(marks)) == len(marks), marks
+
     def test_the_ports_as_they_are_now(self):
         self.chassis("h2")
         (now,) = Neutron().ports()

@@ -81,6 +81,7 @@ class Neutron:
         self.prepared: set[StandbyNow] = set()
         self.told: list[str] = []
         self.broken = ""
+        self.still: object = None
         self.fail = False
 
     def ports(self, ids=None):
@@ -99,6 +100,9 @@ class Neutron:
                 self.turns.append((port.id, status))
                 self.now[port.id] = self.now[port.id]._replace(status=status)
         return [port.id for port in ports]
+
+    def mark(self) -> object:
+        return self.still or object()
 
     def standby(self, ids=None):
         return [other for other in list(self.prepared) if ids is None or other.id in ids]
@@ -227,6 +231,22 @@ def test_what_neutron_holds_up_holds_up_nothing_else(dfdb, keep):
     finally:
         held.set()
     until(lambda: {port.status for port in neutron.now.values()} == {"ACTIVE"})
+
+
+def test_where_nothing_changed_nothing_is_compared_until_something_does(dfdb, keep):
+    neutron = Neutron(PORT)
+    neutron.still = "mark"
+    put(dfdb, said("ACTIVE"))
+    keep(neutron, period=0.02)
+    until(lambda: neutron.status() == "ACTIVE")
+    until(lambda: neutron.compared >= 2)  # once more after something was found wrong
+    time.sleep(0.3)
+    compared = neutron.compared
+    time.sleep(0.3)
+    assert neutron.compared == compared
+    neutron.now["p1"] = PORT  # set back behind our back, without a message
+    neutron.still = "another mark"
+    until(lambda: neutron.status() == "ACTIVE")
 
 
 def test_a_port_that_can_not_be_turned_holds_up_no_other(dfdb, keep):

@@ -57,7 +57,7 @@ NEUTRON_OPTS = [
     ),
     cfg.FloatOpt(
         "repair_rate",
-        default=40.0,
+        default=30.0,
         min=0.0,
         help="How many networks, subnets and ports a second the leader compares with the DF DB in the background, mending what "
         "differs. 0: none; 'dragonflow repair' does it by hand.",

@@ -7,6 +7,7 @@ nothing that happened before. Messages and feeds only say where to look first; a
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -41,6 +42,9 @@ Turn = Literal["ACTIVE", "DOWN"]
 
 SHARE = 20
 """Of the leader's time, at most one part in so many goes into comparing everything."""
+
+AT_LEAST = 60.0
+"""Seconds after which all ports are compared even if nothing seems to have changed."""
 
 BATCH = 10
 """Ports at most that one thread takes on at a time."""
@@ -78,6 +82,10 @@ class Neutron:
     def ports(self, ids: Collection[str] | None = None) -> Iterable[PortNow]:
         """All ports, or these, as they are now."""
         return db.ports_now(get_admin_context(), DRIVER, ids)
+
+    def mark(self) -> object:
+        """Equals the one before if no port or binding has changed, as far as that can be told cheaply."""
+        return db.ports_mark(get_admin_context())
 
     def standby(self, ids: Collection[str] | None = None) -> list[StandbyNow]:
         """The hosts prepared for ports that are bound elsewhere; of all ports, or of these."""
@@ -172,6 +180,8 @@ class StatusKeeper(Keeper):
         self._crew = 0
         self._lock = threading.Lock()
         self._follower = 0
+        self._right: object = None  # Neutron's mark when all were found right; None while any may be wrong
+        self._compared = -math.inf
         self._plugged: set[StandbyNow] = set()
 
     def start(self) -> None:
@@ -205,6 +215,7 @@ class StatusKeeper(Keeper):
                 if news is not None:
                     changed = self._rows.apply(news)
                     if isinstance(news, ScopeReset):
+                        self._right = None
                         due = (
                             self._clock()
                         )  # everything may be different, and comparing is the quickest way to find out
@@ -217,17 +228,26 @@ class StatusKeeper(Keeper):
             feed.close()
 
     def _compare(self) -> float:
-        """Look at all ports; returns when to do so again."""
+        """Look at all ports, unless all were right and nothing has changed since; returns when to do so again."""
         began = self._clock()
         try:
             with self._step():
-                self._agenda.found(port.id for port in self._neutron.ports() if self._turn(port))
+                mark = self._neutron.mark()
+                if mark == self._right and began - self._compared < AT_LEAST:
+                    return began + self._period
+                self._right = mark
+                wrong = [port.id for port in self._neutron.ports() if self._turn(port)]
                 standby = set(self._neutron.standby())
         except Exception as error:
+            self._right = None
             return self._clock() + self._outage.failed(error)
         self._outage.over()
+        self._compared = began
         self._plugged &= standby
-        self._agenda.found(other.id for other in standby if self._wired(other))
+        wrong += [other.id for other in standby if self._wired(other)]
+        if wrong:
+            self._right = None
+            self._agenda.found(wrong)
         return self._clock() + max(self._period, SHARE * (self._clock() - began))
 
     def _relieve(self) -> None:
@@ -262,6 +282,7 @@ class StatusKeeper(Keeper):
                 self._examine(ids)
                 self._turning.over()
             except Exception as error:
+                self._right = None
                 self._agenda.found(ids)
                 self._stop.wait(self._turning.failed(error))
             finally:
@@ -307,6 +328,7 @@ class StatusKeeper(Keeper):
                 LOG.info("df: not turned %s: %s", status, error)
                 self._agenda.told([ports[0].id])
             else:
+                self._right = None
                 LOG.exception("df: port %s could not be turned %s and will be tried again", ports[0].id, status)
         else:
             for port in ports:

@@ -112,6 +112,22 @@ def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
 
 
 @retry_deadlocks
+def ports_mark(context: Any) -> tuple[Any, ...]:
+    """Is another whenever any port or binding has changed: sums that the database makes, far cheaper than ``ports_now``.
+
+    Every change raises a revision or a generation. That changes which cancel each other out in all sums go unseen is possible.
+    """
+    attributes = standard_attr.StandardAttribute
+    ports = sa.select(sa.func.count(), sa.func.sum(attributes.revision_number), sa.func.max(attributes.id))
+    bindings = sa.select(sa.func.count(), sa.func.sum(PortGeneration.generation))
+    others = sa.select(sa.func.count()).select_from(ml2_models.PortBinding)
+    with db_api.CONTEXT_READER.using(context):
+        of_ports = ports.join(models_v2.Port, models_v2.Port.standard_attr_id == attributes.id)
+        queries = (of_ports, bindings, others.where(ml2_models.PortBinding.status == constants.INACTIVE))
+        return tuple(value for query in queries for value in context.session.execute(query).one())
+
+
+@retry_deadlocks
 def standby_now(context: Any, driver: str, ids: Collection[str] | None = None) -> list[StandbyNow]:
     """The hosts that ``driver`` has prepared for ports bound elsewhere; of all ports, or of a page of ids."""
     binding, level = ml2_models.PortBinding, ml2_models.PortBindingLevel
