@@ -118,8 +118,8 @@ class Bench:
         self.known = known
         store = open_store(self.store_url)
         puts = [Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows(known, addresses)]
-        for start in range(0, len(puts), 1000):
-            await store.commit(Txn(tuple(puts[start : start + 1000])))
+        for start in range(0, len(puts), 100):
+            await store.commit(Txn(tuple(puts[start : start + 100])))
         await store.close()
 
     @asynccontextmanager

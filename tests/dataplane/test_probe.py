@@ -224,6 +224,9 @@ async def test_without_a_control_socket_the_barrier_is_enough(
         await it.until(a="ACTIVE", b="ACTIVE")
         assert it.prover.status()["unproven"] == 2
         assert str(link) in it.prover.status()["vswitchd"]
+        await it.here.now(worlds.port("a", 11, device_id="other"))
+        await it.settle()
+        assert set(it.history[-1]) == {"a", "b"}  # at once, without another try
         await it.until(a="ACTIVE", b="ACTIVE")
         link.symlink_to(vswitch.directory / "ovs-vswitchd.ctl")
         async with asyncio.timeout(10):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -130,6 +130,8 @@ class Prover:
                 self._queue[port] = None
         if changed:
             self._again = dict.fromkeys(self._again, 0.0)
+        if self._unreachable is not None:
+            self._let_pass(self._queue, self._unreachable)  # who can't be asked now keeps nobody waiting
         self._wake.set()
 
     def gate(self, said: Mapping[str, Claim]) -> dict[str, Claim]:
@@ -303,22 +305,26 @@ class Prover:
         self._mend_at = now + self._mend_wait
         self._on_fault()
 
-    def _cannot(self, error: str, rests: Mapping[str, Rests]) -> None:
+    def _cannot(self, error: str, rests: Collection[str]) -> None:
         """Nobody can be asked: what was confirmed by a barrier counts as it is, until somebody can."""
         if self._unreachable is None:
             LOG.warning("ports are ACTIVE on the switch's barrier alone, they can't be proven: %s", error)
         self._unreachable = error
         self._retry_at = _clock() + _RECONNECT
-        waiting = {**rests, **{port: self._rests[port] for port in self._queue if port in self._rests}}
-        changed = False
-        for port, on in waiting.items():
-            before = self._proofs.get(port)
-            if self._rests.get(port) == on and (before is None or before.rests != on):
-                self._proofs[port] = Proof(on, "unproven", self._now(), error)
-                changed = True
+        changed = self._let_pass((*rests, *self._queue), error)
         self._queue = dict.fromkeys(port for port, proof in self._proofs.items() if proof.verdict == "unproven")
         if changed:
             self._on_verdicts()
+
+    def _let_pass(self, ports: Iterable[str], error: str) -> bool:
+        """Let those of the ports count as they are that have no proof of their present state; returns whether there were any."""
+        changed = False
+        for port in ports:
+            rests, proof = self._rests.get(port), self._proofs.get(port)
+            if rests is not None and (proof is None or proof.rests != rests):
+                self._proofs[port] = Proof(rests, "unproven", self._now(), error)
+                changed = True
+        return changed
 
 
 class _Fault(msgspec.Struct, frozen=True):

@@ -279,7 +279,7 @@ class Liveness:
             if self.trouble is not None:
                 LOG.info("liveness is renewed again")
                 self.trouble = None
-            await asyncio.sleep(self._ttl / 4)
+            await asyncio.sleep(self._ttl / 3)
 
     async def _renew(self) -> None:
         if self._lease is not None:
