@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dragonflow.lab.scenario import Machine, Reached
 
 HOSTS = 3
+TITLES = {"sqlite": "SQLite", "etcd": "etcd", "redis": "Redis"}
 WIDTH = 100
 """Columns of the tables where the output is no terminal."""
 
@@ -59,10 +60,12 @@ def demo(
         with state.locked(name):
             if clean(name):
                 show.step(f"took down the lab {name!r} that was there")
-        show.step(f"bringing up a region: Neutron, its MariaDB, a Nova stand-in, the DF DB in {store}, three chassis")
+        show.step(
+            f"bringing up a region: Neutron, its MariaDB, a Nova stand-in, the DF DB in {TITLES.get(store, store)}, three chassis"
+        )
         lab = Lab.up(name, hosts=HOSTS, store=store, bus=bus, progress=show.step)
         try:
-            found = _run(lab, show, out)
+            found = _run(lab, show, out, TITLES[store])
         finally:
             if not keep:
                 lab.down()
@@ -76,7 +79,7 @@ def demo(
     show.console.print(f"[bold green]✓[/] everything as it should be, in {show.seconds:.0f} s")
 
 
-def _run(lab: Lab, show: _Show, out: Path) -> list[str]:
+def _run(lab: Lab, show: _Show, out: Path, store: str) -> list[str]:
     """Play the scenario, show what came of it, and return what isn't as it should be."""
     from dragonflow.lab import scenario  # noqa: PLC0415
     from dragonflow.lab.drawing import draw  # noqa: PLC0415
@@ -102,7 +105,7 @@ def _run(lab: Lab, show: _Show, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     drawing = out / "topology.svg"
     hosts = [(host.name, host.vtep) for host in lab.region().hosts.values()]
-    drawing.write_text(draw(hosts, machines, reached, failures=len(found)))
+    drawing.write_text(draw(hosts, machines, reached, failures=len(found), store=store))
     show.console.print(f"The topology as a drawing: [bold]{drawing.resolve()}[/]", soft_wrap=True)
     return found
 

@@ -79,8 +79,8 @@ class _Canvas:
         )
 
 
-def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: int) -> str:
-    """The whole drawing, as the text of an SVG file. ``failures`` is how many expectations were not met."""
+def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: int, store: str = "SQLite") -> str:
+    """The whole drawing, as the text of an SVG file. ``failures`` says how many expectations were not met."""
     canvas = _Canvas()
     tenants = list(dict.fromkeys(machine.tenant for machine in machines))
     colours = {tenant: TENANT_COLOURS[number % len(TENANT_COLOURS)] for number, tenant in enumerate(tenants)}
@@ -93,15 +93,15 @@ def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: 
     canvas.text(WIDTH - MARGIN, 52, verdict, 20, GOOD if not failures else BAD, weight=700, anchor="end")
     canvas.text(WIDTH - MARGIN, 78, pings, 14, FAINT, anchor="end")
 
-    bottom = _control_plane(canvas, 104)
+    bottom = _control_plane(canvas, 104, store)
     bottom = _chassis(canvas, bottom + 54, hosts, machines, colours)
     end = max(_matrix(canvas, bottom + 60, machines, reached, colours), _times(canvas, bottom + 60, machines, colours))
     return canvas.svg(end + MARGIN)
 
 
-def _control_plane(canvas: _Canvas, top: float) -> float:
+def _control_plane(canvas: _Canvas, top: float, store: str) -> float:
     """Neutron, the DF DB and Nova in a row, and how news goes between them; returns where it ends."""
-    boxes = (("Nova", "a stand-in"), ("Neutron", "ML2 driver df, MariaDB"), ("DF DB", "SQLite"))
+    boxes = (("Nova", "a stand-in"), ("Neutron", "ML2 driver df, MariaDB"), ("DF DB", store))
     width = (WIDTH - 2 * MARGIN - 2 * 150) / len(boxes)
     height = 58
     for number, (name, note) in enumerate(boxes):

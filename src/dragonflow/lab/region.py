@@ -120,7 +120,7 @@ class Region:
         (self.directory / "pubsub").mkdir(exist_ok=True)
         with ThreadPoolExecutor() as pool:
             store = pool.submit(self._start_servers)
-            sql = pool.submit(self._start_sql)
+            neutron = pool.submit(self._start_neutrons)
             hosts = [pool.submit(host.up, fabric) for host in self.hosts.values()]
             store.result()
             for each in hosts:
@@ -131,8 +131,7 @@ class Region:
             progress(
                 f"{self.name}: the DF DB at {self.store.url}, {len(hosts)} hosts with Open vSwitch and a controller"
             )
-            sql.result()
-        self._start_neutrons()
+            neutron.result()
         progress(f"{self.name}: MariaDB with Neutron's schema, and a Nova stand-in")
         for server in self.neutrons:
             server.wait()
@@ -147,11 +146,9 @@ class Region:
             each.make()
             each.start()
 
-    def _start_sql(self) -> None:
+    def _start_neutrons(self) -> None:
         self._start_nova()
         self.mariadb.start()
-
-    def _start_neutrons(self) -> None:
         for server in self.neutrons:
             server.configure(sql_url=self.mariadb.url, nova_port=self.nova_port, driver=self.settings)
             server.start(wait=False)
