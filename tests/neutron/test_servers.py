@@ -18,7 +18,7 @@ from dragonflow.model import decode
 SOON = 5.0
 """Seconds after the end of a fault within which every status must be right."""
 
-SLACK = 5.0
+SLACK = 10.0
 """Seconds more for a machine whose two cores others use, too."""
 
 
