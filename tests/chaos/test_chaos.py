@@ -26,7 +26,13 @@ LIMIT = 10.0
 """Seconds within which all must be right again: twice what a soak allows, for here other tests run beside it."""
 
 
-@pytest.fixture(scope="module", params=LABS)
+SPARED = {"redis": ("every Neutron server", "ovs-vswitchd", "partition, refused", "clock 1 h off")}
+"""Faults that one store is spared here, to which it makes no difference what the DF DB is. A soak spares none."""
+
+CASES = [(store, fault) for store in LABS for fault in FAULTS if fault.name not in SPARED.get(store, ())]
+
+
+@pytest.fixture(scope="module")
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     """A lab with two Neutron servers and a matrix running; all faults of a store are suffered by one."""
     needed = ("ovs-vswitchd", "mariadbd", "faketime", PROGRAMS[request.param])
@@ -42,10 +48,11 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
         lab.down()
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    ("ground", "fault"), CASES, indirect=["ground"], ids=[f"{store}-{fault.name}" for store, fault in CASES]
+)
 def test_all_is_right_again_after(ground: Ground, fault: Fault) -> None:
-    if not fault.who(ground.lab):
-        pytest.skip("this lab can't suffer it")
+    assert fault.who(ground.lab)
     outcome: Outcome = suffer(ground, fault, scale=SCALE, limit=LIMIT)
     print(outcome)
     assert outcome.violations == [], outcome
