@@ -267,6 +267,11 @@ class Region:
             found = dict(connection.execute(sa.text("SELECT id, status FROM ports")).all())
         return found if ports is None else {port: found[port] for port in ports}
 
+    def count(self, table: str) -> int:
+        """How many lines a table of Neutron's database has."""
+        with self.engine.connect() as connection:
+            return int(connection.scalar(sa.select(sa.func.count()).select_from(sa.table(table))) or 0)
+
     def all_are(self, status: str, ports: Collection[str]) -> bool:
         """Whether these ports have this status."""
         return set(self.statuses(ports).values()) == {status}

@@ -29,7 +29,7 @@ def catch_up(made: Region, ports: list[str]) -> float:
     (server,) = [server for server in made.servers if server.process.poll() is None]
     until(lambda: "changes wait in the journal" in server.log.read_text(), what="the outage to be noticed")
     away.rename(here)
-    seconds = until(lambda: made.engine.connect().exec_driver_sql("SELECT COUNT(*) FROM df_journal").scalar() == 0)
+    seconds = until(lambda: made.count("df_journal") == 0)
     names = {
         record.key.id: record.data for record in made.records(f"net:{network}") if record.key.kind == "LogicalPort"
     }
