@@ -1,7 +1,8 @@
 """The embedded DF DB: one SQLite file that several processes of one machine share, with no server.
 
-All SQL runs in one thread per store, so the event loop never waits for the disk. The same thread looks every 20 ms whether
-another process has committed (``PRAGMA data_version``, microseconds) and so wakes the watches; ``hint`` has it look at once.
+All SQL runs in one thread per store, so the event loop never waits for the disk. The same thread looks whether another process
+has committed (``PRAGMA data_version``, microseconds) and so wakes the watches: when inotify(7) tells that a file was written,
+and else four times a second; ``hint`` has it look at once.
 Whichever process looks first ends the leases whose time has come. What the file itself promises is said in ``_sqlitefile``.
 """
 
@@ -12,19 +13,23 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from dragonflow.store._bell import Bell
 from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn
 from dragonflow.store._sqlitefile import SqliteFile
 from dragonflow.store.protocol import Key, Record, Snapshot, StoreError, Txn, Unavailable, check_key
 
 T = TypeVar("T")
 
-POLL = 0.02
-"""Seconds between two looks for commits of other processes while there is a watch."""
+POLL = 0.25
+"""Seconds between two looks for commits of other processes when nothing tells of one."""
+
+SETTLES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+"""Seconds between the looks after a file was written, until there is a new version: SQLite writes first and commits then."""
 
 EXPIRY = 0.25
 """Seconds between two looks for leases whose time has come: so much later than promised a lease may end."""
@@ -59,6 +64,7 @@ class SqliteStore:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._wakes: set[Wake] = set()
+        self._written = False
         self._closed = False
 
     async def snapshot(self, scopes: Collection[str]) -> Snapshot:
@@ -144,22 +150,36 @@ class SqliteStore:
     def _serve(self) -> None:
         seen: tuple[int, int] | None = None
         look = expiry = time.monotonic()
-        while True:
-            interval = self._poll if self._wakes else EXPIRY
-            with contextlib.suppress(queue.Empty):
-                job = self._jobs.get(timeout=max(0.0, min(look + interval, expiry + EXPIRY) - time.monotonic()))
-                if job is None:
-                    break
-                job()
-                del job  # or the last result would stay alive until the next job
-            now = time.monotonic()
-            if now >= expiry + EXPIRY:
-                expiry = now
-                self._expire()
-            if now >= look + interval:
-                look = now
-                seen = self._look(seen)
+        settling: Iterator[float] = iter(())
+        with Bell(self.path.parent, self._ring) as bell:
+            while True:
+                now = time.monotonic()
+                with contextlib.suppress(queue.Empty):
+                    job = self._jobs.get(timeout=max(0.0, min(look, expiry) - now))
+                    if job is None:
+                        break
+                    job()
+                    del job  # or the last result would stay alive until the next job
+                now = time.monotonic()
+                if now >= expiry:
+                    expiry = now + EXPIRY
+                    self._expire()
+                    if self._wakes:
+                        bell.hang()
+                if self._written:
+                    self._written, look, settling = False, now, iter(SETTLES)
+                if now >= look:
+                    before, seen = seen, self._look(seen)
+                    if seen != before:
+                        settling = iter(())
+                    look = now + next(settling, self._poll)
         self._file.close()
+
+    def _ring(self) -> None:
+        """A file was written, by whomever. Called by the bell's thread."""
+        if self._wakes and not self._written:
+            self._written = True
+            self._jobs.put(_nothing)
 
     def _expire(self) -> None:
         with contextlib.suppress(StoreError):  # whoever uses the store will be told
@@ -179,3 +199,7 @@ class SqliteStore:
     def _wake_all(self) -> None:
         for wake in tuple(self._wakes):
             wake()
+
+
+def _nothing() -> None:
+    """A job that only has the SQL thread look around."""
