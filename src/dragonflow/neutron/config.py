@@ -16,7 +16,7 @@ NEUTRON_OPTS = [
     ),
     cfg.FloatOpt(
         "journal_claim",
-        default=10.0,
+        default=4.0,
         min=1.0,
         help="Seconds for which an API worker keeps others from the changes it is writing. After a worker died, its changes "
         "wait that long.",
