@@ -22,7 +22,7 @@ from dragonflow.lab.host import Host
 from dragonflow.lab.region import Region
 from dragonflow.lab.state import Known, Vm
 from dragonflow.lab.system import LabError, TimedOut, wait_until
-from dragonflow.lab.vm import INTERFACE, plug, remove, static, unplug
+from dragonflow.lab.vm import INTERFACE, by_hand_alone, plug, remove, static, unplug
 
 PLUGGED_TIMEOUT = 30.0
 
@@ -48,6 +48,7 @@ def migrate(region: Region, known: Known, vm: Vm, host: Host, netns: str) -> Mig
         try:
             began = time.monotonic()
             destination = plug(host, region=region.name, netns=netns, port=known.port, mtu=known.mtu, up=False)
+            by_hand_alone(netns)
             _wait_until_wired(region, vm.port_id, told)
             wired = time.monotonic() - began
             pause = time.monotonic()

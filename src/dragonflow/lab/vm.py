@@ -43,7 +43,6 @@ def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], mtu: int,
     system.offload_off(netns, INTERFACE)
     system.offload_off(host.netns, tap)
     system.ip(host.netns, f"link set {tap} up")
-    system.sysctl(netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
     if up:
         system.ip(netns, f"link set {INTERFACE} up")
     plugged = time.time()
@@ -64,10 +63,17 @@ def attach(host: Host, port_id: str, mac: str, vm: str) -> None:
 
 def give_address(vm: Vm, how: Address, subnets: list[dict[str, Any]], directory: Path) -> None:
     """Give it its addresses: ``static`` from Neutron's word, ``dhcp`` by asking, ``none`` not at all."""
-    if how == "static" and (commands := static(vm, subnets)):
-        system.ip(vm.netns, *commands)
+    if how == "static":
+        by_hand_alone(vm.netns)
+        if commands := static(vm, subnets):
+            system.ip(vm.netns, *commands)
     elif how == "dhcp":
         _dhcp(vm, directory)
+
+
+def by_hand_alone(netns: str) -> None:
+    """Have a VM take no addresses from router advertisements."""
+    system.sysctl(netns, {f"net/ipv6/conf/{INTERFACE}/accept_ra": "0"})
 
 
 def static(vm: Vm, subnets: list[dict[str, Any]]) -> list[str]:
