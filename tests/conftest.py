@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-WHOLE = ("tests/lab", "tests/chaos")
-"""Directories whose tests share labs; those of one run one after the other."""
+WHOLE = ("tests/lab",)
+"""Directories whose tests share one lab; those of one run one after the other."""
 
 
 @pytest.hookimpl(optionalhook=True)
