@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from dragonflow.lab import system
 from dragonflow.lab.lab import Lab
 from dragonflow.lab.matrix import Matrix
 from dragonflow.lab.state import Known, Vm
 from dragonflow.lab.system import LabError
+from dragonflow.lab.vm import INTERFACE
 
 API_PATIENCE = 60.0
 """Seconds for which a request to Neutron is tried again, on one server after the other."""
@@ -208,6 +210,8 @@ class Churn:
             for changing in self.ports.values()
             if changing.vm is not None and changing.enabled
         ]
+        for source, _, ip in pairs:  # Neutron gives addresses again, and a guest believes for a while that it knows whose one is
+            system.ip(source.netns, f"neighbour flush to {ip} dev {INTERFACE}")
         probing = Matrix(pairs, REACH_INTERVAL)
         try:
             probing.start(patience)
