@@ -33,6 +33,9 @@ PATIENCE = 7.0
 ATTEMPT = 3.0
 """Seconds for one attempt at a request that may be repeated."""
 
+ONCE = 2.0
+"""Seconds for a request that may not. etcd loses what was proposed to a leader that just died, and says so 7 s later."""
+
 CONNECT = 2.0
 """Seconds to wait for a server's first answer before the next one is tried."""
 
@@ -119,7 +122,7 @@ class EtcdClient:
                 metadata = await self.metadata(connection)
                 left = max(deadline - self._clock(), 0.1)
                 sent = True
-                return await self.attempt(connection, send, metadata, min(ATTEMPT, left) if again else left, what)
+                return await self.attempt(connection, send, metadata, min(ATTEMPT if again else ONCE, left), what)
             except Trouble as trouble:
                 if trouble.kind in says:
                     raise
