@@ -210,7 +210,11 @@ class Churn:
             for changing in self.ports.values()
             if changing.vm is not None and changing.enabled
         ]
-        for source, _, ip in pairs:  # Neutron gives addresses again, and a guest believes for a while that it knows whose one is
+        for (
+            source,
+            _,
+            ip,
+        ) in pairs:  # Neutron gives addresses again, and a guest believes for a while that it knows whose one is
             system.ip(source.netns, f"neighbour flush to {ip} dev {INTERFACE}")
         probing = Matrix(pairs, REACH_INTERVAL)
         try:

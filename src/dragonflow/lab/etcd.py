@@ -20,6 +20,7 @@ import msgspec
 
 from dragonflow.lab.certificates import Certificates, secret
 from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.process import Server
 from dragonflow.lab.system import LabError, run, wait_until
 
 ADDRESS = "127.0.0.1"
@@ -31,7 +32,7 @@ START_TIMEOUT = 60.0
 _PORTS = range(20_000, 32_000)
 
 
-class EtcdMember:
+class EtcdMember(Server):
     """One etcd server of a cluster: a ``Process`` that can be killed, stopped and started again."""
 
     def __init__(self, cluster: EtcdCluster, name: str, home: Path, ports: tuple[int, int]) -> None:
@@ -40,31 +41,13 @@ class EtcdMember:
         self.endpoint = f"{ADDRESS}:{ports[0]}"
         self.peer = f"{ADDRESS}:{ports[1]}"
         self.data = cluster.directory / name
-        self.daemon = Daemon(name, home, cluster.directory, cluster._command(self))
+        super().__init__(Daemon(name, home, cluster.directory, cluster._command(self)), self._start)
 
-    @property
-    def pid(self) -> int | None:
-        """Its process id while it runs."""
-        return self.daemon.pid
-
-    @property
-    def log(self) -> Path:
-        """Where it logs."""
-        return self.daemon.log
-
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start it on the data it had; returns when it serves, or at once while too few members run for that."""
         self.daemon.start()
         if self._cluster.has_quorum():
             wait_until(self.serves, f"{self.name} to serve", START_TIMEOUT, 0.05)
-
-    def stop(self) -> None:
-        """SIGTERM: a leader hands over first."""
-        self.daemon.stop()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.daemon.kill()
 
     def serves(self) -> bool:
         """Whether it answers, and knows a leader. :raises LabError: it has ended."""

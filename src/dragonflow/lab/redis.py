@@ -20,6 +20,7 @@ import msgspec
 from dragonflow.lab.certificates import Certificates, secret
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.etcd import ADDRESS, free_ports
+from dragonflow.lab.process import Server
 from dragonflow.lab.system import LabError, run, wait_until
 
 MASTER = "dragonflow"
@@ -40,7 +41,7 @@ DOWN_AFTER = 0.5
 START_TIMEOUT = 60.0
 
 
-class RedisMember:
+class RedisMember(Server):
     """One server, or one Sentinel: a ``Process`` that can be killed, stopped and started again."""
 
     def __init__(self, servers: RedisServers, name: str, home: Path, port: int, sentinel: bool) -> None:
@@ -50,30 +51,12 @@ class RedisMember:
         self.data = servers.directory / name
         self.config = servers.directory / f"{name}.conf"
         mode = ["--sentinel"] if sentinel else []
-        self.daemon = Daemon(name, home, servers.directory, ["redis-server", str(self.config), *mode])
+        super().__init__(Daemon(name, home, servers.directory, ["redis-server", str(self.config), *mode]), self._start)
 
-    @property
-    def pid(self) -> int | None:
-        """Its process id while it runs."""
-        return self.daemon.pid
-
-    @property
-    def log(self) -> Path:
-        """Where it logs."""
-        return self.daemon.log
-
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start it on the data and in the role it had; returns when it answers, its data being loaded."""
         self.daemon.start()
         wait_until(self.answers, f"{self.name} to answer", START_TIMEOUT)
-
-    def stop(self) -> None:
-        """SIGTERM: what is in memory is written first."""
-        self.daemon.stop()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.daemon.kill()
 
     def answers(self) -> bool:
         """Whether it answers and has loaded its data. :raises LabError: it has ended."""

@@ -35,6 +35,9 @@ CONNECT_TIMEOUT = 3.0
 TIMEOUT = 3.0
 """Seconds for an answer: so long a server may be stopped before that shows."""
 
+HEARTBEAT = 2.0
+"""Seconds of silence after which the server is asked whether it is still there."""
+
 WAIT_TIMEOUT = 1.0
 """Seconds for replicas to acknowledge a commit."""
 
@@ -157,6 +160,18 @@ class Connection:
                 raise ConnectionResetError("the connection was closed")
             self._replies.feed(data)
         return reply
+
+    async def hear(self) -> Any:
+        """The next message, however long it takes; a server that says nothing for a while is asked whether it is still there.
+
+        :raises OSError: see ``receive``; TimeoutError is one, and means that it isn't.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT):
+                return await self.receive()
+        self.send("PING")
+        async with asyncio.timeout(TIMEOUT):
+            return await self.receive()
 
     async def call(self, *command: str | bytes | int, patience: float = TIMEOUT) -> Any:
         """Send a command and wait for its answer.
@@ -421,18 +436,8 @@ class RedisServer:
             await asyncio.sleep(random.uniform(0.5, 1.5))
 
     async def _heed(self, connection: Connection) -> None:
-        silent = False
         while True:
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    reply = await connection.receive()
-            except TimeoutError:
-                if silent:
-                    raise
-                silent = True
-                connection.send("PING")
-                continue
-            silent = False
+            reply = await connection.hear()
             if isinstance(reply, list) and reply[0] == b"message":
                 name, _, _, host, port = reply[2].decode().split(" ")
                 if name == self.url.master:

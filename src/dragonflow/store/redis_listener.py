@@ -15,12 +15,9 @@ from collections.abc import Callable, Set
 from dragonflow.store._rediserrors import ReplyError
 from dragonflow.store.feed import Backoff
 from dragonflow.store.protocol import Unavailable
-from dragonflow.store.redis_client import TIMEOUT, Connection, RedisServer
+from dragonflow.store.redis_client import Connection, RedisServer
 
 LOG = logging.getLogger(__name__)
-
-HEARTBEAT = 2.0
-"""Seconds of silence after which the server is asked whether it is still there."""
 
 _STEADY = 5.0  # seconds that a connection has to stand to count as good
 _TURN = 500  # messages taken before others on the loop have their turn
@@ -109,18 +106,9 @@ class Listener:
                 self._connection = None
 
     async def _take_all(self, connection: Connection) -> None:
-        silent, taken = False, 0
+        taken = 0
         while True:
-            try:
-                async with asyncio.timeout(TIMEOUT if silent else HEARTBEAT):
-                    reply = await connection.receive()
-            except TimeoutError:
-                if silent:
-                    raise
-                silent = True
-                connection.send("PING")
-                continue
-            silent = False
+            reply = await connection.hear()
             self._take(reply)
             taken += 1
             if taken % _TURN == 0:
