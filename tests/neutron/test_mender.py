@@ -142,10 +142,10 @@ def test_no_change_of_a_user_is_ever_taken_for_a_difference(one):
         thread.join()
 
     def arrived() -> bool:
-        for port in ports:
+        for port, name in names.items():
             record = one.dfdb.store.get(Key(f"net:{network}", "LogicalPort", port))
             found = decode("LogicalPort", port, record.data or b"") if record else None
-            if not isinstance(found, LogicalPort) or found.name != names[port]:
+            if not isinstance(found, LogicalPort) or found.name != name:
                 return False
         return True
 
