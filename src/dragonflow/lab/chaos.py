@@ -200,15 +200,11 @@ def _lose(ground: Ground, _: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fill(ground: Ground, _: str) -> Iterator[None]:
-    """What ended for want of room is started again, as a service manager would: a Redis replica that can't write its log ends
-    itself (``replica-ignore-disk-write-errors no``).
-    """
     ground.lab.fill_disk()
     try:
         yield
     finally:
         ground.lab.free_disk()
-        ground.region.store.start()
 
 
 @contextlib.contextmanager

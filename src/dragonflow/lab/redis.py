@@ -298,6 +298,7 @@ class RedisServers:
             "repl-diskless-sync-delay 0",
             "repl-ping-replica-period 1",
             "repl-timeout 10",
+            "replica-ignore-disk-write-errors yes",
         ]
         if len(self.servers) > 1:
             lines += ["min-replicas-to-write 1", "min-replicas-max-lag 3"]
