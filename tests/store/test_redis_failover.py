@@ -18,7 +18,7 @@ from dragonflow.store import keys
 from dragonflow.store._redisscripts import Head, Page
 from dragonflow.store.draft import transact
 from dragonflow.store.keycheck import Audit
-from dragonflow.store.protocol import Compacted, Conflict, Record, Unavailable
+from dragonflow.store.protocol import ABSENT, Check, Compacted, Conflict, Record, Txn, Unavailable
 from dragonflow.store.redis import RedisStore
 from dragonflow.store.redis_client import RedisUrl
 
@@ -153,6 +153,10 @@ async def test_a_commit_that_no_replica_has_is_not_acknowledged(group: RedisGrou
     try:
         with pytest.raises(Unavailable, match=r"0 of 1 replicas acknowledged|min-replicas-to-write"):
             await store.commit(put(B))
+        seen = await store.get(B)  # the master has it; or it refused it, once it saw that its replicas are silent
+        check = Check(B, ABSENT if seen is None else seen.revision)
+        with pytest.raises(Unavailable, match=r"0 of 1 replicas acknowledged|min-replicas-to-write"):
+            await (await group.client()).commit(Txn((), (check,)))
     finally:
         for replica in replicas:
             assert replica.pid is not None

@@ -18,7 +18,7 @@ from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.source import KINDS, Kind, RowMaker, Source
 from dragonflow.store import keys
 from dragonflow.store.draft import Draft, transact
-from dragonflow.store.protocol import Conflict, Key, Record, Store
+from dragonflow.store.protocol import ABSENT, Check, Conflict, Key, Record, Store, Txn
 
 LOG = logging.getLogger(__name__)
 
@@ -51,9 +51,10 @@ class Mirror:
             found = self._dfdb.store.get(key)
             make = self._source.load(kind, id)
             old = _read(found)
-            if make is None and found is None:
-                return written
-            if make is not None and old is not None and not force and same(old, make(_number(old))):
+            stands = old is not None and make is not None and not force and same(old, make(_number(old)))
+            if stands or (make is None and found is None):
+                if written is None and not self._stays(key, found):
+                    continue
                 return written
             try:
                 written = self._write(what, key, found, make, old)
@@ -64,6 +65,14 @@ class Mirror:
             if self._source.revision(kind, id) == (None if make is None else _revision(make(0))):
                 return written
         raise Conflict(key, 0 if found is None else found.revision, -1)
+
+    def _stays(self, key: Key, found: Record | None) -> bool:
+        """Whether what was read stands still, and no server's death can bring back what was before."""
+        try:
+            self._dfdb.store.commit(Txn((), (Check(key, ABSENT if found is None else found.revision),)))
+        except Conflict:
+            return False
+        return True
 
     def _write(self, what: Kind, key: Key, found: Record | None, make: RowMaker | None, old: Row | None) -> int:
         stale = set() if found is None else self._bindings_of(old, key)

@@ -128,7 +128,11 @@ class Delete(NamedTuple):
 
 
 class Txn(msgspec.Struct, frozen=True):
-    """All or nothing: if every check holds, every write is done. No key may be written twice."""
+    """All or nothing: if every check holds, every write is done. No key may be written twice.
+
+    What was committed stays, whatever server dies, and so does what a transaction without writes has checked. What is only read
+    may yet be lost where a store takes a write in before it is safe (Redis): check it before you leave something undone for it.
+    """
 
     writes: tuple[Put | Delete, ...]
     checks: tuple[Check, ...] = ()

@@ -189,7 +189,8 @@ class RedisStore:
         for write in txn.writes:
             arguments += (write.key.scope.encode(), field(write.key))
             arguments += (b"P", write.data, write.lease or b"") if isinstance(write, Put) else (b"D", b"", b"")
-        reply = await self._write("commit", *arguments, kept=bool(txn.writes))
+        # Also one that only checks waits for the replicas: what it saw may be another's write that none of them has yet.
+        reply = await self._write("commit", *arguments, kept=True)
         if reply[0] == b"CONFLICT":
             failed = txn.checks[reply[1] - 1]
             raise Conflict(failed.key, failed.revision, reply[2])
