@@ -42,7 +42,7 @@ LIMIT = 5.0
 SWITCH_LIMIT = 2.0
 """Seconds after the start of a host's ovs-vswitchd for which packets may still be lost there."""
 
-ROUTES_AWAY, ROUTES_CHECKED = 0.1, 0.5
+ROUTES_AWAY, ROUTES_CHECKED = 0.05, 0.5
 """Seconds for which tunnels may lose packets because a link of the host changed, and within which that shows.
 
 Open vSwitch 3.1 in user space keeps a copy of the kernel's routes, and empties and fills it again at any change of any link
