@@ -33,7 +33,8 @@ from dragonflow.model import (
 from dragonflow.observe import metrics
 from dragonflow.pipeline.facts import Local, Locality
 from dragonflow.pubsub.protocol import PORT_STATUS, Message, PubSub
-from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Record, Store, StoreError, Txn
+from dragonflow.store.protocol import Delete, Key, Put, Record, Store, StoreError, Txn
+from dragonflow.store.standing import Standing
 
 LOG = logging.getLogger(__name__)
 
@@ -257,10 +258,9 @@ class Liveness:
 
     def __init__(self, store: Store, chassis: str, ttl: float, *, now: Callable[[], float]) -> None:
         self._store = store
-        self._row = Alive(id=chassis, since=now())
-        self._key = Key(self._row.scope, "Alive", chassis)
+        row = Alive(id=chassis, since=now())
+        self._standing = Standing(_key(row), encode(row), ttl)
         self._ttl = ttl
-        self._lease: str | None = None
         self._now = now
         self.trouble: tuple[str, float] | None = None
         """Why the DF DB doesn't answer and since when (seconds of the epoch, for people); None while it does."""
@@ -282,36 +282,15 @@ class Liveness:
             await asyncio.sleep(self._ttl / 3)
 
     async def _renew(self) -> None:
-        if self._lease is not None:
-            try:
-                await self._store.keep_alive(self._lease)
-                if await self._stands():
-                    return
-            except LeaseExpired:
-                self._lease = None
-        if self._lease is None:
-            self._lease = await self._store.grant_lease(self._ttl)
-        try:
-            await self._store.commit(Txn((Put(self._key, encode(self._row), self._lease),)))
-        except LeaseExpired:
-            self._lease = None
-            raise
-
-    async def _stands(self) -> bool:
-        record = await self._store.get(self._key)
-        if record is None or record.data is None:
-            return False
-        if record.data != encode(self._row):
-            LOG.error("another controller calls itself %s too; give each host its own name ([df] host)", self._row.id)
-        return True
+        found = await self._standing.renew(self._store)
+        if found is not None and found.data != self._standing.data:
+            name = self._standing.key.id
+            LOG.error("another controller calls itself %s too; give each host its own name ([df] host)", name)
 
     async def end(self, seconds: float = 2.0) -> None:
         """Say that this chassis's controller is gone, if the DF DB can be told within so many seconds."""
-        lease, self._lease = self._lease, None
-        if lease is None:
-            return
         try:
             async with asyncio.timeout(seconds):
-                await self._store.revoke(lease)
+                await self._standing.withdraw(self._store)
         except (StoreError, TimeoutError) as error:
             LOG.info("liveness not withdrawn, it ends with its lease: %s", error or "no answer")

@@ -12,7 +12,8 @@ from dragonflow import __version__
 from dragonflow.model import Server, encode
 from dragonflow.neutron.outage import Outage
 from dragonflow.store.blocking import BlockingStore
-from dragonflow.store.protocol import Key, LeaseExpired, Put, StoreError, Txn
+from dragonflow.store.protocol import Key, StoreError
+from dragonflow.store.standing import Standing
 
 LOG = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ class Presence:
         self._ttl = ttl
         self._stop = threading.Event()
         self._outage = Outage("renewing this server's lease")
-        self._lease: str | None = None
-        self._row: Server | None = None
 
     def stop(self) -> None:
         """Have ``run`` return, and take the row away."""
@@ -39,32 +38,19 @@ class Presence:
 
     def run(self) -> None:
         """Renew the lease; a row or a lease that is lost is made anew."""
-        self._row = Server(
+        row = Server(
             id=server_name(), host=socket.gethostname(), pid=os.getpid(), since=time.time(), version=__version__
         )
+        standing = Standing(Key(row.scope, Server.__name__, row.id), encode(row), self._ttl)
         while not self._stop.is_set():
             pause = self._ttl / 4
             try:
-                self._renew(self._row)
+                self._store.call(standing.renew)
                 self._outage.over()
             except StoreError as error:
                 pause = self._outage.failed(error)
             self._stop.wait(pause)
-        if self._lease is not None:
-            try:
-                self._store.revoke(self._lease)
-            except StoreError as error:
-                LOG.debug("df: this server's lease was not revoked, it expires by itself: %s", error)
-
-    def _renew(self, row: Server) -> None:
-        key = Key(row.scope, Server.__name__, row.id)
-        if self._lease is not None:
-            try:
-                self._store.keep_alive(self._lease)
-                if self._store.get(key) is not None:
-                    return
-            except LeaseExpired:
-                self._lease = None
-        if self._lease is None:
-            self._lease = self._store.grant_lease(self._ttl)
-        self._store.commit(Txn((Put(key, encode(row), self._lease),)))
+        try:
+            self._store.call(standing.withdraw)
+        except StoreError as error:
+            LOG.debug("df: this server's lease was not revoked, it expires by itself: %s", error)
