@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from dragonflow.lab.faults import wrong_clock
 from dragonflow.lab.mariadb import MariaDB
 from dragonflow.model import decode
 from dragonflow.neutron.db import JournalEntry, PortGeneration
+from dragonflow.neutron.db.clock import Now
 from dragonflow.neutron.dfdb import DfDb
 
 WORKER = Path(__file__).with_name("journal_worker.py")
@@ -53,8 +56,17 @@ def test_the_migrations_make_the_tables_that_the_models_say(engine):
     assert (key["referred_table"], key["options"]) == ("ports", {"ondelete": "CASCADE"})
 
 
+@pytest.mark.parametrize("time_zone", ["+00:00", "+05:30"])
+def test_the_database_says_what_time_it_is(engine, time_zone):
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"SET time_zone = '{time_zone}'")
+        before = time.time()
+        now = connection.scalar(sa.select(Now()))
+        assert before - 0.001 <= now <= time.time()
+
+
 def test_workers_that_race_and_one_that_is_killed_write_everything_once(engine, tmp_path):
-    """Three entries per object, three processes, one killed with SIGKILL while it holds claims."""
+    """Three entries per object, three processes; one, whose clock is an hour ahead, is killed while it holds claims."""
     ids = [f"00000000-0000-0000-0000-{number:012d}" for number in range(OBJECTS)]
     entries = [{"kind": "network", "object_id": name, "parent": name, "created_at": 0.0} for name in ids * 3]
     with engine.begin() as connection:
@@ -62,7 +74,11 @@ def test_workers_that_race_and_one_that_is_killed_write_everything_once(engine, 
     store = f"sqlite://{tmp_path}/dfdb.sqlite"
     sql = engine.url.render_as_string(hide_password=False)
     command = [sys.executable, str(WORKER), sql, store, "1.0"]
-    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    environments = [wrong_clock("+1h"), {}, {}]
+    workers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+        for environment in environments
+    ]
     dfdb = DfDb(store, "store")
     try:
         for worker in workers:

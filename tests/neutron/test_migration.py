@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from unittest import mock
 
 import df_ml2
 import pytest
 from neutron_lib.context import get_admin_context
+from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from oslo_config import cfg
 
@@ -133,10 +135,12 @@ class TestOwedEvents(df_ml2.DfMl2TestCase):
         self.notifier = mock.Mock()
         directory.get_plugin().nova_notifier = self.notifier
         self.addCleanup(lambda: delattr(directory.get_plugin(), "nova_notifier"))
-        self.time = 1e9
-        clock = mock.patch("dragonflow.neutron.db.events.time.time", side_effect=lambda: self.time)
-        clock.start()
-        self.addCleanup(clock.stop)
+
+    def wait(self, seconds: float) -> None:
+        """The clock is the database's: time passes by all that was noted growing older."""
+        with db_api.CONTEXT_WRITER.using(get_admin_context()) as session:
+            older = {"due": db.OwedEvent.due - seconds, "created_at": db.OwedEvent.created_at - seconds}
+            session.query(db.OwedEvent).update(older)
 
     def look(self) -> list[str]:
         self.notifier.batch_notifier.queue_event.reset_mock()
@@ -146,36 +150,36 @@ class TestOwedEvents(df_ml2.DfMl2TestCase):
     def test_an_event_is_sent_again_until_nova_takes_it(self):
         Neutron().set(self.id, "ACTIVE")
         assert self.look() == [], "Neutron's own try may still be on its way"
-        self.time += 10
+        self.wait(10)
         assert self.look() == [self.id]
         assert self.look() == [], "give it time"
-        self.time += 10
+        self.wait(10)
         assert self.look() == [self.id]
-        db.accepted(get_admin_context(), [self.id], self.time)
-        self.time += 100
+        db.accepted(get_admin_context(), [self.id], time.monotonic())
+        self.wait(100)
         assert self.look() == []
 
     def test_what_no_longer_stands_is_not_sent(self):
         Neutron().set(self.id, "ACTIVE")
         Neutron().set(self.id, "DOWN")
-        self.time += 10
+        self.wait(10)
         assert self.look() == []
         assert get_admin_context().session.query(db.OwedEvent).count() == 0
 
     def test_what_nova_refuses_is_given_up_when_nova_no_longer_waits(self):
         Neutron().set(self.id, "ACTIVE")
-        self.time += 10
+        self.wait(10)
         db.refused(get_admin_context(), [self.id], 300.0, 30.0)
         assert self.look() == []
-        self.time += 31
+        self.wait(31)
         assert self.look() == [self.id]
-        self.time += 300
+        self.wait(300)
         db.refused(get_admin_context(), [self.id], 300.0, 30.0)
-        self.time += 300
+        self.wait(300)
         assert self.look() == []
 
     def test_ports_that_are_not_novas_owe_nothing(self):
         with self.port(is_admin=True, arg_list=("binding:host_id",), **{"binding:host_id": "h1"}) as port:
             Neutron().set(port["port"]["id"], "ACTIVE")
-        self.time += 10
+        self.wait(10)
         assert self.look() == []

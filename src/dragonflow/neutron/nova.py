@@ -77,7 +77,7 @@ def _answered(response: Any, **_options: Any) -> None:
     if not response.url.endswith(PATH) or response.status_code not in (200, 207):
         return
     try:
-        sent = time.time() - response.elapsed.total_seconds()
+        sent = time.monotonic() - response.elapsed.total_seconds()
         events = [event for event in response.json()["events"] if event["name"] == VIF_PLUGGED]
         taken = {event["tag"] for event in events if event["code"] == 200}
         refused = {event["tag"] for event in events if event["code"] != 200} - taken

@@ -13,6 +13,7 @@ from neutron_lib.db import api as db_api
 from oslo_config import cfg
 from oslo_utils import uuidutils
 
+from dragonflow.neutron.db.clock import Now
 from dragonflow.neutron.db.models import OwedEvent
 from dragonflow.neutron.db.retry import retry_deadlocks
 
@@ -38,10 +39,9 @@ def owe(connection: Any, port: Any, standby: bool = False) -> None:
     """
     if not cfg.CONF.notify_nova_on_port_status_changes or not of_nova(port.device_id, port.device_owner):
         return
-    now = time.time()
     connection.execute(
         sa.insert(OwedEvent).values(
-            port_id=port.id, server_id=port.device_id, standby=standby, created_at=now, due=now + grace()
+            port_id=port.id, server_id=port.device_id, standby=standby, created_at=Now(), due=Now() + grace()
         )
     )
 
@@ -73,7 +73,7 @@ def owed(context: Any, limit: int = 100) -> list[Owed]:
             ),
         )
         .join(port, port.id == OwedEvent.port_id)
-        .where(OwedEvent.due <= time.time())
+        .where(OwedEvent.due <= Now())
         .order_by(OwedEvent.seq)
         .limit(limit)
     )
@@ -88,7 +88,7 @@ def put_off(context: Any, seqs: Collection[int], delay: float) -> None:
         context.session.execute(
             sa.update(OwedEvent)
             .where(OwedEvent.seq.in_(seqs))
-            .values(due=time.time() + delay, attempts=OwedEvent.attempts + 1),
+            .values(due=Now() + delay, attempts=OwedEvent.attempts + 1),
             execution_options={"synchronize_session": False},
         )
 
@@ -104,13 +104,14 @@ def strike(context: Any, seqs: Collection[int]) -> None:
 
 @retry_deadlocks
 def accepted(context: Any, ports: Collection[str], before: float) -> None:
-    """Nova took the events of these ports, which were sent at ``before``, in seconds of the epoch.
+    """Nova took the events of these ports, which were sent at ``before``, by the clock of ``time.monotonic``.
 
     Where the turn itself is about to be committed, this waits for it: Neutron may send an event a little before its commit.
     """
+    age = time.monotonic() - before
     with db_api.CONTEXT_WRITER.using(context):
         context.session.execute(
-            sa.delete(OwedEvent).where(OwedEvent.port_id.in_(ports), OwedEvent.created_at <= before),
+            sa.delete(OwedEvent).where(OwedEvent.port_id.in_(ports), OwedEvent.created_at <= Now() - age),
             execution_options={"synchronize_session": False},
         )
 
@@ -118,11 +119,10 @@ def accepted(context: Any, ports: Collection[str], before: float) -> None:
 @retry_deadlocks
 def refused(context: Any, ports: Collection[str], patience: float, delay: float) -> None:
     """Nova has no such server, or no host for it: try again in ``delay`` seconds, or no more after ``patience`` seconds."""
-    now = time.time()
     mine = OwedEvent.port_id.in_(ports)
     options = {"synchronize_session": False}
     with db_api.CONTEXT_WRITER.using(context):
         context.session.execute(
-            sa.delete(OwedEvent).where(mine, OwedEvent.created_at <= now - patience), execution_options=options
+            sa.delete(OwedEvent).where(mine, OwedEvent.created_at <= Now() - patience), execution_options=options
         )
-        context.session.execute(sa.update(OwedEvent).where(mine).values(due=now + delay), execution_options=options)
+        context.session.execute(sa.update(OwedEvent).where(mine).values(due=Now() + delay), execution_options=options)

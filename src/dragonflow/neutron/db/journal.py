@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from neutron_lib.db import api as db_api
 
+from dragonflow.neutron.db.clock import Now
 from dragonflow.neutron.db.models import JournalEntry
 from dragonflow.neutron.db.retry import retry_deadlocks
 
@@ -26,9 +26,7 @@ class Entry(NamedTuple):
 
 def record(context: Any, kind: str, id: str, parent: str) -> None:
     """Say that the object changed, in the transaction that changes it."""
-    context.session.execute(
-        sa.insert(JournalEntry).values(kind=kind, object_id=id, parent=parent, created_at=time.time())
-    )
+    context.session.execute(sa.insert(JournalEntry).values(kind=kind, object_id=id, parent=parent, created_at=Now()))
 
 
 @retry_deadlocks
@@ -37,16 +35,16 @@ def claim(context: Any, lease: float, limit: int = 100) -> list[Entry]:
 
     A claim only spares double work: two who write the same object harm nobody, because the DF DB compares revisions.
     """
-    now, claimant = time.time(), str(uuid.uuid4())
-    due = sa.select(JournalEntry.seq).where(JournalEntry.due <= now).order_by(JournalEntry.seq).limit(limit)
+    claimant = str(uuid.uuid4())
+    due = sa.select(JournalEntry.seq).where(JournalEntry.due <= Now()).order_by(JournalEntry.seq).limit(limit)
     with db_api.CONTEXT_READER.using(context):
         seqs = context.session.scalars(due).all()
     if not seqs:
         return []
-    taken = sa.and_(JournalEntry.seq.in_(seqs), JournalEntry.due <= now)
+    taken = sa.and_(JournalEntry.seq.in_(seqs), JournalEntry.due <= Now())
     with db_api.CONTEXT_WRITER.using(context):
         context.session.execute(
-            sa.update(JournalEntry).where(taken).values(due=now + lease, claimant=claimant),
+            sa.update(JournalEntry).where(taken).values(due=Now() + lease, claimant=claimant),
             execution_options={"synchronize_session": False},
         )
     mine = (
@@ -77,7 +75,7 @@ def postpone(context: Any, seqs: Collection[int], delay: float, failed: bool = T
         context.session.execute(
             sa.update(JournalEntry)
             .where(JournalEntry.seq.in_(seqs))
-            .values(due=time.time() + delay, claimant=None, attempts=JournalEntry.attempts + int(failed)),
+            .values(due=Now() + delay, claimant=None, attempts=JournalEntry.attempts + int(failed)),
             execution_options={"synchronize_session": False},
         )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from neutron_lib import constants
 from neutron_lib.callbacks import events, registry
 from sqlalchemy import orm
 
+from dragonflow.neutron.db.clock import Now
 from dragonflow.neutron.db.events import owe
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
 
@@ -89,7 +89,7 @@ def _binding_deleted(_mapper: Any, connection: Any, binding: Any) -> None:
 
 
 def _port_changed(connection: Any, binding: Any) -> None:
-    values = sa.select(sa.literal("port"), models_v2.Port.id, models_v2.Port.network_id, sa.literal(time.time())).where(
+    values = sa.select(sa.literal("port"), models_v2.Port.id, models_v2.Port.network_id, Now()).where(
         models_v2.Port.id == binding.port_id
     )
     connection.execute(sa.insert(JournalEntry).from_select(["kind", "object_id", "parent", "created_at"], values))
