@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from redis_ground import A, B, Counter, Reader, RedisGround, fresh_prefix, patiently, put
 
-from dragonflow.lab.redis import RedisServers
+from dragonflow.lab.redis import RedisMember, RedisServers
 from dragonflow.lab.system import LabError, run, wait_until
 from dragonflow.store import UnknownStore, open_store
 from dragonflow.store.conformance import Follower
@@ -74,23 +74,46 @@ async def test_what_was_acknowledged_survives_a_kill_of_the_server(single: Redis
 
 
 async def test_a_server_that_hangs_is_noticed_and_its_return_too(single: RedisServers, ground: RedisGround) -> None:
+    """What was given up meanwhile is not done then: somebody else may have written since."""
     store, watcher = await ground.client(), await ground.client()
     await store.commit(put(A))
     reader = Reader(watcher)
     await reader.has(A, b"x")
-    pid = single.servers[0].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    server = single.servers[0]
+    assert server.pid is not None
+    before = late(server)
+    os.kill(server.pid, signal.SIGSTOP)
     try:
         async with asyncio.timeout(6):
             with pytest.raises(Unavailable, match="did not answer in time"):
                 await store.commit(put(B))
     finally:
-        os.kill(pid, signal.SIGCONT)
+        os.kill(server.pid, signal.SIGCONT)
     await patiently(store, put(A, b"back"))
+    assert await store.get(B) is None
+    assert late(server) == before + 1, "it found the commit in its buffer"
     await reader.has(A, b"back")
     assert reader.resets == 1
     await reader.end()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_leap_of_the_servers_clock_disturbs_no_write(
+    single: RedisServers, store: RedisStore, hours: int
+) -> None:
+    """What the client knows of that clock is wrong by an hour: the server refuses once, and the write is sent again."""
+    await store.commit(put(A))
+    (connection,) = store._server._open
+    connection._ahead -= hours * 3600
+    before = late(single.servers[0])
+    await store.commit(put(B))
+    await store.commit(put(B))
+    assert late(single.servers[0]) == before + 1
+
+
+def late(server: RedisMember) -> int:
+    """How many writes the server left because they came too late."""
+    return int(server.info("errorstats").get("errorstat_DFLATE", "count=0").partition("=")[2])
 
 
 async def test_a_watch_goes_on_without_wake_ups(ground: RedisGround, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ _FIXES = {
     "NOREPLICAS": "too few replicas follow it (min-replicas-to-write): bring them back",
     "MISCONF": "it can't write to its disk: make room there, and see its log",
     "OOM": "its memory is used up: raise maxmemory",
+    "DFLATE": "it got to a write too late, twice, and left it: see its slow log, the load of its machine, and NTP",
     "LOADING": "it is still loading its data: wait",
     "MASTERDOWN": "it is a replica that has lost its master: wait for the Sentinels, or see their logs",
     "CLUSTERDOWN": "it is a node of a Redis Cluster: use a single server, or a master with replicas under Sentinels",

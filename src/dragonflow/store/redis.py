@@ -58,6 +58,9 @@ LOOK = 1000
 """Milliseconds after which somebody should look at the leases again."""
 
 
+Argument = str | bytes | int
+"""Of a command."""
+
 _ATTEMPTS = 5
 
 
@@ -144,7 +147,7 @@ class RedisStore:
         flat = [part for scope, told in (*exact, *prefixes) for part in (scope.encode(), told)]
         return Page.of(*await self._read("read", PAGE, PAGE_BYTES, len(exact), *flat))
 
-    async def _read(self, name: str, *arguments: str | bytes | int) -> tuple[Head, list[Any]]:
+    async def _read(self, name: str, *arguments: Argument) -> tuple[Head, list[Any]]:
         """Run a script that reads; leases whose time had come, or a store that is another one, are seen to first."""
         minded = False
         for _ in range(_ATTEMPTS):
@@ -183,7 +186,7 @@ class RedisStore:
     async def commit(self, txn: Txn) -> int:
         """See ``Store``."""
         check_txn(txn)
-        arguments: list[str | bytes | int] = [len(txn.checks)]
+        arguments: list[Argument] = [len(txn.checks)]
         for check in txn.checks:
             arguments += (check.key.scope.encode(), field(check.key), check.revision)
         for write in txn.writes:
@@ -215,14 +218,14 @@ class RedisStore:
         while (await self._write("compact"))[3]:
             pass
 
-    async def _write(self, name: str, *arguments: str | bytes | int, kept: bool = False) -> list[Any]:
+    async def _write(self, name: str, *arguments: Argument, kept: bool = False) -> list[Any]:
         """Run a script that writes; if it is to be ``kept``, wait until the replicas have it."""
         for _ in range(_ATTEMPTS):
             newest = self._newest
             head = (self._identity, uuid.uuid4().hex, LAYOUT, self._history)
             async with self._lend() as connection:
                 try:
-                    reply: list[Any] = await self._run(connection, name, (*head, *arguments))
+                    reply: list[Any] = await self._run_in_time(connection, name, head, arguments)
                 except ReplyError as error:
                     if error.code == "DFLAYOUT":
                         raise self._wrong_layout(str(error).rpartition(" ")[2]) from error
@@ -242,6 +245,22 @@ class RedisStore:
         if reply[0] == b"OK":
             self._newest, self._identity = max(self._newest, reply[1]), reply[2].decode()
         return reply
+
+    async def _run_in_time(
+        self, connection: Connection, name: str, head: Sequence[Argument], arguments: Sequence[Argument]
+    ) -> Any:
+        """Run a script that writes now or never: a server that gets to it after we have given it up leaves it.
+
+        What came too late by the server's clock was not run. It is sent once more, for the clock may have leapt.
+        """
+        try:
+            return await self._run(connection, name, (*head, connection.latest(), *arguments))
+        except ReplyError as error:
+            if error.code != "DFLATE":
+                raise
+            LOG.debug("Redis at %s: %s", self._server.where, error)
+            connection.learn_clock(int(str(error).split()[1]))
+        return await self._run(connection, name, (*head, connection.latest(), *arguments))
 
     async def _wait(self, connection: Connection) -> None:
         """:raises Unavailable: too few replicas have what was written here last, so a fail-over may lose it."""
@@ -334,7 +353,7 @@ class RedisStore:
             raise Unavailable("the store was closed")
         return self._server.lend()
 
-    async def _run(self, connection: Connection, name: str, arguments: Sequence[str | bytes | int]) -> Any:
+    async def _run(self, connection: Connection, name: str, arguments: Sequence[Argument]) -> Any:
         run = script(name)
         try:
             return await connection.call("EVALSHA", run.sha, 1, self._root, *arguments)

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,10 @@ CONNECT_TIMEOUT = 3.0
 
 TIMEOUT = 3.0
 """Seconds for an answer: so long a server may be stopped before that shows."""
+
+LATEST = 2.5
+"""Seconds within which a server has to begin with a write: less than ``TIMEOUT``, and than LONGEST in write.lua, by what we may
+misjudge its clock before that shows."""
 
 HEARTBEAT = 2.0
 """Seconds of silence after which the server is asked whether it is still there."""
@@ -134,6 +139,7 @@ class Connection:
         self.where = where
         self.wait = 0
         self.closed = False
+        self._ahead = 0.0
         self._reader, self._writer = reader, writer
         self._replies = hiredis.Reader(protocolError=_ProtocolError, replyError=ReplyError, notEnoughData=_NOTHING)
 
@@ -185,6 +191,17 @@ class Connection:
         if isinstance(reply, ReplyError):
             raise reply
         return reply
+
+    def learn_clock(self, now: int) -> None:
+        """The server's answer that just came says that its clock shows ``now`` milliseconds, or did a moment ago."""
+        self._ahead = now / 1000 - time.monotonic()
+
+    def latest(self) -> int:
+        """The millisecond of the server's clock after which it shall leave a write that is sent now, as ``LATEST`` says.
+
+        Rather too early, by what an answer takes on its way, than too late.
+        """
+        return int((time.monotonic() + self._ahead + LATEST) * 1000)
 
     def close(self) -> None:
         """End it now; who waits for an answer is told."""
@@ -316,7 +333,9 @@ class RedisServer:
                     await connection.call("SELECT", self.url.database)
                 await connection.call("CLIENT", "SETNAME", f"{self._name}-{os.getpid()}")
                 text = await connection.call("INFO", "server", "replication", "memory", "persistence", "cluster")
-                self._look_over(where, _info(text))
+                info = _info(text)
+                connection.learn_clock(int(info.get("server_time_usec", "0")) // 1000)
+                self._look_over(where, info)
         except (ReplyError, OSError) as error:
             self.give_up(connection)
             raise Unavailable(explain(shown(where), error)) from error

@@ -1,9 +1,9 @@
 -- Check, then write; all or nothing.
 --
--- ARGV from 5: the number of checks, each scope, field, revision; then the writes, each scope, field, P(ut) or D(elete), data,
+-- ARGV from 6: the number of checks, each scope, field, revision; then the writes, each scope, field, P(ut) or D(elete), data,
 -- lease or ''. Returns {'OK', revision, identity}, {'CONFLICT', number of the check, the revision found}, {'GONE', lease}.
-local at = 6
-for number = 1, tonumber(ARGV[5]) do
+local at = 7
+for number = 1, tonumber(ARGV[6]) do
     local scope, field = ARGV[at], ARGV[at + 1]
     local found = '0'
     if redis.call('HEXISTS', rows_of(scope), field) == 1 then found = redis.call('ZSCORE', log_of(scope), field) or found end

@@ -1,13 +1,18 @@
 -- The head of all scripts that write.
 --
 -- ARGV: the store's identity as the caller knows it ('' if it never saw one), one to use if there is none, the layout that the
--- caller knows, how many deletions to remember.
+-- caller knows, how many deletions to remember, and the ms of this server's clock after which the caller doesn't want it any more.
 local LEAP = 1073741824 -- 2^30 revisions: more than a master that was cut off can have given away before its clients left it
 local ERAS = 100        -- how many leaps are remembered
 local GRACE = 5000      -- ms without a look at the leases, beyond which the time between is not theirs
 local COUNTED = 1000    -- ms of such a time that are theirs all the same, so that a dead one ends some day
 local REAP = 200        -- leases ended at once
 local PRUNE = 500       -- deletions forgotten at once
+local LONGEST = 3000    -- ms that a caller may leave at most: one that leaves more doesn't know this clock
+
+-- It lay in a buffer while this server hung, and its caller has told others that it failed; or the clock leapt, or was never known.
+local left = tonumber(ARGV[5]) - now
+if left < 0 or left > LONGEST then return redis.error_reply('-DFLATE ' .. whole(now) .. ' ms is the time here') end
 
 if identity and layout ~= ARGV[3] then return redis.error_reply('-DFLAYOUT the layout is ' .. layout) end
 if not identity and ARGV[1] ~= '' then return redis.error_reply('-DFVANISHED there is no store') end
