@@ -14,6 +14,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import random
 import socket
 import stat
 import time
@@ -29,7 +30,8 @@ from dragonflow.pubsub import wire
 from dragonflow.pubsub._subscription import Subscription
 from dragonflow.pubsub.protocol import Message, Stats
 from dragonflow.store.feed import Backoff, Feed, ScopeReset
-from dragonflow.store.protocol import Key, LeaseExpired, Put, Record, Store, StoreError, Txn
+from dragonflow.store.protocol import Key, Record, Store, StoreError
+from dragonflow.store.standing import Standing
 
 LOG = logging.getLogger(__name__)
 
@@ -133,11 +135,10 @@ class ZmqPubSub:
         self._store = store
         self._transport = transport
         self._ttl = ttl
-        self._key = Key(SCOPE, "Endpoint", uuid.uuid4().hex)
         self._pub: zmq.Socket[bytes] | None = None
         self._sub: zmq.asyncio.Socket | None = None
         self._bound = ""
-        self._lease: str | None = None
+        self._endpoint: Standing | None = None
         self._ends: set[Subscription] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._bind_again = 0.0
@@ -187,9 +188,9 @@ class ZmqPubSub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._lease is not None:
-            with contextlib.suppress(StoreError):  # the lease will end by itself
-                await self._store.revoke(self._lease)
+        if self._endpoint is not None:
+            with contextlib.suppress(StoreError):  # it goes with its lease
+                await self._endpoint.withdraw(self._store)
         if self._sub is not None:
             self._sub.close(linger=0)
         if self._pub is not None:
@@ -215,28 +216,22 @@ class ZmqPubSub:
             self._log("can't publish, others will have news later: %s", error)
             return
         self._pub, self._bound = pub, address
-        self._tasks.append(asyncio.create_task(self._announce(Endpoint(address))))
+        key = Key(SCOPE, "Endpoint", uuid.uuid4().hex)
+        self._endpoint = Standing(key, msgspec.json.encode(Endpoint(address)), self._ttl)
+        self._tasks.append(asyncio.create_task(self._announce(self._endpoint)))
 
-    async def _announce(self, endpoint: Endpoint) -> None:
+    async def _announce(self, endpoint: Standing) -> None:
         """Keep our endpoint standing in the DF DB until cancelled."""
         backoff, failures = Backoff(), 0
-        put = msgspec.json.encode(endpoint)
         while True:
             try:
-                if self._lease is None:
-                    lease = await self._store.grant_lease(self._ttl)
-                    await self._store.commit(Txn((Put(self._key, put, lease),)))
-                    self._lease = lease
-                else:
-                    await self._store.keep_alive(self._lease)
+                await endpoint.renew(self._store)
                 failures = 0
                 await asyncio.sleep(self._ttl / 3)
-            except LeaseExpired:
-                self._lease = None
             except StoreError as error:
                 failures += 1
                 LOG.debug("endpoint not announced: %s", error)
-                await asyncio.sleep(backoff.delay(failures, 0.5))
+                await asyncio.sleep(backoff.delay(failures, random.random()))
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
