@@ -1,4 +1,4 @@
-"""A server that comes up where thousands of ports are (`bench/status.py`: ten thousand), and statuses of which one in a hundred is wrong."""
+"""A server that comes up among thousands of ports of which one in a hundred has a wrong status (`bench/status.py`: of 10,000)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dragonflow.lab.faults import wrong_clock
 from dragonflow.lab.mariadb import MariaDB
 from dragonflow.model import decode
 from dragonflow.neutron.db import JournalEntry, PortGeneration
@@ -74,23 +72,33 @@ def test_workers_that_race_and_one_that_is_killed_write_everything_once(engine, 
     store = f"sqlite://{tmp_path}/dfdb.sqlite"
     sql = engine.url.render_as_string(hide_password=False)
     command = [sys.executable, str(WORKER), sql, store, "1.0"]
-    environments = [wrong_clock("+1h"), {}, {}]
     workers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
-        for environment in environments
+        subprocess.Popen([*command, clock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for clock in ("3600", "0", "0")
     ]
     dfdb = DfDb(store, "store")
+
+    def begin(worker: subprocess.Popen[str]) -> None:
+        print("go", file=worker.stdin, flush=True)
+
+    def written(share: float) -> None:
+        deadline = time.monotonic() + 60
+        while len(dfdb.store.snapshot(["net:*"]).records) < OBJECTS * share:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     try:
         for worker in workers:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 60
-        while len(dfdb.store.snapshot(["net:*"]).records) < OBJECTS // 10:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        begin(workers[0])
+        written(0.1)  # so it certainly has claims
+        for worker in workers[1:]:
+            begin(worker)
+        written(0.3)
         workers[0].kill()
         for worker in workers[1:]:
-            assert worker.wait(120) == 0
+            assert worker.wait(60) == 0
         records = dfdb.store.snapshot(["net:*"]).records
         rows = [decode(record.key.kind, record.key.id, record.data) for record in records]
         assert {row.id for row in rows} == set(ids)

@@ -77,8 +77,8 @@ class Wake:
 class PolledWatch:
     """The ``Watch`` of a store whose commits stand in one order: reads what changed since it looked last, whenever it is woken.
 
-    ``read`` tells, for scopes and the revision up to which each was told, what changed in any of them since the oldest of
-    these; it raises ``Compacted`` by ``refuse_lost``. ``idle`` tells the seconds to wait at most for a wake-up. The watch's
+    ``read`` tells, for scopes and the revision up to which each was told, what is news in them (see ``Told``), in order; it
+    raises ``Compacted`` by ``refuse_lost``. ``idle`` tells the seconds to wait at most for a wake-up. The watch's
     ``Wake`` stands in ``wakes`` while somebody reads; the store takes them all out when it is closed, which ends the watch.
     """
 
@@ -140,17 +140,17 @@ class PolledWatch:
         except Compacted as error:
             self.drop(error.scopes)
             raise
-        told = Told(asked)
         for scope, revision in asked.items():
             if self._after.get(scope) == revision:  # nobody asked anew meanwhile
                 self._after[scope] = changes.revision
-        return Changes(changes.revision, tuple(it for it in changes.records if told.is_news(it.key.scope, it.revision)))
+        return changes
 
 
 class Told:
-    """Up to which revision each of several scopes was told: what is news, and what isn't."""
+    """Up to which revision each of several scopes was told: what is news, and what isn't. ``oldest`` is the least of these."""
 
     def __init__(self, after: Mapping[str, int]) -> None:
+        self.oldest = min(after.values())
         self._exact = {scope: told for scope, told in after.items() if not scope.endswith(EVERYTHING)}
         self._prefixes = [(scope[:-1], told) for scope, told in after.items() if scope.endswith(EVERYTHING)]
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from dragonflow.store._common import Scopes, leases_of, refuse_lost
+from dragonflow.store._common import Scopes, Told, leases_of, refuse_lost
 from dragonflow.store.protocol import (
     Changes,
     Conflict,
@@ -141,14 +141,14 @@ class SqliteFile:
             return Snapshot(revision, tuple(records))
 
     def changes(self, after: Mapping[str, int]) -> Changes:
-        """The last record of each key in the scopes that changed since the oldest revision. :raises Compacted: see ``Watch``."""
-        scopes, oldest = Scopes(after), min(after.values())
+        """The last record of each key that changed after its scope's revision. :raises Compacted: see ``Watch``."""
+        told = Told(after)
         with self._transaction("BEGIN") as (db, revision, compacted):
             refuse_lost(after, compacted, revision)
-            if oldest == revision:
+            if told.oldest == revision:
                 return Changes(revision, ())
-            found = db.execute(f"SELECT {_COLUMNS} FROM record WHERE revision > ? ORDER BY revision", (oldest,))
-            return Changes(revision, tuple(_record(row) for row in found if row[0] in scopes))
+            found = db.execute(f"SELECT {_COLUMNS} FROM record WHERE revision > ? ORDER BY revision", (told.oldest,))
+            return Changes(revision, tuple(_record(row) for row in found if told.is_news(row[0], row[4])))
 
     def get(self, key: Key) -> Record | None:
         """One living record."""

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from weakref import WeakSet
 
-from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn, leases_of, refuse_lost
+from dragonflow.store._common import PolledWatch, Scopes, Told, Wake, check_txn, leases_of, refuse_lost
 from dragonflow.store.protocol import (
     Changes,
     Check,
@@ -212,15 +212,15 @@ class MemoryStore:
         return self.memory.expire()
 
     async def _changes(self, after: Mapping[str, int]) -> Changes:
-        wanted, oldest = Scopes(after), min(after.values())
+        told = Told(after)
         with self.memory.lock:
             self._look()
             refuse_lost(after, self.memory.compacted, self.memory.revision)
             records: list[Record] = []
             for record in reversed(self.memory.log.values()):
-                if record.revision <= oldest:
+                if record.revision <= told.oldest:
                     break
-                if record.key.scope in wanted:
+                if told.is_news(record.key.scope, record.revision):
                     records.append(record)
             records.reverse()
             return Changes(self.memory.revision, tuple(records))
