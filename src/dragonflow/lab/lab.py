@@ -427,8 +427,10 @@ def clean(name: str, *, logs: bool = True) -> bool:
 
 
 def _netns_of(name: str) -> Iterator[str]:
-    """The lab's namespaces: of the fabric, of hosts, of VMs."""
-    pattern = re.compile(rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+|vm-[0-9a-f-]{{1,11}}(-host\d+)?)")
+    """The lab's namespaces: of the fabric, of hosts, of bays, of VMs."""
+    pattern = re.compile(
+        rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+(-[a-z]+\d+)?|vm-[0-9a-f-]{{1,11}}(-host\d+)?)"
+    )
     return (netns for netns in system.netns_names() if pattern.fullmatch(netns))
 
 
