@@ -255,7 +255,11 @@ def suffer(ground: Ground, fault: Fault, *, limit: float = LIMIT, scale: float =
         _recover(ground, outcome, ended, limit)
         losses = ground.matrix.lost(began)
         outcome.lost = max((loss.seconds for loss in losses), default=0.0)
-        outcome.violations += [str(loss) for loss in losses if not (fault.away and _switch_was_away(loss, host, ended))]
+        outcome.violations += [
+            f"{loss}, {loss.first - began:.2f} s after the start"
+            for loss in losses
+            if not (fault.away and _switch_was_away(loss, host, ended))
+        ]
         outcome.violations += [*keys_given_twice(ground), *differences(ground)]
     return outcome
 

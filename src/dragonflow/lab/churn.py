@@ -33,8 +33,8 @@ REACH_INTERVAL = 0.1
 MOST_PLUGGED = 12
 """VMs that the churn keeps: beyond that it takes the oldest out first."""
 
-BAYS = 6
-"""Places for VMs on each host: more than their share of those."""
+BAYS = 5
+"""Places for VMs on each host: more than its share of those."""
 
 
 class Api:
