@@ -223,18 +223,16 @@ class Lab:
         *,
         region: str | None = None,
         address: Address = "static",
-        known: Known | None = None,
         warn: Progress = _silent,
     ) -> Vm:
         """Plug a VM for a Neutron port into a host, as os-vif would. A port without a host is bound to this one first.
 
-        Says by ``warn`` what Nova would have done before. With what is ``known`` of the port (by ``look_up``) Neutron isn't
-        asked, as it isn't by Nova.
+        Says by ``warn`` what Nova would have done before.
 
         :raises LabError: no such port, host or region; plugged already; no DHCP server answered (the VM stays plugged).
         """
         place, there = self.region(region), self.host(host, region)
-        port, subnets, mtu = known or _port(place, port_id)
+        port, subnets, mtu = _port(place, port_id)
         bound = port.get("binding:host_id")
         if not bound:
             port = _bind(place, port, host)
@@ -257,7 +255,7 @@ class Lab:
         return made
 
     def look_up(self, port_id: str, region: str | None = None) -> Known:
-        """What Neutron knows of a port, to plug it later. :raises LabError: there is no such port, or Neutron doesn't answer."""
+        """What Neutron knows of a port, to plug it into a bay. :raises LabError: there is no such port, or Neutron doesn't answer."""
         return _port(self.region(region), port_id)
 
     def unplug(self, port_id: str) -> None:
