@@ -255,7 +255,7 @@ class Lab:
         return made
 
     def look_up(self, port_id: str, region: str | None = None) -> Known:
-        """What Neutron knows of a port, to plug it into a bay. :raises LabError: there is no such port, or Neutron doesn't answer."""
+        """What a bay needs to know of a port. :raises LabError: there is no such port, or Neutron doesn't answer."""
         return _port(self.region(region), port_id)
 
     def unplug(self, port_id: str) -> None:
