@@ -29,7 +29,7 @@ from dragonflow import __version__
 from dragonflow.apps import APPS
 from dragonflow.config import ConfigError
 from dragonflow.controller.engine import Engine, Settled
-from dragonflow.controller.intake import Intake
+from dragonflow.controller.intake import NOT_WHOLE, Intake
 from dragonflow.controller.locality import LocalityEvent
 from dragonflow.controller.probe import Mode, Planner
 from dragonflow.controller.proof import Prover
@@ -44,7 +44,6 @@ from dragonflow.pipeline.facts import Locality
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
-from dragonflow.store.feed import Feed
 from dragonflow.switch import Disconnected, Switch
 from dragonflow.switch.unixctl import Unixctl
 
@@ -130,13 +129,13 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.chassis.id
-        # The driver makes the DF DB. If it is missing, wait for it: an empty one would take all flows away.
+        # The driver makes the DF DB. If it is missing, wait for it, as for one that is not whole (see Intake).
         self._store = open_store(settings.store_url, create=False)
         self._bus = open_pubsub(settings.pubsub_url, self._store)
         self._replica = Replica()
         self._news = asyncio.Event()
         self._news.set()
-        self._intake = Intake(Feed(self._store), self._replica, self._news.set)
+        self._intake = Intake(self._store, self._replica, self._news.set)
         me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
         self._engine = Engine(APPS, self._replica, me)
         self._switch = Switch(
@@ -318,7 +317,7 @@ class Controller:
 
     @property
     def _in_sync(self) -> bool:
-        return self._confirmed and self._switch.connected and not self._news.is_set()
+        return self._intake.in_sync and self._confirmed and self._switch.connected and not self._news.is_set()
 
     def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
@@ -341,10 +340,10 @@ class Controller:
         }
 
     def _df_db(self) -> str:
-        """Whether the DF DB can be read, and since when it doesn't answer."""
+        """Whether the DF DB can be read and is whole, and since when it doesn't answer."""
         trouble, reading = self._liveness.trouble, self._intake.outage
         if trouble is None and reading is None:
-            return "answers"
+            return f"{self._settings.store_url} {NOT_WHOLE}" if self._intake.not_whole else "answers"
         since = "" if trouble is None else f" since {time.strftime('%H:%M:%S', time.localtime(trouble[1]))}"
         return f"away{since}: {reading or (trouble[0] if trouble else '')}"
 
