@@ -2,10 +2,12 @@
 
 A mark is written before Neutron's database and the DF DB are compared, and the row ``Region`` only if the mark still stands
 when nothing is missing any more. So what was found of a DF DB that was wiped meanwhile is never said of the one in its place.
+Several may compare at the same time (the leader, and ``dragonflow repair --fix``), from one mark; who ends first says it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
@@ -30,7 +32,7 @@ class Founding:
 
     def __init__(self, store: BlockingStore) -> None:
         self._store = store
-        self._mark = store.commit(Txn((Put(MARK, b"{}"),)))
+        self._mark = _mark(store)
 
     def finish(self) -> bool:
         """Nothing is missing: say so. Returns whether it is said; not if the DF DB isn't the same any more."""
@@ -39,7 +41,15 @@ class Founding:
         try:
             self._store.commit(Txn((Put(REGION, encode(row)), Delete(MARK)), checks))
         except Conflict as error:
-            LOG.info("df: it can't be said that the DF DB is whole, another comparison was begun: %s", error)
+            LOG.info("df: the DF DB is another one than at the begin, or somebody else was faster: %s", error)
             return is_whole(self._store)
         LOG.warning("df: the DF DB is whole: from now on controllers take it in")
         return True
+
+
+def _mark(store: BlockingStore) -> int:
+    """The revision of the mark, which is put if there is none."""
+    while (found := store.get(MARK)) is None:
+        with contextlib.suppress(Conflict):
+            return store.commit(Txn((Put(MARK, b"{}"),), (Check(MARK, ABSENT),)))
+    return found.revision
