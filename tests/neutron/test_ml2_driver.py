@@ -409,6 +409,20 @@ class TestRepair(df_ml2.DfMl2TestCase):
             keys = {self.port_row(other).key for other in (*self.ports, port["port"])}
             assert len(keys) == 4
 
+    def test_what_is_done_between_the_rows_and_the_keys_costs_nobody_its_key(self):
+        """The next pass mends the rows, and finds the keys as they were."""
+        keys = [Key(f"net:{self.net}", "LogicalPort", port["id"]) for port in self.ports]
+        right = {record.key: record.data for record in self.store.snapshot(["*"]).records}
+        stray = replace(self.port_row(self.ports[0]), id="stray", key=999)
+
+        def damage(_objects: int) -> None:
+            self.store.commit(Txn((Delete(keys[0]), Put(keys[1], b"?"))))
+            self.put(stray)
+
+        assert Repair(self.df.workers.dfdb, Plugin(), damage).run(fix=True).findings == ()
+        self.repair(fix=True)
+        assert {record.key: record.data for record in self.store.snapshot(["*"]).records} == right
+
     def test_a_pool_in_ruins_is_written_anew(self):
         self.store.commit(
             Txn((Put(Key("keys:port", "KeyPool", "port"), b"?"), Delete(Key("keys:port", "KeySlot", "1"))))

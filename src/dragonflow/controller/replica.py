@@ -94,18 +94,23 @@ class Replica:
     def reset_scope(self, scope: str, rows: Iterable[tuple[Row, int]], revision: int) -> bool:
         """Take in a snapshot: at ``revision`` the scope held exactly these rows, each with the revision that wrote it.
 
-        What is known to be newer than the snapshot stays. Returns False for a snapshot older than the one before, which says
-        nothing; to begin anew with a store whose revisions went back, drop the scope first.
+        What is known to be newer than the snapshot stays. All else is as the snapshot says, also where we know of a commit that
+        it doesn't: that was acknowledged and lost (a fail-over of Redis). Returns False for a snapshot older than the one before,
+        which says nothing; to begin anew with a store whose revisions went back, drop the scope first.
         """
         if revision < self._floors.get(scope, 0):
             return False
         members = self._members.setdefault(scope, set())
         missing = set(members)
         self._floors[scope] = revision
+        for key in [key for key, gone in self._gone.items() if gone.scope == scope and gone.revision <= revision]:
+            del self._gone[key]
         for row, written in rows:
             if row.scope != scope:
                 raise ValueError(f"{type(row).__name__} {row.id} lies in scope {row.scope}, not in {scope}")
             missing.discard((type(row), row.id))
+            if written < self._revisions[type(row)].get(row.id, 0) <= revision:
+                self._discard(type(row), row.id)
             self._accept(row, written)
         for model, name in missing:
             if self._revisions[model][name] <= revision:

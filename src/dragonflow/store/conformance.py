@@ -662,10 +662,11 @@ class StoreConformance:
             with pytest.raises(Unavailable):
                 await _next(store.watch({"*": revision}))
         assert {record.key for record in (await store.snapshot(["*"])).records} >= {A, B}
-        again = follow(store, ["*"], revision)
+        again = follow(store, ["*"], await store.commit(put(A)))
         await again.told(C, await store.commit(put(C)))
 
     async def test_a_watch_resumes_after_an_outage(self, ground: Ground, store: Store) -> None:
+        """Or says that all must be read anew, as after a restart of Redis, and goes on from there."""
         if ground.outage is None:
             pytest.skip("no way to make it unavailable")
         revision = await store.commit(put(A))
@@ -674,7 +675,11 @@ class StoreConformance:
             async with ground.outage():
                 with pytest.raises(Unavailable):
                     await _within(ground, _next(watch))
-            assert await _told(watch, ground, store, A) == {A}
+            try:
+                assert await _told(watch, ground, store, A) == {A}
+            except Compacted as anew:
+                watch.add(dict.fromkeys(anew.scopes, (await store.snapshot(["net:a"])).revision))
+                assert await _told(watch, ground, store, A) == {A}
 
 
 async def _next(watch: Watch) -> Changes:

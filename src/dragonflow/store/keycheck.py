@@ -30,7 +30,8 @@ class Audit:
         self._records = {record.key: record for record in records}
         self._unreadable: list[Problem] = []
         self._slots: dict[int, _Slot] = {}
-        self._held: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        """Which key the pool says that an owner has."""
         state = None
         for record in self._records.values():
             key = record.key
@@ -39,7 +40,7 @@ class Audit:
             elif key.kind == "KeySlot" and (slot := self._decode(record, _Slot)) and key.id.isdecimal():
                 self._slots[int(key.id)] = slot
             elif key.kind == "KeyOwner" and (owner := self._decode(record, _Owner)):
-                self._held[key.id] = owner.key
+                self.held[key.id] = owner.key
         self._state = state or _State(fresh=pool.first)
 
     def _decode(self, record: Record, kind: type[S]) -> S | None:
@@ -57,16 +58,16 @@ class Audit:
             if key in by_key:
                 found.append(Problem(owner, f"key {key} is also that of {by_key[key]}"))
             by_key.setdefault(key, owner)
-            held = self._held.get(owner)
+            held = self.held.get(owner)
             if held != key:
                 found.append(Problem(owner, f"the row has key {key}, the pool {'none' if held is None else held}"))
-        for owner, key in sorted(self._held.items()):
+        for owner, key in sorted(self.held.items()):
             if owner not in self._used:
                 found.append(Problem(owner, f"leaked: key {key} belongs to nobody who exists"))
             if key not in self._slots or self._slots[key].owner != owner:
                 found.append(Problem(owner, f"key {key} is not marked as its own"))
         for number, slot in sorted(self._slots.items()):
-            if slot.owner is not None and self._held.get(slot.owner) != number:
+            if slot.owner is not None and self.held.get(slot.owner) != number:
                 found.append(Problem(slot.owner, f"key {number} is marked as its own, but it does not hold it"))
         if self._queue() is None or any(number >= self._state.fresh for number in self._slots):
             found.append(Problem(self._pool.name, "the queue of free keys is broken"))

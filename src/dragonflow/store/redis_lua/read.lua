@@ -1,13 +1,12 @@
 -- What changed in scopes after a revision, as far as one script may take: the rest is named, for further scripts.
 --
 -- ARGV: the rows and the bytes after which to stop, the number of exact scopes, each scope and revision, then prefixes alike.
--- Returns {head, eras, rest, scope, rows, scope, rows, …}. Eras are all BASE:START that begin after the oldest of the revisions;
--- the rest is scope, revision, …; rows are field, revision, data (nil if deleted), …, in order of revision. A commit's rows of
--- one scope come in one reading.
+-- Returns {head, rest, scope, rows, scope, rows, …}. The rest is scope, revision, …; rows are field, revision, data (nil if
+-- deleted), …, in order of revision. A commit's rows of one scope come in one reading.
 local SLICE = 100
 local most_rows, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local rows, bytes = 0, 0
-local reply = {head(), false, {}}
+local reply = {head(), {}}
 
 local function take(scope, page, taken)
     for start = 1, #page, 2000 do -- a call has room for some thousand arguments
@@ -76,13 +75,12 @@ if 4 + 2 * exact <= #ARGV then
     end
 end
 
-reply[2] = oldest and redis.call('ZRANGE', root .. ':eras', '(' .. whole(oldest), '+inf', 'BYSCORE') or {}
 for _, scope in ipairs(order) do
     local after = wanted[scope]
     if rows < most_rows and bytes < most_bytes then after = read(scope, after) end
     if after then
-        reply[3][#reply[3] + 1] = scope
-        reply[3][#reply[3] + 1] = after
+        reply[2][#reply[2] + 1] = scope
+        reply[2][#reply[2] + 1] = after
     end
 end
 return reply
