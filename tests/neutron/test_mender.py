@@ -101,9 +101,8 @@ def test_whatever_is_done_to_the_df_db_is_undone(one):
         until(lambda: not wrong())
     assert wrong() == set(), mended(server)
     told = mended(server)
-    for kind, name in ((write.key.kind, write.key.id) for write in done if write.key.kind != "KeyOwner"):
-        assert told.count(f"{kind} {name}") >= 1, (kind, name)
-    assert "key:port leak" in told
+    # Which half of the comparison comes upon a damage first is chance, and so what it is called.
+    assert {write.key.id for write in done} <= {line.split()[1] for line in told}
     passes = len(told)
     time.sleep(2.0)
     assert len(mended(server)) == passes, "what is right is left alone"

@@ -423,6 +423,14 @@ class TestRepair(df_ml2.DfMl2TestCase):
         self.repair(fix=True)
         assert {record.key: record.data for record in self.store.snapshot(["*"]).records} == right
 
+    def test_of_two_rows_with_one_key_each_gets_the_key_that_the_pool_says(self):
+        right = {record.key: record.data for record in self.store.snapshot(["*"]).records}
+        rows = [self.port_row(port) for port in self.ports]
+        for one, other in ((0, 1), (1, 0)):
+            self.put(replace(rows[one], key=rows[other].key))
+            self.repair(fix=True)
+            assert {record.key: record.data for record in self.store.snapshot(["*"]).records} == right
+
     def test_a_pool_in_ruins_is_written_anew(self):
         self.store.commit(
             Txn((Put(Key("keys:port", "KeyPool", "port"), b"?"), Delete(Key("keys:port", "KeySlot", "1"))))

@@ -242,7 +242,7 @@ class Repair:
             except Conflict:
                 keys = used
             for row in rows:
-                if row.id in keys and keys[row.id] != used[row.id]:
+                if row.id in keys and keys[row.id] != getattr(row, "key", 0):
                     self._sync(kind, row.id, row.scope)
         for owner, difference in problems:
             yield Finding(f"key:{pool.name}", owner, difference, fixed)

@@ -90,13 +90,17 @@ class Audit:
     def rebuild(self) -> tuple[Txn, dict[str, int]]:
         """The transaction that makes the pool right, and the keys that owners have afterwards.
 
-        Of two who share a key, the first by name keeps it. The transaction fails if anybody took or gave back a key meanwhile.
+        Of two who share a key, the one keeps it of whom the pool says so, else the first by name; the other gets the one that the
+        pool says is its own, if there is one. The transaction fails if anybody took or gave back a key meanwhile.
         """
         keys: dict[str, int] = {}
         taken: dict[int, str] = {}
-        for owner, key in sorted(self._used.items()):
-            if self._pool.first <= key <= self._pool.last and key not in taken:
-                keys[owner], taken[key] = key, owner
+        agreed = {owner: key for owner, key in self._used.items() if self.held.get(owner) == key}
+        for said in (agreed, self.held, self._used):
+            for owner, key in sorted(said.items()):
+                known = owner in self._used and owner not in keys
+                if known and key not in taken and self._pool.first <= key <= self._pool.last:
+                    keys[owner], taken[key] = key, owner
         fresh = max([self._state.fresh, *(number + 1 for number in (*taken, *self._slots))])
         for owner in sorted(self._used.keys() - keys.keys()):
             keys[owner], taken[fresh] = fresh, owner
