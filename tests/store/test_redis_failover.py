@@ -117,6 +117,10 @@ async def test_a_switch_in_good_order_is_followed_and_told_in_order(group: Redis
     await reader.has(A, b"0")
     servers = group.servers
     old = servers.master()
+    for server in servers.servers:  # Sentinel may promote either replica, also one that is still copying its master
+        wait_until(
+            lambda server=server: server.ctl("EXISTS", f"{group.prefix}:store").strip() == "1", "all to follow", 10
+        )
     servers.sentinels[0].ctl("SENTINEL", "FAILOVER", "dragonflow")
     await asyncio.to_thread(servers.wait_for_another_master, old)
     revision = await patiently(store, put(A, b"1"))
