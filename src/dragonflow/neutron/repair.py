@@ -224,15 +224,16 @@ class Repair:
         records = [record for record in snapshot.records if record.key.scope == pool.scope]
         used: dict[str, int] = {row.id: getattr(row, "key", 0) for row in rows}
         audit = Audit(pool, records, used)
-        # A row that was taken away or put there behind our back since the rows were looked at is for the next pass to mend:
-        # until then its owner keeps the key that it has, and whom Neutron doesn't know gets none.
-        for owner in {problem.owner for problem in audit.problems()}:
-            if self._neutron.load(kind, owner) is None:
-                used.pop(owner, None)
-            elif owner in audit.held:
-                used.setdefault(owner, audit.held[owner])
-        audit = Audit(pool, records, used)
-        problems = audit.problems()
+        if problems := audit.problems():
+            # A row that was taken away or put there behind our back since the rows were looked at is for the next pass to mend:
+            # until then its owner keeps the key that it has, and whom Neutron doesn't know gets none.
+            for owner in {problem.owner for problem in problems}:
+                if self._neutron.load(kind, owner) is None:
+                    used.pop(owner, None)
+                elif owner in audit.held:
+                    used.setdefault(owner, audit.held[owner])
+            audit = Audit(pool, records, used)
+            problems = audit.problems()
         fixed = False
         if problems and fix:
             txn, keys = audit.rebuild()

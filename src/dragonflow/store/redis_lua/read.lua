@@ -46,7 +46,7 @@ local function read(scope, after)
     end
 end
 
-local wanted, order, oldest = {}, {}, nil
+local wanted, order = {}, {}
 
 local function want(scope, after)
     if not wanted[scope] then
@@ -58,12 +58,13 @@ local function want(scope, after)
 end
 
 local exact = tonumber(ARGV[3])
-for i = 4, #ARGV, 2 do oldest = math.min(oldest or math.huge, tonumber(ARGV[i + 1])) end
 for i = 4, 3 + 2 * exact, 2 do
     local last = redis.call('ZSCORE', root .. ':scopes', ARGV[i])
     if last and tonumber(last) > tonumber(ARGV[i + 1]) then want(ARGV[i], ARGV[i + 1]) end
 end
 if 4 + 2 * exact <= #ARGV then
+    local oldest = math.huge
+    for i = 4 + 2 * exact, #ARGV, 2 do oldest = math.min(oldest, tonumber(ARGV[i + 1])) end
     local young = redis.call('ZRANGE', root .. ':scopes', '(' .. whole(oldest), '+inf', 'BYSCORE', 'WITHSCORES')
     for i = 4 + 2 * exact, #ARGV, 2 do
         local prefix, after = ARGV[i], tonumber(ARGV[i + 1])
