@@ -17,6 +17,7 @@ from neutron_lib.plugins import directory
 from dragonflow.model import Binding, BridgeMapping, LogicalSwitch, Subnet, encode
 from dragonflow.neutron import agents, db
 from dragonflow.neutron.binding import AGENT_TYPE, HostNow
+from dragonflow.neutron.journal import RECENT
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.status import Neutron
@@ -105,6 +106,33 @@ class TestRows(df_ml2.DfMl2TestCase):
                 self.work()
             assert load.call_count == 1
             assert self.row(LogicalSwitch, network["network"]["id"], f"net:{network['network']['id']}").name == "c"
+
+    def test_what_the_df_db_may_have_lost_after_it_was_acknowledged_is_written_again(self):
+        with self.network() as kept, self.network() as gone, self.network() as old:
+            now = [0.0]
+            self.journal._clock = lambda: now[0]
+            self.work()
+            keys = [
+                Key(f"net:{each}", "LogicalSwitch", each)
+                for each in (net["network"]["id"] for net in (kept, gone, old))
+            ]
+            now[0] += RECENT + 1
+            self._update("networks", keys[0].id, {"network": {"name": "new"}})
+            self._delete("networks", keys[1].id)
+            lost = self.store.get(keys[1])
+            self.work()
+        # A fail-over to a replica that had none of these three: a change, a deletion, and one that is long past.
+        self.store.commit(Txn((Delete(keys[0]), Put(keys[1], lost.data), Delete(keys[2]))))
+        self.work()
+        assert ("LogicalSwitch", keys[0].id) not in self.ids("net:*"), "nobody has said anything"
+        self.journal.doubt()
+        self.work()
+        assert self.row(LogicalSwitch, keys[0].id, keys[0].scope).name == "new"
+        assert self.ids("net:*") == {("LogicalSwitch", keys[0].id)}, "what is long past is the mender's"
+        with mock.patch.object(db, "claim", return_value=[]) as claim:
+            self.work()
+        assert claim.call_count == 1
+        assert db.pending(get_admin_context()) == 0, "once is enough"
 
 
 class TestBinding(df_ml2.DfMl2TestCase):
