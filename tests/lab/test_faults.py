@@ -237,8 +237,9 @@ def test_a_killed_controller_loses_no_packet_and_its_successor_none_either(
     traffic: Callable[..., contextlib.AbstractContextManager[Traffic]],
     ping: Callable[..., bool],
 ) -> None:
-    going, place = cloud.port(pair.network, "host2"), bay("host2", pair.network)
-    cloud.plug(going)
+    going = cloud.port(pair.network, "host2")
+    places = bay("host2", pair.network), bay("host2", pair.network)
+    places[0].plug(lab.look_up(going["id"]), "region1")
     wait_until(lambda: cloud.active(going), "the third ACTIVE", 20)
     process = lab.process("controller-host1")
     with traffic(pair.vms[0], pair.address) as seen:
@@ -246,7 +247,7 @@ def test_a_killed_controller_loses_no_packet_and_its_successor_none_either(
         # Meanwhile one port goes, another comes, and none of it is known on host1.
         neutron.delete(f"/ports/{going['id']}")
         coming = cloud.port(pair.network, "host2")
-        place.plug(lab.look_up(coming["id"]), "region1")
+        places[1].plug(lab.look_up(coming["id"]), "region1")
         wait_until(lambda: cloud.active(coming), "a port on another host ACTIVE", 20)
         process.start()
         wait_until(lambda: in_sync(lab, "host1"), "the successor in sync", 20)

@@ -6,6 +6,7 @@ os-vif (``vif_plug_ovs/ovsdb/ovsdb_lib.py``, ``create_ovs_vif_port``) sets ``ifa
 
 from __future__ import annotations
 
+import contextlib
 import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -49,7 +50,8 @@ def link(host: Host, netns: str, tap: str, mtu: int) -> None:
     system.ip(netns, f"link add {INTERFACE} mtu {mtu} type veth peer name {tap} mtu {mtu} netns {host.netns}")
     system.offload_off(netns, INTERFACE)
     system.offload_off(host.netns, tap)
-    system.ip(host.netns, f"link set {tap} up")
+    # The host needs no address on it, and to take one (after looking for duplicates) would change its routes a second later.
+    system.ip(host.netns, f"link set {tap} addrgenmode none up")
 
 
 def attach(host: Host, tap: str, port: dict[str, Any]) -> None:
@@ -152,7 +154,9 @@ def unplug(host: Host, vm: Vm) -> None:
 
 
 def remove(netns: str) -> None:
-    """Delete a namespace and end what runs in it."""
+    """Delete a namespace and end what runs in it. Its link is gone on return: the kernel takes its time for a namespace's."""
     if system.netns_exists(netns):
         end_all(system.netns_pids(netns))
+        with contextlib.suppress(LabError):  # a plug that was killed half-way made none
+            system.ip(netns, f"link delete {INTERFACE}")
         system.netns_delete(netns)
