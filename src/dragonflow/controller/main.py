@@ -5,9 +5,12 @@
     topology <──────────┘       │                  (apps)     │    └──> subscribers of locality events
                                 │                             │
     OVSDB ──> Switch.on_ports ──┘                             └──> Open vSwitch: one bundle, one barrier
+                                                                        │
+    Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
-waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work.
+waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, and the answerer
+answers packets.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import msgspec
 from dragonflow import __version__
 from dragonflow.apps import APPS
 from dragonflow.config import ConfigError
+from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.intake import Intake
 from dragonflow.controller.locality import LocalityEvent
@@ -36,7 +40,7 @@ from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
-from dragonflow.controller.view import Me
+from dragonflow.controller.view import Me, View
 from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
@@ -139,6 +143,7 @@ class Controller:
         self._intake = Intake(Feed(self._store), self._replica, self._news.set)
         me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
         self._engine = Engine(APPS, self._replica, me)
+        self._answerer = Answerer(APPS, lambda: View(self._replica, self._engine.places, me))
         self._switch = Switch(
             settings.openflow,
             settings.ovsdb,
@@ -146,6 +151,7 @@ class Controller:
             datapath_type=settings.chassis.datapath_type,
             on_ports=self._ports,
             on_connect=self._news.set,
+            on_packet=self._answerer.take,
         )
         self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
@@ -188,6 +194,7 @@ class Controller:
                 self._intake.run(),
                 pass_hints(self._store, self._bus),
                 self._switch.run(),
+                self._answerer.run(self._switch.send),
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),
