@@ -41,7 +41,7 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort, host_scope, status_scope
+from dragonflow.model import BridgeMapping, Chassis, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline.facts import Locality
@@ -240,7 +240,7 @@ class Controller:
         await self._news.wait()
         self._news.clear()
         self._report.wake()
-        needed = needed_scopes(self._name, self._replica.where(Binding, host=self._name))
+        needed = needed_scopes(self._name, self._replica)
         await self._intake.follow(needed)
         return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
 

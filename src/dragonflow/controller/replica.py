@@ -18,7 +18,7 @@ Object = Row | OvsPort
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
-    LogicalPort: ("network", "chassis"),
+    LogicalPort: ("network", "chassis", "routed_network"),
     OvsPort: ("iface_id", "tunnel"),
     Subnet: ("network",),
 }

@@ -16,6 +16,9 @@ ALIVE_SCOPE = "alive"
 SERVER_SCOPE = "server"
 LEADER_SCOPE = "leader"
 
+ROUTER_INTERFACE = "network:router_interface"
+"""The ``device_owner`` of ports by which routers stand in networks; ``device_id`` is the router."""
+
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 """The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
 
@@ -23,6 +26,11 @@ TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 def network_scope(network: str) -> str:
     """Everything that belongs to one network: the switch itself, its subnets and its ports."""
     return f"net:{network}"
+
+
+def router_scope(router: str) -> str:
+    """The router itself; its interfaces lie in their networks."""
+    return f"router:{router}"
 
 
 def host_scope(host: str) -> str:
@@ -168,6 +176,48 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
         """The port's own addresses, without the subnets."""
         return tuple(fixed.ip for fixed in self.fixed_ips)
 
+    @property
+    def router(self) -> str | None:
+        """The router whose interface the port is; None for other ports."""
+        return self.device_id if self.device_owner == ROUTER_INTERFACE else None
+
+    @property
+    def routed_network(self) -> str | None:
+        """The port's network, if the port is a router's interface: that makes it a routed network."""
+        return self.network if self.device_owner == ROUTER_INTERFACE else None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A router's static route: what goes to ``destination`` is handed to ``nexthop``."""
+
+    destination: str
+    nexthop: str
+
+
+class RouterInterface(msgspec.Struct, frozen=True):
+    """One of a router's interfaces: a port and its network."""
+
+    port: str
+    network: str
+
+
+class LogicalRouter(Row, frozen=True, kw_only=True, tag="LogicalRouter/1"):
+    """A Neutron router. ``key`` is unique among all routers of the region (1 … 2^24-1)."""
+
+    pooled = ("project",)
+
+    key: int
+    name: str = ""
+    project: str = ""
+    admin_up: bool = True
+    routes: tuple[Route, ...] = ()
+    interfaces: tuple[RouterInterface, ...] = ()
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return router_scope(self.id)
+
 
 class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
     """Says that port ``id`` is bound to ``host``. A port that is being migrated has one on each side, one ``active``."""
@@ -269,6 +319,7 @@ ROWS: tuple[type[Row], ...] = (
     LogicalSwitch,
     Subnet,
     LogicalPort,
+    LogicalRouter,
     Binding,
     Chassis,
     Alive,
