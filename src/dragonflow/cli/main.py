@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dragonflow import __version__
-from dragonflow.cli import controller, demo, explain, lab, repair, servers, show
+from dragonflow.cli import controller, demo, events, explain, lab, repair, servers, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +20,7 @@ app.add_typer(lab.app, name="lab")
 app.command("controller")(controller.controller)
 app.command("status")(controller.status)
 app.command("shutdown")(controller.shutdown)
+app.command("events")(events.events)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)
 app.command("demo")(demo.demo)

@@ -2,7 +2,7 @@
 
     DF DB ──> Feed ──> Intake ──┐                                  ┌──> Prover ──> Report ──> DF DB, topic port_status
                         │       ├──> Replica ──> Engine ──> Switch ┤
-    topology <──────────┘       │                  (apps)     │    └──> subscribers of locality events
+    topology <──────────┘       │                  (apps)     │    └──> subscribers: metrics, EventLog
                                 │                             │
     OVSDB ──> Switch.on_ports ──┘                             └──> Open vSwitch: one bundle, one barrier
                                                                         │
@@ -20,9 +20,9 @@ import contextlib
 import ctypes
 import gc
 import logging
+import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -33,18 +33,18 @@ from dragonflow.apps import APPS
 from dragonflow.config import ConfigError
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
+from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.intake import Intake
-from dragonflow.controller.locality import LocalityEvent
+from dragonflow.controller.locality import plain
 from dragonflow.controller.probe import Mode, Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
-from dragonflow.model import BridgeMapping, Chassis, OvsPort, host_scope, status_scope
+from dragonflow.model import BridgeMapping, Chassis, LogicalPort, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
-from dragonflow.pipeline.facts import Locality
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
@@ -164,6 +164,7 @@ class Controller:
             on_fault=self._doubt,
             now=time.time,
         )
+        self._log = EventLog(self._name, secrets.token_hex(8), self._name_of)
         self._control = ControlServer(
             settings.control_socket,
             {
@@ -172,15 +173,17 @@ class Controller:
                 "ports": self._ovs_ports,
                 "port": self._port,
                 "shutdown": self._shut_down,
+                "events": self._log.kept,
             },
+            {"events": self._log.follow},
         )
         self._stop = asyncio.Event()
         self._shutting_down = False
         self._confirmed = False
         self._said: dict[str, Claim] = {}
         self._mods = 0
-        self._unconfirmed: list[LocalityEvent] = []
-        self.subscribers: list[Callable[[Sequence[LocalityEvent]], None]] = [_count]
+        self._unconfirmed = Unconfirmed()
+        self.subscribers: list[Subscriber] = [_count, self._log.confirmed]
 
     async def run(self) -> None:
         """Run until SIGTERM, SIGINT or a shutdown. The flows stay; the chassis isn't alive any more."""
@@ -249,7 +252,7 @@ class Controller:
         self._confirmed = False
         self._prover.unsettled()
         with metrics.SETTLE_SECONDS.time():
-            self._unconfirmed += (await self._render()).events
+            self._unconfirmed.add(await self._render())
             said = claims(self._name, self._replica, self._engine.locality)
         try:
             with metrics.SYNC_SECONDS.time():
@@ -257,6 +260,7 @@ class Controller:
         except Disconnected as error:
             LOG.info("switch away, flows wait: %s", error)
             return False
+        confirmed = self._unconfirmed.confirm(self._replica.clock())
         self._confirmed = True
         self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
@@ -265,9 +269,7 @@ class Controller:
         self._said = without(broken, said)
         self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
         self._tell()
-        confirmed, self._unconfirmed = self._unconfirmed, []
-        for subscriber in self.subscribers:
-            subscriber(confirmed)
+        tell(self.subscribers, confirmed)
         return True
 
     async def _render(self) -> Settled:
@@ -359,16 +361,21 @@ class Controller:
         """One port as seen from here: its place, what is said of it (nothing while it is being proven), its last proof."""
         place, claim = self._engine.locality(port), self._prover.gate(self._said).get(port)
         return {
-            "place": None if place is None else _plain(place),
+            "chassis": self._name,
+            "place": None if place is None else plain(place),
             "said": None if claim is None else msgspec.to_builtins(claim),
             "probe": self._prover.of(port),
             "interfaces": [msgspec.to_builtins(it) for it in self._replica.where(OvsPort, iface_id=port)],
             "degraded": self._broken().get(port),
         }
 
+    def _name_of(self, port: str) -> str:
+        row = self._replica.get(LogicalPort, port)
+        return "" if row is None else row.name
+
     def _places(self) -> dict[str, Any]:
         """Every port that has a place as seen from here."""
-        return {port: _plain(locality) for port, locality in self._engine.places.items()}
+        return {port: plain(locality) for port, locality in self._engine.places.items()}
 
     def _ovs_ports(self) -> list[Any]:
         """The interfaces on the integration bridge as OVSDB tells them."""
@@ -383,10 +390,6 @@ def _tidy_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _plain(locality: Locality) -> dict[str, Any]:
-    return {"kind": type(locality).__name__.lower(), **msgspec.to_builtins(locality)}
-
-
-def _count(events: Sequence[LocalityEvent]) -> None:
-    for event in events:
+def _count(confirmed: Confirmed) -> None:
+    for event in confirmed.events:
         metrics.LOCALITY_EVENTS.labels(event.kind, event.change).inc()

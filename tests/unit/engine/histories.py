@@ -14,7 +14,7 @@ from dragonflow.apps import APPS
 from dragonflow.apps.base import App
 from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
-from dragonflow.controller.replica import Replica
+from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import AddressPair, LogicalPort, OvsPort, Row
 from dragonflow.pipeline import Fact, Locality, Owner
@@ -118,6 +118,7 @@ class History(RuleBasedStateMachine):
         self.delivered = 0
         self.wanted: dict[Owner, tuple[Fact, ...]] = {}
         self.places: dict[str, Locality] = {}
+        self.held: dict[tuple[type[Any], str], Object] = {}
 
     @initialize()
     def follow_all(self) -> None:
@@ -231,6 +232,11 @@ class History(RuleBasedStateMachine):
                 self.wanted[owner] = facts
             else:
                 self.wanted.pop(owner, None)
+        for change in settled.changes:
+            assert self.held.pop((change.model, change.id), None) == change.old
+            if change.new is not None:
+                self.held[change.model, change.id] = change.new
+        assert self.held == {(type(it), it.id): it for it in World.held_by(self.replica, self.me).objects}
         for event in settled.events:
             self._follow(event)
         assert self.places == dict(self.engine.places)
@@ -296,7 +302,7 @@ class History(RuleBasedStateMachine):
             assert before is not None
             assert kind_of(before) == event.kind
         if event.change == "updated":
-            assert before != event.locality
+            assert before == event.before != event.locality
         if event.change == "deleted":
             assert before == event.locality
             del self.places[event.port]
