@@ -362,6 +362,7 @@ class Controller:
         place, claim = self._engine.locality(port), self._prover.gate(self._said).get(port)
         return {
             "chassis": self._name,
+            "in_sync": self._in_sync,
             "place": None if place is None else plain(place),
             "said": None if claim is None else msgspec.to_builtins(claim),
             "probe": self._prover.of(port),
