@@ -15,7 +15,10 @@ from dragonflow.model import (
     FixedIP,
     HostRoute,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
+    Route,
+    RouterInterface,
     Subnet,
 )
 
@@ -115,6 +118,21 @@ def logical_port(
         ),
         port_security=port.get("port_security_enabled", True),
         revision=port.get("revision_number", 0),
+    )
+
+
+def logical_router(router: Mapping[str, Any], key: int, interfaces: Collection[tuple[str, str]]) -> LogicalRouter:
+    """A router's row; ``interfaces`` are the port and the network of each."""
+    routes = (Route(str(route["destination"]), str(route["nexthop"])) for route in router.get("routes", ()))
+    return LogicalRouter(
+        id=router["id"],
+        key=key,
+        name=router["name"],
+        project=router["project_id"],
+        admin_up=router["admin_state_up"],
+        routes=tuple(sorted(routes, key=lambda route: (route.destination, route.nexthop))),
+        interfaces=tuple(RouterInterface(port, network) for port, network in sorted(interfaces)),
+        revision=router.get("revision_number", 0),
     )
 
 
