@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from dragonflow.lab import Lab, Vm
+from dragonflow.lab.bay import Bay
+from dragonflow.lab.vm import remove
 
 HOSTS = ("host1", "host2", "host3")
 
@@ -100,6 +102,21 @@ def cloud(lab: Lab, neutron: httpx.Client) -> Iterator[Cloud]:
         yield made
     finally:
         made.clear()
+
+
+@pytest.fixture
+def bay(lab: Lab) -> Iterator[Callable[[str, dict[str, Any]], Bay]]:
+    """``bay(host, network)``: a place for a VM, to be plugged while packets are counted (see ``dragonflow.lab.bay``)."""
+    made: list[Bay] = []
+
+    def make(host: str, network: dict[str, Any]) -> Bay:
+        made.append(Bay(lab.host(host), f"bay{len(made)}", network["mtu"]))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.unplug()
+        remove(each.netns)
 
 
 @pytest.fixture

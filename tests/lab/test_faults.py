@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from dragonflow.lab import Lab, Vm
+from dragonflow.lab.bay import Bay
 from dragonflow.lab.system import wait_until
 from dragonflow.model.rows import network_scope
 from dragonflow.observe.control import ask
@@ -92,6 +93,11 @@ def flows(lab: Lab, host: str) -> list[str]:
     """The flows of a host's integration bridge, without counters."""
     dump = lab.host(host).switch.ofctl("dump-flows", "br-int", "--no-stats")
     return sorted(line.strip() for line in dump.splitlines() if "actions=" in line)
+
+
+def address_of(port: dict[str, Any]) -> str:
+    """The first address that Neutron gave a port."""
+    return str(port["fixed_ips"][0]["ip_address"])
 
 
 def status(lab: Lab, host: str) -> dict[str, Any]:
@@ -227,11 +233,13 @@ def test_a_killed_controller_loses_no_packet_and_its_successor_none_either(
     cloud: Cloud,
     neutron: httpx.Client,
     pair: Pair,
+    bay: Callable[[str, dict[str, Any]], Bay],
     traffic: Callable[..., contextlib.AbstractContextManager[Traffic]],
     ping: Callable[..., bool],
 ) -> None:
-    going, coming = cloud.port(pair.network, "host2"), None
-    cloud.plug(going)
+    going = cloud.port(pair.network, "host2")
+    places = bay("host2", pair.network), bay("host2", pair.network)
+    places[0].plug(lab.look_up(going["id"]), "region1")
     wait_until(lambda: cloud.active(going), "the third ACTIVE", 20)
     process = lab.process("controller-host1")
     with traffic(pair.vms[0], pair.address) as seen:
@@ -239,11 +247,11 @@ def test_a_killed_controller_loses_no_packet_and_its_successor_none_either(
         # Meanwhile one port goes, another comes, and none of it is known on host1.
         neutron.delete(f"/ports/{going['id']}")
         coming = cloud.port(pair.network, "host2")
-        cloud.plug(coming)
+        places[1].plug(lab.look_up(coming["id"]), "region1")
         wait_until(lambda: cloud.active(coming), "a port on another host ACTIVE", 20)
         process.start()
         wait_until(lambda: in_sync(lab, "host1"), "the successor in sync", 20)
-        wait_until(lambda: ping(pair.vms[0], lab.vm(coming["id"]).ips[0]), "the new port to be reached", 20)
+        wait_until(lambda: ping(pair.vms[0], address_of(coming)), "the new port to be reached", 20)
     assert seen.sent > 500
     assert seen.lost == 0
     lab.region().wait_for_agents()
@@ -283,10 +291,12 @@ def test_without_the_df_db_traffic_goes_on_and_what_is_made_meanwhile_works_afte
     cloud: Cloud,
     neutron: httpx.Client,
     pair: Pair,
+    bay: Callable[[str, dict[str, Any]], Bay],
     traffic: Callable[..., contextlib.AbstractContextManager[Traffic]],
     ping: Callable[..., bool],
 ) -> None:
     store = lab.process("store")
+    places = [bay(host, pair.network) for host in ("host1", "host2")]
     doomed = cloud.port(pair.network, "host2")
     cloud.plug(doomed)
     wait_until(lambda: cloud.active(doomed), "the doomed ACTIVE", 20)
@@ -294,18 +304,20 @@ def test_without_the_df_db_traffic_goes_on_and_what_is_made_meanwhile_works_afte
         store.kill()
         try:
             end = time.monotonic() + OUTAGE
-            made = [cloud.port(pair.network, host) for host in ("host1", "host2")]
+            made = [cloud.port(pair.network, place.host.name) for place in places]
             fresh = cloud.network("10.9.0.0/24")
             made.append(cloud.port(fresh, "host3"))
             neutron.delete(f"/ports/{doomed['id']}")
-            vms = [cloud.plug(port) for port in made]
+            for place, port in zip(places, made, strict=False):
+                place.plug(lab.look_up(port["id"]), "region1")
+            cloud.plug(made[-1])  # on a host that no packet of these passes
             time.sleep(max(0.0, end - time.monotonic()))  # the length of the outage is what is tested
         finally:
             store.start()
         wait_until(lambda: cloud.active(*made), "all that was made meanwhile to be ACTIVE", 60)
     assert seen.lost == 0
-    assert ping(vms[0], vms[1].ips[0])
-    assert ping(vms[1], pair.vms[0].ips[0])
+    assert ping(pair.vms[0], address_of(made[1]))
+    assert ping(pair.vms[1], address_of(made[0]))
     known = ask(str(lab.host("host1").control_socket), "places")
     assert doomed["id"] not in known
     lab.region().wait_for_agents()

@@ -123,7 +123,7 @@ def test_a_server_that_is_away_ends_the_connection(uplink: Uplink, server: int, 
     other = Uplink("other", tmp_path, tmp_path, NETNS, [nobody])
     other.start()
     try:
-        with connect(nobody) as connection, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(nobody) as connection:
             connection.recv(1)
     finally:
         other.daemon.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -92,17 +93,16 @@ def test_whatever_is_done_to_the_df_db_is_undone(one):
     one.dfdb.store.commit(Txn(done))
     assert contents(one).keys() != right.keys()
 
-    def as_before() -> bool:
+    def wrong() -> set[Key]:
         now = contents(one)
-        wrong = {key for key in right.keys() | now.keys() if not same(right.get(key), now.get(key))}
-        return not wrong
+        return {key for key in right.keys() | now.keys() if not same(right.get(key), now.get(key))}
 
-    until(as_before, 30, "the DF DB to be as before")
-    told = mended(server)
-    for kind, name in ((write.key.kind, write.key.id) for write in done if write.key.kind != "KeyOwner"):
-        assert told.count(f"{kind} {name}") >= 1, (kind, name)
-    assert "key:port leak" in told
-    passes = len(told)
+    with contextlib.suppress(AssertionError):
+        until(lambda: not wrong())
+    assert wrong() == set(), mended(server)
+    # Which half of the comparison comes upon a damage first is chance, and so what it is called. It is told when it is done.
+    until(lambda: {write.key.id for write in done} <= {line.split()[1] for line in mended(server)})
+    passes = len(mended(server))
     time.sleep(2.0)
     assert len(mended(server)) == passes, "what is right is left alone"
 

@@ -17,6 +17,7 @@ from neutron_lib.plugins import directory
 from dragonflow.model import Binding, BridgeMapping, LogicalSwitch, Subnet, encode
 from dragonflow.neutron import agents, db
 from dragonflow.neutron.binding import AGENT_TYPE, HostNow
+from dragonflow.neutron.journal import RECENT
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.status import Neutron
@@ -105,6 +106,33 @@ class TestRows(df_ml2.DfMl2TestCase):
                 self.work()
             assert load.call_count == 1
             assert self.row(LogicalSwitch, network["network"]["id"], f"net:{network['network']['id']}").name == "c"
+
+    def test_what_the_df_db_may_have_lost_after_it_was_acknowledged_is_written_again(self):
+        with self.network() as kept, self.network() as gone, self.network() as old:
+            now = [0.0]
+            self.journal._clock = lambda: now[0]
+            self.work()
+            keys = [
+                Key(f"net:{each}", "LogicalSwitch", each)
+                for each in (net["network"]["id"] for net in (kept, gone, old))
+            ]
+            now[0] += RECENT + 1
+            self._update("networks", keys[0].id, {"network": {"name": "new"}})
+            self._delete("networks", keys[1].id)
+            lost = self.store.get(keys[1])
+            self.work()
+        # A fail-over to a replica that had none of these three: a change, a deletion, and one that is long past.
+        self.store.commit(Txn((Delete(keys[0]), Put(keys[1], lost.data), Delete(keys[2]))))
+        self.work()
+        assert ("LogicalSwitch", keys[0].id) not in self.ids("net:*"), "nobody has said anything"
+        self.journal.doubt()
+        self.work()
+        assert self.row(LogicalSwitch, keys[0].id, keys[0].scope).name == "new"
+        assert self.ids("net:*") == {("LogicalSwitch", keys[0].id)}, "what is long past is the mender's"
+        with mock.patch.object(db, "claim", return_value=[]) as claim:
+            self.work()
+        assert claim.call_count == 1
+        assert db.pending(get_admin_context()) == 0, "once is enough"
 
 
 class TestBinding(df_ml2.DfMl2TestCase):
@@ -408,6 +436,28 @@ class TestRepair(df_ml2.DfMl2TestCase):
             self.work()
             keys = {self.port_row(other).key for other in (*self.ports, port["port"])}
             assert len(keys) == 4
+
+    def test_what_is_done_between_the_rows_and_the_keys_costs_nobody_its_key(self):
+        """The next pass mends the rows, and finds the keys as they were."""
+        keys = [Key(f"net:{self.net}", "LogicalPort", port["id"]) for port in self.ports]
+        right = {record.key: record.data for record in self.store.snapshot(["*"]).records}
+        stray = replace(self.port_row(self.ports[0]), id="stray", key=999)
+
+        def damage(_objects: int) -> None:
+            self.store.commit(Txn((Delete(keys[0]), Put(keys[1], b"?"))))
+            self.put(stray)
+
+        assert Repair(self.df.workers.dfdb, Plugin(), damage).run(fix=True).findings == ()
+        self.repair(fix=True)
+        assert {record.key: record.data for record in self.store.snapshot(["*"]).records} == right
+
+    def test_of_two_rows_with_one_key_each_gets_the_key_that_the_pool_says(self):
+        right = {record.key: record.data for record in self.store.snapshot(["*"]).records}
+        rows = [self.port_row(port) for port in self.ports]
+        for one, other in ((0, 1), (1, 0)):
+            self.put(replace(rows[one], key=rows[other].key))
+            self.repair(fix=True)
+            assert {record.key: record.data for record in self.store.snapshot(["*"]).records} == right
 
     def test_a_pool_in_ruins_is_written_anew(self):
         self.store.commit(

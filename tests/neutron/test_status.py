@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
 from oslo_db.exception import DBConnectionError
@@ -19,6 +20,7 @@ from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.leader import KEY, Election
 from dragonflow.neutron.status import StatusKeeper, turn
+from dragonflow.store.feed import ScopeReset
 from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Txn, Unavailable
 
 
@@ -458,6 +460,21 @@ def test_hosts_are_known_from_the_feed_and_asked_for_when_in_doubt(dfdb):
     finally:
         hosts.stop()
         thread.join()
+
+
+def test_a_df_db_that_must_be_read_anew_is_doubted(dfdb, monkeypatch):
+    doubts = []
+    hosts = Hosts(dfdb, lambda _host: HostNow(None, True), lambda: doubts.append(len(news)))
+    news = [ScopeReset(scope, revision, ()) for revision in (1, 9) for scope in ("chassis", "alive")]
+
+    def following(_timeout):
+        if not news:
+            hosts.stop()
+        return news.pop(0) if news else None
+
+    monkeypatch.setattr(dfdb.store, "feed", lambda _scopes: mock.Mock(next=following))
+    hosts.run()
+    assert doubts == [1, 0], "not the first time"
 
 
 def test_an_api_call_waits_for_a_df_db_that_is_away_once_and_not_long(dfdb, monkeypatch):

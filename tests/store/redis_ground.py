@@ -28,6 +28,8 @@ def fresh_prefix() -> str:
 class RedisGround(Ground):
     """A fresh prefix on servers that other tests use too."""
 
+    forgetful = True
+
     def __init__(self, servers: RedisServers) -> None:
         self.servers = servers
         self.prefix = fresh_prefix()

@@ -154,7 +154,7 @@ async def main():
         number = await keys.release(draft, pool, owner)
         draft.delete(Key("claims", "Claim", str(number)))
     async def work(owner):
-        for _ in range(8):
+        for _ in range(5):
             await transact(store, lambda draft: take(draft, owner))
             await transact(store, lambda draft: give(draft, owner))
         await transact(store, lambda draft: take(draft, owner))
@@ -182,6 +182,8 @@ class Pools(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.loop = asyncio.new_event_loop()  # one for all steps: to make a new one takes longer than a step
+        self.run = self.loop.run_until_complete
         self.store = MemoryStore()
         self.pool = keys.Pool("p", 1, self.LAST)
         self.held: dict[str, int] = {}
@@ -189,10 +191,13 @@ class Pools(RuleBasedStateMachine):
         self.fresh = 1
         self.pending: list[tuple[Draft, str]] = []
 
+    def teardown(self) -> None:
+        self.loop.close()
+
     @rule(owner=st.sampled_from("abcdefgh"))
     def take(self, owner: str) -> None:
         try:
-            number = asyncio.run(allocate(self.store, owner, self.pool))
+            number = self.run(allocate(self.store, owner, self.pool))
         except keys.Exhausted:
             assert owner not in self.held
             assert len(self.held) == self.LAST
@@ -208,7 +213,7 @@ class Pools(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from("abcdefgh"))
     def give(self, owner: str) -> None:
-        number = asyncio.run(release(self.store, owner, self.pool))
+        number = self.run(release(self.store, owner, self.pool))
         assert number == self.held.pop(owner, None)
         if number is not None:
             self.free.append(number)
@@ -218,7 +223,7 @@ class Pools(RuleBasedStateMachine):
         """Begin a draft that will be committed later, or never."""
         draft = Draft(self.store)
         try:
-            asyncio.run((keys.release if back else keys.allocate)(draft, self.pool, owner))
+            self.run((keys.release if back else keys.allocate)(draft, self.pool, owner))
         except keys.Exhausted:
             return
         self.pending.append((draft, owner))
@@ -230,10 +235,10 @@ class Pools(RuleBasedStateMachine):
         draft, owner = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         before = dict(self.held)
         try:
-            asyncio.run(self.store.commit(draft.txn()))
+            self.run(self.store.commit(draft.txn()))
         except Conflict:
             return
-        number = asyncio.run(keys.find(Draft(self.store), self.pool, owner))
+        number = self.run(keys.find(Draft(self.store), self.pool, owner))
         if number == before.get(owner):
             return
         if number is None:
@@ -246,7 +251,7 @@ class Pools(RuleBasedStateMachine):
 
     @invariant()
     def never_two_owners(self) -> None:
-        records = asyncio.run(self.store.snapshot([self.pool.scope])).records
+        records = self.run(self.store.snapshot([self.pool.scope])).records
         owners = {record.key.id: record.data for record in records if record.key.kind == "KeyOwner"}
         assert owners.keys() == self.held.keys()
         assert len(set(owners.values())) == len(owners)

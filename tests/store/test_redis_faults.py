@@ -397,7 +397,9 @@ async def refused(url: str) -> str:
         await store.close()
 
 
-async def test_who_may_not_is_told_why(guarded: RedisServers, single: RedisServers, tmp_path: Path) -> None:
+async def test_who_may_not_is_told_why(
+    guarded: RedisServers, single: RedisServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endpoint, ca = guarded.servers[0].endpoint, guarded.certificates.ca
     wrong = tmp_path / "wrong"
     wrong.write_text("wrong\n")
@@ -408,7 +410,9 @@ async def test_who_may_not_is_told_why(guarded: RedisServers, single: RedisServe
     assert "it asks for a password" in await refused(f"redis+tls://{endpoint}?ca={ca}")
     assert "certificate is not good" in await refused(guarded.url.partition("&ca=")[0])
     assert "whether it speaks TLS" in await refused(f"redis://{endpoint}")
-    assert "speaks no TLS" in await refused(f"redis+tls://{single.servers[0].endpoint}?ca={ca}")
+    with monkeypatch.context() as patch:  # such a server waits for more
+        patch.setattr("dragonflow.store.redis_client.CONNECT_TIMEOUT", 0.5)
+        assert "speaks no TLS" in await refused(f"redis+tls://{single.servers[0].endpoint}?ca={ca}")
     assert "ACL SETUSER" in await refused(guarded.url_of("dragonflow", prefix="somebody-else"))
     wrong.chmod(0o644)
     assert "chmod" in await refused(f"redis+tls://dragonflow@{endpoint}?password_file={wrong}&ca={ca}")

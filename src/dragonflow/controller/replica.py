@@ -6,6 +6,7 @@ that isn't followed is no news. The replica remembers what changed until ``take_
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
@@ -114,18 +115,22 @@ class Replica:
     def reset_scope(self, scope: str, rows: Iterable[tuple[Row, int]], revision: int) -> bool:
         """Take in a snapshot: at ``revision`` the scope held exactly these rows, each with the revision that wrote it.
 
-        What is known to be newer than the snapshot stays. Returns False for a snapshot older than the one before, which says
-        nothing; to begin anew with a store whose revisions went back, drop the scope first.
+        What is known to be newer than the snapshot stays. All else is as the snapshot says, also where we know of a commit that
+        it doesn't: that was acknowledged and lost (a fail-over of Redis). Returns False for a snapshot older than the one before,
+        which says nothing; to begin anew with a store whose revisions went back, drop the scope first.
         """
         if revision < self._floors.get(scope, 0):
             return False
         members = self._members.setdefault(scope, set())
         missing = set(members)
         self._floors[scope] = revision
+        self._forget_deletions(scope, revision)
         for row, written in rows:
             if row.scope != scope:
                 raise ValueError(f"{type(row).__name__} {row.id} lies in scope {row.scope}, not in {scope}")
             missing.discard((type(row), row.id))
+            if written < self._revisions[type(row)].get(row.id, 0) <= revision:
+                self._discard(type(row), row.id)
             self._accept(row, written)
         for model, name in missing:
             if self._revisions[model][name] <= revision:
@@ -138,8 +143,7 @@ class Replica:
             self._discard(model, name)
         self._members.pop(scope, None)
         self._floors.pop(scope, None)
-        for key in [key for key, tombstone in self._gone.items() if tombstone.scope == scope]:
-            del self._gone[key]
+        self._forget_deletions(scope)
 
     def upsert(self, row: Row, revision: int) -> bool:
         """Take in a row that was written in ``revision``. Returns False if that is no news."""
@@ -216,6 +220,10 @@ class Replica:
         self._revisions[key[0]][row.id] = revision
         self._set(key[0], row.id, row)
         return True
+
+    def _forget_deletions(self, scope: str, until: float = math.inf) -> None:
+        for key in [key for key, gone in self._gone.items() if gone.scope == scope and gone.revision <= until]:
+            del self._gone[key]
 
     def _discard(self, model: type[Row], id: str) -> None:
         row = self._objects[model][id]

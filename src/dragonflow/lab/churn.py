@@ -1,6 +1,7 @@
 """Ports that change, while others stay as they are: what users of a cloud do all day, and what must have come of it.
 
 ``Churn`` remembers what it made of each port. From that alone follows what Neutron must say of it, and who must reach whom.
+Its VMs are plugged into bays, so that no packet of others is lost by Open vSwitch itself (see ``bay``).
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import contextlib
 import random
 import time
 import uuid
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 
 from dragonflow.lab import system
+from dragonflow.lab.bay import Bay
 from dragonflow.lab.lab import Lab
 from dragonflow.lab.matrix import Matrix
 from dragonflow.lab.state import Known, Vm
@@ -28,6 +32,9 @@ API_PATIENCE = 60.0
 REACH_INTERVAL = 0.1
 MOST_PLUGGED = 12
 """VMs that the churn keeps: beyond that it takes the oldest out first."""
+
+BAYS = 5
+"""Places for VMs on each host: more than its share of those."""
 
 
 class Api:
@@ -65,21 +72,13 @@ class Api:
         return {port["id"]: port for port in found}
 
 
-class LinkChange(NamedTuple):
-    """When links of a host came or went, by the monotonic clock."""
-
-    host: str
-    began: float
-    ended: float
-
-
 @dataclass
 class Changing:
-    """A port that the churn has made. ``vm`` is where it is plugged, if it is; ``plugs`` counts how often it was."""
+    """A port that the churn has made. ``bay`` is where it is plugged, if it is; ``plugs`` counts how often it was."""
 
     known: Known
     host: str
-    vm: Vm | None = None
+    bay: Bay | None = None
     enabled: bool = True
     plugs: int = 0
 
@@ -89,20 +88,45 @@ class Changing:
         return str(self.known.port["id"])
 
     @property
+    def vm(self) -> Vm | None:
+        """Its VM, if it is plugged."""
+        return None if self.bay is None else self.bay.vm
+
+    @property
     def status(self) -> str:
         """What Neutron must say of it."""
-        return "ACTIVE" if self.vm is not None and self.enabled else "DOWN"
+        return "ACTIVE" if self.bay is not None and self.enabled else "DOWN"
 
 
 class Churn:
-    """Makes, plugs, disables, unplugs and deletes ports of one network, in an order that ``chance`` gives."""
+    """Makes, plugs, disables, unplugs and deletes ports of one network, in an order that ``chance`` gives.
 
-    def __init__(self, lab: Lab, api: Api, network: dict[str, Any], chance: random.Random) -> None:
+    Every host gets so many ``bays``, called ``name`` and a number; where all are taken, the oldest VM makes room for the next.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        api: Api,
+        network: dict[str, Any],
+        chance: random.Random,
+        *,
+        name: str = "churn",
+        bays: int = BAYS,
+    ) -> None:
         self._lab, self._api, self._network, self._chance = lab, api, network, chance
         self._subnets = api.send("GET", "/subnets", params={"network_id": network["id"]}).json()["subnets"]
+        with ThreadPoolExecutor() as pool:
+            making = [
+                pool.submit(Bay, host, f"{name}{number}", network["mtu"])
+                for number in range(bays)
+                for host in lab.region().hosts.values()
+            ]
+        self._free: dict[str, deque[Bay]] = defaultdict(deque)
+        for bay in [each.result() for each in making]:
+            self._free[bay.host.name].append(bay)
         self.ports: dict[str, Changing] = {}
         self.changes = 0
-        self.links: list[LinkChange] = []
 
     def prepare(self, hosts: Sequence[str]) -> list[Changing]:
         """Make a port on each of these hosts, to be plugged later."""
@@ -110,8 +134,11 @@ class Churn:
 
     def plug(self, changing: Changing) -> None:
         """Plug a port that was made before."""
-        with self._link_changes(changing.host):
-            changing.vm = self._lab.plug(changing.id, changing.host, known=changing.known)
+        free = self._free[changing.host]
+        if not free:
+            self._unplug(next(each for each in self.ports.values() if each.host == changing.host and each.bay))
+        changing.bay = free.popleft()
+        changing.bay.plug(changing.known, self._lab.region().name)
         changing.plugs += 1
         self.changes += 1
 
@@ -124,15 +151,15 @@ class Churn:
 
     def _step(self, hosts: Sequence[str]) -> None:
         there = [each for each in self.ports.values() if each.host in hosts]
-        plugged = [each for each in there if each.vm is not None]
+        plugged = [each for each in there if each.bay is not None]
         todo: list[Callable[[], None]] = [lambda: self.plug(self._create(self._chance.choice(hosts)))]
-        todo += [lambda each=each: self.plug(each) for each in there if each.vm is None]  # type: ignore[misc]
+        todo += [lambda each=each: self.plug(each) for each in there if each.bay is None]  # type: ignore[misc]
         if len(plugged) > 2:
             todo += [lambda: self._switch(self._chance.choice(plugged)), lambda: self._unplug(plugged[0])]
         if len(plugged) > MOST_PLUGGED:
             todo = [lambda: self._unplug(plugged[0]), lambda: self._delete(plugged[0])]
         if len(there) > len(plugged) + 2:
-            todo.append(lambda: self._delete(next(each for each in there if each.vm is None)))
+            todo.append(lambda: self._delete(next(each for each in there if each.bay is None)))
         self._chance.choice(todo)()
 
     def _create(self, host: str) -> Changing:
@@ -153,33 +180,19 @@ class Churn:
         self.changes += 1
 
     def _unplug(self, changing: Changing) -> None:
-        with self._link_changes(changing.host):
-            self._lab.unplug(changing.id)
-        changing.vm = None
-        self.changes += 1
+        if changing.bay is not None:
+            changing.bay.unplug()
+            self._free[changing.host].append(changing.bay)
+            changing.bay = None
+            self.changes += 1
 
     def _delete(self, changing: Changing) -> None:
         """As Nova does: while it is plugged, if it is; the VM goes after."""
         with contextlib.suppress(httpx.HTTPStatusError):  # deleted by a request whose answer got lost
             self._api.send("DELETE", f"/ports/{changing.id}")
-        if changing.vm is not None:
-            with self._link_changes(changing.host):
-                self._lab.unplug(changing.id)
+        self._unplug(changing)
         del self.ports[changing.id]
         self.changes += 1
-
-    @contextlib.contextmanager
-    def _link_changes(self, host: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.links.append(LinkChange(host, began, time.monotonic()))
-
-    def clear(self) -> None:
-        """Take away all that it made."""
-        for changing in list(self.ports.values()):
-            self._delete(changing)
 
     # What must have come of it
 
@@ -188,7 +201,7 @@ class Churn:
         for id_, changing in self.ports.items():
             status = said.get(id_, {}).get("status", "gone")
             if status != changing.status:
-                where = f"plugged in {changing.host}" if changing.vm else f"unplugged, of {changing.host}"
+                where = f"plugged in {changing.host}" if changing.bay else f"unplugged, of {changing.host}"
                 enabled = "" if changing.enabled else ", disabled"
                 yield f"port {id_} is {status}, not {changing.status} ({where}{enabled})"
 
@@ -210,11 +223,8 @@ class Churn:
             for changing in self.ports.values()
             if changing.vm is not None and changing.enabled
         ]
-        for (
-            source,
-            _,
-            ip,
-        ) in pairs:  # Neutron gives addresses again, and a guest believes for a while that it knows whose one is
+        # Neutron gives addresses again, and a guest believes for a while that it knows whose one is.
+        for source, _, ip in pairs:
             system.ip(source.netns, f"neighbour flush to {ip} dev {INTERFACE}")
         probing = Matrix(pairs, REACH_INTERVAL)
         try:

@@ -95,10 +95,15 @@ class Daemon:
         pid = self.pid
         if pid is None:
             return
-        members = {each for each in all_pids() if session_of(each) == pid}
-        for each in members if how == signal.SIGKILL else {pid}:
-            send(each, how)
-        wait_until(lambda: not any(map(alive, members)), f"end of {self.name} (pid {pid})", _STOP_TIMEOUT)
+
+        def gone() -> bool:
+            members = [each for each in all_pids() if session_of(each) == pid and alive(each)]
+            for each in members if how == signal.SIGKILL else ():  # again and again: one may have forked meanwhile
+                send(each, how)
+            return not members
+
+        send(pid, how)
+        wait_until(gone, f"end of {self.name} (pid {pid})", _STOP_TIMEOUT)
         with contextlib.suppress(ChildProcessError):  # reap it, if this process was its parent
             os.waitpid(pid, os.WNOHANG)
 

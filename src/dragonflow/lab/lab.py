@@ -223,18 +223,16 @@ class Lab:
         *,
         region: str | None = None,
         address: Address = "static",
-        known: Known | None = None,
         warn: Progress = _silent,
     ) -> Vm:
         """Plug a VM for a Neutron port into a host, as os-vif would. A port without a host is bound to this one first.
 
-        Says by ``warn`` what Nova would have done before. With what is ``known`` of the port (by ``look_up``) Neutron isn't
-        asked, as it isn't by Nova.
+        Says by ``warn`` what Nova would have done before.
 
         :raises LabError: no such port, host or region; plugged already; no DHCP server answered (the VM stays plugged).
         """
         place, there = self.region(region), self.host(host, region)
-        port, subnets, mtu = known or _port(place, port_id)
+        port, subnets, mtu = _port(place, port_id)
         bound = port.get("binding:host_id")
         if not bound:
             port = _bind(place, port, host)
@@ -257,7 +255,7 @@ class Lab:
         return made
 
     def look_up(self, port_id: str, region: str | None = None) -> Known:
-        """What Neutron knows of a port, to plug it later. :raises LabError: there is no such port, or Neutron doesn't answer."""
+        """What a bay needs to know of a port. :raises LabError: there is no such port, or Neutron doesn't answer."""
         return _port(self.region(region), port_id)
 
     def unplug(self, port_id: str) -> None:
@@ -370,8 +368,9 @@ class Lab:
         self._room(region).fill()
 
     def free_disk(self, region: str | None = None) -> None:
-        """Make the room again. :raises LabError: how much there is was not limited."""
+        """Make the room again; returns when the store serves. :raises LabError: how much there is was not limited."""
         self._room(region).free()
+        self.region(region).store.start()
 
     def _room(self, region: str | None) -> Room:
         room = self.region(region).room
@@ -427,8 +426,10 @@ def clean(name: str, *, logs: bool = True) -> bool:
 
 
 def _netns_of(name: str) -> Iterator[str]:
-    """The lab's namespaces: of the fabric, of hosts, of VMs."""
-    pattern = re.compile(rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+|vm-[0-9a-f-]{{1,11}}(-host\d+)?)")
+    """The lab's namespaces: of the fabric, of hosts, of bays, of VMs."""
+    pattern = re.compile(
+        rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+(-[a-z]+\d+)?|vm-[0-9a-f-]{{1,11}}(-host\d+)?)"
+    )
     return (netns for netns in system.netns_names() if pattern.fullmatch(netns))
 
 

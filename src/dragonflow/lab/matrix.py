@@ -144,7 +144,7 @@ class Matrix:
         :raises LabError: a pair doesn't answer at all, for so many seconds.
         """
         for netns in {vm.netns for vm, _, _ in self._wanted}:
-            system.sysctl(netns, {"net/ipv4/ping_group_range": "'0 0'"})
+            system.sysctl(netns, {"net/ipv4/ping_group_range": "0 0"})
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:

@@ -8,9 +8,10 @@ a member that is started again comes back in the role it had, or as the replica 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, urlencode
@@ -193,13 +194,7 @@ class RedisServers:
 
     def master(self) -> RedisMember:
         """The server that is master now: for its replicas, if several say so. :raises LabError: none is."""
-        found: dict[str, int] = {}
-        for member in self.servers:
-            if member.pid is not None:
-                with contextlib.suppress(LabError):
-                    info = member.info("replication")
-                    if info["role"] == "master":
-                        found[member.name] = int(info["connected_slaves"])
+        found = self._masters(self.servers)
         if not found:
             raise LabError(f"none of the Redis servers in {self.directory} is master")
         return self.processes[max(found, key=lambda name: found[name])]
@@ -229,16 +224,21 @@ class RedisServers:
         return False
 
     def wait_for_another_master(self, than: RedisMember, timeout: float = 30.0) -> RedisMember:
-        """Wait until the Sentinels have made another server the master. :raises TimedOut: they have not."""
-        found: list[RedisMember] = []
+        """Wait until the Sentinels have made another server the master, and a replica, if there is a third, follows it.
+
+        :raises TimedOut: they have not.
+        """
+        others = [
+            member for member in self.servers if member is not than
+        ]  # that one may hang, and so might who asks it
+        found: dict[str, int] = {}
 
         def another() -> bool:
-            with contextlib.suppress(LabError):
-                found[:] = [self.master()]
-            return bool(found) and found[0] is not than
+            found.update(self._masters(others))
+            return any(found.values()) or (bool(found) and len(others) == 1)
 
         wait_until(another, f"another master than {than.name}", timeout, 0.05)
-        return found[0]
+        return self.processes[max(found, key=lambda name: found[name])]
 
     def ctl(self, member: RedisMember, *command: str, timeout: float = 5.0) -> str:
         """Run redis-cli on a member as its administrator. :raises LabError: as Redis says."""
@@ -250,6 +250,17 @@ class RedisServers:
         return run(["redis-cli", *options, *command], env=env, timeout=timeout)
 
     # -- within --------------------------------------------------------------------------------------------------------
+
+    def _masters(self, members: Iterable[RedisMember]) -> dict[str, int]:
+        """Those that say they are master, by name, and how many replicas follow each."""
+        found: dict[str, int] = {}
+        for member in members:
+            if member.pid is not None:
+                with contextlib.suppress(LabError):
+                    info = member.info("replication")
+                    if info["role"] == "master":
+                        found[member.name] = int(info["connected_slaves"])
+        return found
 
     def _knows(self, sentinel: RedisMember, master: str, replicas: int) -> bool:
         lines = sentinel.ctl("SENTINEL", "MASTER", MASTER).splitlines()
@@ -320,9 +331,20 @@ class RedisServers:
             f"sentinel monitor {MASTER} {ADDRESS} {self.servers[0].port} {quorum}",
             f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER * 1000:.0f}",
             f"sentinel failover-timeout {MASTER} 5000",
-            # or a Sentinel finds them with its next INFO, which it asks every 10 s
+            # or a Sentinel finds them with its next INFO, after 10 s, and the other Sentinels by what they say every 2 s
             *(f"sentinel known-replica {MASTER} {ADDRESS} {replica.port}" for replica in self.servers[1:]),
+            f"sentinel myid {_identity(member)}",
+            *(
+                f"sentinel known-sentinel {MASTER} {ADDRESS} {other.port} {_identity(other)}"
+                for other in self.sentinels
+                if other is not member
+            ),
         ]
         if self.auth:
             lines.append(f"sentinel auth-pass {MASTER} {self.password_file('default').read_text()}")
         return lines
+
+
+def _identity(sentinel: RedisMember) -> str:
+    """By which Sentinels know each other: 40 hexadecimal digits."""
+    return hashlib.sha1(str(sentinel.config).encode(), usedforsecurity=False).hexdigest()

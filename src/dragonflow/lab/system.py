@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dragonflow.lab.uplink import entered
+
 NETNS_DIR = Path("/run/netns")
 
 
@@ -110,8 +112,9 @@ def ip(netns: str, *commands: str) -> None:
 
 def sysctl(netns: str, settings: Mapping[str, str]) -> None:
     """Write kernel settings of a network namespace, by path below /proc/sys."""
-    lines = [f"echo {value} >/proc/sys/{path}" for path, value in settings.items()]
-    run(["sh", "-ec", "\n".join(lines)], netns=netns)
+    with entered(str(NETNS_DIR / netns)):  # whose settings these files are, depends on the thread that opens them
+        for path, value in settings.items():
+            Path("/proc/sys", path).write_text(f"{value}\n")
 
 
 def offload_off(netns: str, *interfaces: str) -> None:

@@ -6,6 +6,7 @@ os-vif (``vif_plug_ovs/ovsdb/ovsdb_lib.py``, ``create_ovs_vif_port``) sets ``ifa
 
 from __future__ import annotations
 
+import contextlib
 import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -33,31 +34,33 @@ def plug(host: Host, *, region: str, netns: str, port: dict[str, Any], mtu: int,
     ``port`` is as Neutron's API gives it.
     """
     tap, mac = interface_of(port["id"]), port["mac_address"]
-    system.netns_add(netns)
-    # No duplicate address detection: the addresses are Neutron's to give, and it would hold them back for a second.
-    system.sysctl(netns, {"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
-    system.ip(
-        netns,
-        f"link add {INTERFACE} address {mac} mtu {mtu} type veth peer name {tap} mtu {mtu} netns {host.netns}",
-    )
-    system.offload_off(netns, INTERFACE)
-    system.offload_off(host.netns, tap)
-    system.ip(host.netns, f"link set {tap} up")
-    if up:
-        system.ip(netns, f"link set {INTERFACE} up")
+    link(host, netns, tap, mtu)
+    system.ip(netns, f"link set {INTERFACE} address {mac}", *([f"link set {INTERFACE} up"] if up else []))
     plugged = time.time()
-    attach(host, port["id"], mac, port.get("device_id") or port["id"])
+    attach(host, tap, port)
     ips = tuple(fixed["ip_address"] for fixed in port["fixed_ips"])
     return Vm(port["id"], region, host.name, netns, mac, ips, tap, plugged)
 
 
-def attach(host: Host, port_id: str, mac: str, vm: str) -> None:
-    """Put the host's end on the integration bridge."""
-    tap = interface_of(port_id)
+def link(host: Host, netns: str, tap: str, mtu: int) -> None:
+    """Make a namespace whose interface, down, has its other end in the host, up."""
+    system.netns_add(netns)
+    # No duplicate address detection: the addresses are Neutron's to give, and it would hold them back for a second.
+    system.sysctl(netns, {"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
+    system.ip(netns, f"link add {INTERFACE} mtu {mtu} type veth peer name {tap} mtu {mtu} netns {host.netns}")
+    system.offload_off(netns, INTERFACE)
+    system.offload_off(host.netns, tap)
+    # The host needs no address on it, and to take one (after looking for duplicates) would change its routes a second later.
+    system.ip(host.netns, f"link set {tap} addrgenmode none up")
+
+
+def attach(host: Host, tap: str, port: dict[str, Any]) -> None:
+    """Put the host's end on the integration bridge, as a port's."""
     host.switch.vsctl(
         *("--may-exist", "add-port", INTEGRATION_BRIDGE, tap, "--", "set", "Interface", tap),
-        *(f"external_ids:iface-id={port_id}", "external_ids:iface-status=active"),
-        *(f'external_ids:attached-mac="{mac}"', f"external_ids:vm-uuid={vm}"),
+        *(f"external_ids:iface-id={port['id']}", "external_ids:iface-status=active"),
+        f'external_ids:attached-mac="{port["mac_address"]}"',
+        f"external_ids:vm-uuid={port.get('device_id') or port['id']}",
     )
 
 
@@ -151,7 +154,9 @@ def unplug(host: Host, vm: Vm) -> None:
 
 
 def remove(netns: str) -> None:
-    """Delete a namespace and end what runs in it."""
+    """Delete a namespace and end what runs in it. Its link is gone on return: the kernel takes its time for a namespace's."""
     if system.netns_exists(netns):
         end_all(system.netns_pids(netns))
+        with contextlib.suppress(LabError):  # a plug that was killed half-way made none
+            system.ip(netns, f"link delete {INTERFACE}")
         system.netns_delete(netns)

@@ -29,14 +29,20 @@ AWAY = 5.0
 class Hosts:
     """The last that is known of every host. While the DF DB is away that goes on to count.
 
-    ``fallback`` answers for a host when nothing was ever learnt from the DF DB and it can't be read now either.
+    ``fallback`` answers for a host when nothing was ever learnt from the DF DB and it can't be read now either. ``anew`` is
+    called when the DF DB had to be read anew, so others may have missed something, too.
     """
 
     def __init__(
-        self, dfdb: DfDb, fallback: Callable[[str], HostNow], clock: Callable[[], float] = time.monotonic
+        self,
+        dfdb: DfDb,
+        fallback: Callable[[str], HostNow],
+        anew: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dfdb = dfdb
         self._fallback = fallback
+        self._anew = anew
         self._clock = clock
         self._away_until = 0.0
         self._table: Table[Chassis | Alive] = Table(Chassis, Alive)
@@ -54,6 +60,8 @@ class Hosts:
                     continue
                 self._table.apply(news)
                 if isinstance(news, ScopeReset):
+                    if news.scope in self._told:
+                        self._anew()
                     self._told.add(news.scope)
                 if self._told.issuperset(_SCOPES):
                     self._ready.set()

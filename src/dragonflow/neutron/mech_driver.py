@@ -81,8 +81,8 @@ class Workers:
     def _make(self) -> None:
         options = self._options
         self.dfdb = DfDb(options.store_url, options.pubsub_url)
-        self.hosts = Hosts(self.dfdb, agents.host_by_agent)
         self.journal = Journal(Mirror(self.dfdb, Plugin()), options.journal_period, options.journal_claim)
+        self.hosts = Hosts(self.dfdb, agents.host_by_agent, self.journal.doubt)
         self.presence = Presence(self.dfdb.store, options.leader_ttl)
         self.election = Election(
             self.dfdb.store, self._duties, options.leader_ttl, name=server_name(), patience=options.leader_patience

@@ -223,9 +223,19 @@ class Repair:
             for record in snapshot.records
             if record.key.kind == KINDS[kind].row.__name__ and (row := _readable(record)) is not None
         ]
+        records = [record for record in snapshot.records if record.key.scope == pool.scope]
         used: dict[str, int] = {row.id: getattr(row, "key", 0) for row in rows}
-        audit = Audit(pool, (record for record in snapshot.records if record.key.scope == pool.scope), used)
-        problems = audit.problems()
+        audit = Audit(pool, records, used)
+        if problems := audit.problems():
+            # A row that was taken away or put there behind our back since the rows were looked at is for the next pass to mend:
+            # until then its owner keeps the key that it has, and whom Neutron doesn't know gets none.
+            for owner in {problem.owner for problem in problems}:
+                if self._neutron.load(kind, owner) is None:
+                    used.pop(owner, None)
+                elif owner in audit.held:
+                    used.setdefault(owner, audit.held[owner])
+            audit = Audit(pool, records, used)
+            problems = audit.problems()
         fixed = False
         if problems and fix:
             txn, keys = audit.rebuild()
@@ -235,7 +245,7 @@ class Repair:
             except Conflict:
                 keys = used
             for row in rows:
-                if keys[row.id] != used[row.id]:
+                if row.id in keys and keys[row.id] != getattr(row, "key", 0):
                     self._sync(kind, row.id, row.scope)
         for owner, difference in problems:
             yield Finding(f"key:{pool.name}", owner, difference, fixed)

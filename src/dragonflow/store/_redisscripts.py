@@ -10,10 +10,13 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from dragonflow.store._common import refuse_lost
-from dragonflow.store.protocol import Compacted, Key, Record, StoreCorrupt
+from dragonflow.store.protocol import Key, Record, StoreCorrupt
 
 LAYOUT = 1
 """The number of the keys' layout, kept in the DF DB; another one is refused."""
+
+LEAP = 1 << 30
+"""Revisions that a new master leaves out (see write.lua): one that answers from half as far behind is master no more."""
 
 
 class Script(NamedTuple):
@@ -52,27 +55,25 @@ class Page(NamedTuple):
     """What one script read; see read.lua."""
 
     head: Head
-    eras: list[tuple[int, int]]
     rest: list[tuple[str, int]]
     records: list[Record]
 
     @classmethod
     def of(cls, head: Head, reply: list[Any]) -> Page:
         """From what follows the head in the answer of read.lua. :raises StoreCorrupt: somebody else wrote it."""
-        eras, rest, *rows = reply
+        rest, *rows = reply
         return cls(
             head,
-            [(int(base), int(start)) for base, _, start in (era.partition(b":") for era in eras)],
             [(scope.decode(), int(told)) for scope, told in zip(rest[::2], rest[1::2], strict=True)],
             [each for scope, taken in zip(rows[::2], rows[1::2], strict=True) for each in _records(scope, taken)],
         )
 
     def refuse_lost(self, after: Mapping[str, int]) -> None:
-        """:raises Compacted: what was told may have been lost by a fail-over, or what is to be told is forgotten."""
+        """:raises Compacted: what is to be told is forgotten, or there was a fail-over since, which may have lost what is known.
+
+        A reader may know more than its watch has told: its own commits. What a fail-over lost of them, only reading all shows.
+        """
         refuse_lost(after, self.head.forgotten, self.head.revision)
-        lost = {scope for scope, told in after.items() if any(base < told < start for base, start in self.eras)}
-        if lost:
-            raise Compacted("a fail-over or restart of Redis lost some of what was told", lost)
 
 
 def field(key: Key) -> bytes:

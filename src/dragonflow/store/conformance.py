@@ -55,6 +55,8 @@ class Ground:
     """Forget the history up to now."""
     outage: Callable[[], AbstractAsyncContextManager[None]] | None = None
     """The store is out of reach while in the context."""
+    forgetful: bool = False
+    """After an outage all has to be read anew, because the store may have lost what it told."""
 
     async def client(self) -> Store:
         """A further client, as if in another process. The ground closes it in the end."""
@@ -662,10 +664,13 @@ class StoreConformance:
             with pytest.raises(Unavailable):
                 await _next(store.watch({"*": revision}))
         assert {record.key for record in (await store.snapshot(["*"])).records} >= {A, B}
+        if ground.forgetful:
+            revision = await store.commit(put(A))
         again = follow(store, ["*"], revision)
         await again.told(C, await store.commit(put(C)))
 
     async def test_a_watch_resumes_after_an_outage(self, ground: Ground, store: Store) -> None:
+        """A store that is forgetful says first that all must be read anew."""
         if ground.outage is None:
             pytest.skip("no way to make it unavailable")
         revision = await store.commit(put(A))
@@ -674,6 +679,10 @@ class StoreConformance:
             async with ground.outage():
                 with pytest.raises(Unavailable):
                     await _within(ground, _next(watch))
+            if ground.forgetful:
+                with pytest.raises(Compacted) as anew:
+                    await _told(watch, ground, store, A)
+                watch.add(dict.fromkeys(anew.value.scopes, (await store.snapshot(["net:a"])).revision))
             assert await _told(watch, ground, store, A) == {A}
 
 

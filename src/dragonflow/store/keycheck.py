@@ -30,7 +30,8 @@ class Audit:
         self._records = {record.key: record for record in records}
         self._unreadable: list[Problem] = []
         self._slots: dict[int, _Slot] = {}
-        self._held: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        """Which key the pool says that an owner has."""
         state = None
         for record in self._records.values():
             key = record.key
@@ -39,7 +40,7 @@ class Audit:
             elif key.kind == "KeySlot" and (slot := self._decode(record, _Slot)) and key.id.isdecimal():
                 self._slots[int(key.id)] = slot
             elif key.kind == "KeyOwner" and (owner := self._decode(record, _Owner)):
-                self._held[key.id] = owner.key
+                self.held[key.id] = owner.key
         self._state = state or _State(fresh=pool.first)
 
     def _decode(self, record: Record, kind: type[S]) -> S | None:
@@ -57,16 +58,16 @@ class Audit:
             if key in by_key:
                 found.append(Problem(owner, f"key {key} is also that of {by_key[key]}"))
             by_key.setdefault(key, owner)
-            held = self._held.get(owner)
+            held = self.held.get(owner)
             if held != key:
                 found.append(Problem(owner, f"the row has key {key}, the pool {'none' if held is None else held}"))
-        for owner, key in sorted(self._held.items()):
+        for owner, key in sorted(self.held.items()):
             if owner not in self._used:
                 found.append(Problem(owner, f"leaked: key {key} belongs to nobody who exists"))
             if key not in self._slots or self._slots[key].owner != owner:
                 found.append(Problem(owner, f"key {key} is not marked as its own"))
         for number, slot in sorted(self._slots.items()):
-            if slot.owner is not None and self._held.get(slot.owner) != number:
+            if slot.owner is not None and self.held.get(slot.owner) != number:
                 found.append(Problem(slot.owner, f"key {number} is marked as its own, but it does not hold it"))
         if self._queue() is None or any(number >= self._state.fresh for number in self._slots):
             found.append(Problem(self._pool.name, "the queue of free keys is broken"))
@@ -89,13 +90,17 @@ class Audit:
     def rebuild(self) -> tuple[Txn, dict[str, int]]:
         """The transaction that makes the pool right, and the keys that owners have afterwards.
 
-        Of two who share a key, the first by name keeps it. The transaction fails if anybody took or gave back a key meanwhile.
+        Of two who share a key, the one keeps it of whom the pool says so, else the first by name; the other gets the one that the
+        pool says is its own, if there is one. The transaction fails if anybody took or gave back a key meanwhile.
         """
         keys: dict[str, int] = {}
         taken: dict[int, str] = {}
-        for owner, key in sorted(self._used.items()):
-            if self._pool.first <= key <= self._pool.last and key not in taken:
-                keys[owner], taken[key] = key, owner
+        agreed = {owner: key for owner, key in self._used.items() if self.held.get(owner) == key}
+        for said in (agreed, self.held, self._used):
+            for owner, key in sorted(said.items()):
+                known = owner in self._used and owner not in keys
+                if known and key not in taken and self._pool.first <= key <= self._pool.last:
+                    keys[owner], taken[key] = key, owner
         fresh = max([self._state.fresh, *(number + 1 for number in (*taken, *self._slots))])
         for owner in sorted(self._used.keys() - keys.keys()):
             keys[owner], taken[fresh] = fresh, owner

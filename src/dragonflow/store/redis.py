@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn
-from dragonflow.store._redisscripts import LAYOUT, Head, Page, field, script
+from dragonflow.store._redisscripts import LAYOUT, LEAP, Head, Page, field, script
 from dragonflow.store.protocol import (
     EVERYTHING,
     Changes,
@@ -197,7 +197,10 @@ class RedisStore:
         if reply[0] == b"CONFLICT":
             failed = txn.checks[reply[1] - 1]
             raise Conflict(failed.key, failed.revision, reply[2])
-        return int(reply[1])
+        revision = int(reply[1])
+        if self._newest - revision > LEAP // 2:
+            raise Unavailable(f"Redis at {self._server.where}: a commit was answered by a master that is none any more")
+        return revision
 
     async def grant_lease(self, ttl: float) -> str:
         """See ``Store``."""

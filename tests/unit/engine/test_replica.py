@@ -118,3 +118,15 @@ def test_interfaces_speak_for_themselves(replica: Replica) -> None:
     replica.remove_port("tap-p")
     replica.remove_port("tap-p")
     assert replica.all(OvsPort) == ()
+
+
+@pytest.mark.parametrize("lost", ["a change", "a deletion"])
+def test_a_snapshot_undoes_what_a_fail_over_lost(replica: Replica, lost: str) -> None:
+    """What was acknowledged at 30 the store at 2000 knows nothing of: the row stands as it was written at 10."""
+    if lost == "a change":
+        assert replica.upsert(worlds.port("p", 2), 30)
+    else:
+        assert replica.remove(LogicalPort, "p", 30)
+    assert replica.reset_scope(SCOPE, [(worlds.port("p", 1), 10)], 2000)
+    assert replica.get(LogicalPort, "p") == worlds.port("p", 1)
+    assert replica.revision(LogicalPort, "p") == 10

@@ -2,7 +2,7 @@
 
 from dragonflow.neutron.db.blocks import block, unblock
 from dragonflow.neutron.db.events import Owed, accepted, of_nova, owe, owed, put_off, refused, strike
-from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, waiting, waits
+from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, record_all, waiting, waits
 from dragonflow.neutron.db.listeners import RECORDED, StaleTurn, fenced, listen
 from dragonflow.neutron.db.models import JournalEntry, OwedEvent, PortGeneration
 from dragonflow.neutron.db.ports import (
@@ -47,6 +47,7 @@ __all__ = [
     "postpone",
     "put_off",
     "record",
+    "record_all",
     "refused",
     "revision",
     "router_interfaces",

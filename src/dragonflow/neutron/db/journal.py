@@ -30,6 +30,14 @@ def record(context: Any, kind: str, id: str, parent: str) -> None:
 
 
 @retry_deadlocks
+def record_all(context: Any, objects: Collection[tuple[str, str, str]]) -> None:
+    """Say that these (kind, id and parent) may be out of date though Neutron did not change them, in a transaction of its own."""
+    rows = [dict(zip(("kind", "object_id", "parent"), each, strict=True)) for each in objects]
+    with db_api.CONTEXT_WRITER.using(context):
+        context.session.execute(sa.insert(JournalEntry.__table__).values(created_at=Now()), rows)
+
+
+@retry_deadlocks
 def claim(context: Any, lease: float, limit: int = 100) -> list[Entry]:
     """Take up to ``limit`` due entries in their order and keep others from them for ``lease`` seconds.
 

@@ -9,7 +9,6 @@
 --   ROOT:ttls         hash   lease -> ms
 --   ROOT:lease:LEASE  set    SCOPE\0KIND\0ID that hang on it
 --   ROOT:leased       hash   SCOPE\0KIND\0ID -> lease
---   ROOT:eras         zset   BASE:START by START                  the revisions between are nobody's; see write.lua
 --
 -- Revisions are whole numbers below 2^53, which a double and a score hold exactly.
 local root = KEYS[1]

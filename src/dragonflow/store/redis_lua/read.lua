@@ -1,13 +1,12 @@
 -- What changed in scopes after a revision, as far as one script may take: the rest is named, for further scripts.
 --
 -- ARGV: the rows and the bytes after which to stop, the number of exact scopes, each scope and revision, then prefixes alike.
--- Returns {head, eras, rest, scope, rows, scope, rows, …}. Eras are all BASE:START that begin after the oldest of the revisions;
--- the rest is scope, revision, …; rows are field, revision, data (nil if deleted), …, in order of revision. A commit's rows of
--- one scope come in one reading.
+-- Returns {head, rest, scope, rows, scope, rows, …}. The rest is scope, revision, …; rows are field, revision, data (nil if
+-- deleted), …, in order of revision. A commit's rows of one scope come in one reading.
 local SLICE = 100
 local most_rows, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local rows, bytes = 0, 0
-local reply = {head(), false, {}}
+local reply = {head(), {}}
 
 local function take(scope, page, taken)
     for start = 1, #page, 2000 do -- a call has room for some thousand arguments
@@ -47,7 +46,7 @@ local function read(scope, after)
     end
 end
 
-local wanted, order, oldest = {}, {}, nil
+local wanted, order = {}, {}
 
 local function want(scope, after)
     if not wanted[scope] then
@@ -59,12 +58,13 @@ local function want(scope, after)
 end
 
 local exact = tonumber(ARGV[3])
-for i = 4, #ARGV, 2 do oldest = math.min(oldest or math.huge, tonumber(ARGV[i + 1])) end
 for i = 4, 3 + 2 * exact, 2 do
     local last = redis.call('ZSCORE', root .. ':scopes', ARGV[i])
     if last and tonumber(last) > tonumber(ARGV[i + 1]) then want(ARGV[i], ARGV[i + 1]) end
 end
 if 4 + 2 * exact <= #ARGV then
+    local oldest = math.huge
+    for i = 4 + 2 * exact, #ARGV, 2 do oldest = math.min(oldest, tonumber(ARGV[i + 1])) end
     local young = redis.call('ZRANGE', root .. ':scopes', '(' .. whole(oldest), '+inf', 'BYSCORE', 'WITHSCORES')
     for i = 4 + 2 * exact, #ARGV, 2 do
         local prefix, after = ARGV[i], tonumber(ARGV[i + 1])
@@ -76,13 +76,12 @@ if 4 + 2 * exact <= #ARGV then
     end
 end
 
-reply[2] = oldest and redis.call('ZRANGE', root .. ':eras', '(' .. whole(oldest), '+inf', 'BYSCORE') or {}
 for _, scope in ipairs(order) do
     local after = wanted[scope]
     if rows < most_rows and bytes < most_bytes then after = read(scope, after) end
     if after then
-        reply[3][#reply[3] + 1] = scope
-        reply[3][#reply[3] + 1] = after
+        reply[2][#reply[2] + 1] = scope
+        reply[2][#reply[2] + 1] = after
     end
 end
 return reply

@@ -3,7 +3,6 @@
 -- ARGV: the store's identity as the caller knows it ('' if it never saw one), one to use if there is none, the layout that the
 -- caller knows, how many deletions to remember, and the ms of this server's clock after which the caller doesn't want it any more.
 local LEAP = 1073741824 -- 2^30 revisions: more than a master that was cut off can have given away before its clients left it
-local ERAS = 100        -- how many leaps are remembered
 local GRACE = 5000      -- ms without a look at the leases, beyond which the time between is not theirs
 local COUNTED = 1000    -- ms of such a time that are theirs all the same, so that a dead one ends some day
 local REAP = 200        -- leases ended at once
@@ -18,20 +17,15 @@ if identity and layout ~= ARGV[3] then return redis.error_reply('-DFLAYOUT the l
 if not identity and ARGV[1] ~= '' then return redis.error_reply('-DFVANISHED there is no store') end
 if identity and ARGV[1] ~= '' and identity ~= ARGV[1] then return redis.error_reply('-DFREPLACED another store') end
 
--- Another server than the last that wrote here, or the same after a restart: what it has may be less than what the other had
--- told to readers. So the revisions in which the two could differ are left out, and who stands within them is told to start anew.
+-- Another server than the last that wrote here, or the same after a restart: what it has may be less than what the other had told
+-- to readers, or acknowledged to writers. So the revisions in which the two could differ are left out, and everybody reads anew.
 local server = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if not identity then
     identity = ARGV[2]
     redis.call('HSET', store, 'identity', identity, 'layout', ARGV[3], 'revision', 0, 'forgotten', 0, 'server', server)
 elseif server ~= facts[5] then
-    local base = revision
-    revision = base + LEAP
-    redis.call('ZADD', root .. ':eras', whole(revision), whole(base) .. ':' .. whole(revision))
-    for _, era in ipairs(redis.call('ZRANGE', root .. ':eras', 0, -ERAS - 1)) do
-        forgotten = math.max(forgotten, tonumber(string.match(era, ':(%d+)$')))
-        redis.call('ZREM', root .. ':eras', era)
-    end
+    revision = revision + LEAP
+    forgotten = revision
     redis.call('HSET', store, 'server', server, 'revision', whole(revision), 'forgotten', whole(forgotten))
 end
 
