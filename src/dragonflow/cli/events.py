@@ -103,7 +103,8 @@ def _line(event: dict[str, Any]) -> str:
     word = typer.style(f"{event['event']:<19}", fg=_COLOURS[event["event"].rpartition("_")[2]])
     revision = f"revision {event['revision']}, " if event["revision"] else ""
     said = f"{at} {printable(event['chassis'])} {word} {event['model']} {printable(event['id'])}{name}"
-    return f"{said}{_details(event)} ({revision}{event['latency'] * 1000:.1f} ms)"
+    left_out = f"; flows left out: {printable(event['left_out'])}" if event["left_out"] else ""
+    return f"{said}{_details(event)} ({revision}{event['latency'] * 1000:.1f} ms){left_out}"
 
 
 def _details(event: dict[str, Any]) -> str:

@@ -39,11 +39,16 @@ _CHUNK = 100
 
 
 class Confirmed(msgspec.Struct, frozen=True):
-    """What differs from what the switch had confirmed before. ``at`` is when the barrier answered, by the replica's clock."""
+    """What differs from what the switch had confirmed before.
+
+    ``at`` is when the barrier answered, by the replica's clock. ``broken`` are the objects whose flows had to be left out, by id,
+    and why.
+    """
 
     changes: Sequence[Change]
     events: Sequence[LocalityEvent]
     at: float
+    broken: Mapping[str, str]
 
 
 Subscriber = Callable[[Confirmed], None]
@@ -77,10 +82,10 @@ class Unconfirmed:
                 since = min(before.since, moved.since)
                 self._moved[moved.port] = moved._replace(before=before.before, since=since)
 
-    def confirm(self, at: float) -> Confirmed:
-        """The switch has all of it since ``at``. Begins anew."""
+    def confirm(self, at: float, broken: Mapping[str, str]) -> Confirmed:
+        """The switch has all of it since ``at``, but for what is broken (see ``Confirmed``). Begins anew."""
         events = [event for moved in self._moved.values() for event in difference(moved)]
-        confirmed = Confirmed(tuple(self._changes.values()), events, at)
+        confirmed = Confirmed(tuple(self._changes.values()), events, at, broken)
         self._changes, self._moved = {}, {}
         return confirmed
 
@@ -106,6 +111,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
       DF DB and OVSDB took to tell is not in it.
     - ``fields`` are those that differ in an updated model; ``place`` is the place that was created, updated or deleted, and
       ``before`` where an updated one was
+    - ``left_out`` says why, if flows of the object are not on the switch: it refused them, or they could not be worked out
     """
 
     seq: int
@@ -121,6 +127,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...] = ()
     place: dict[str, Any] | None = None
     before: dict[str, Any] | None = None
+    left_out: str | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -178,9 +185,17 @@ class EventLog:
         fresh: Iterable[Change | LocalityEvent] = chain(confirmed.changes, confirmed.events)
         for seq, it in enumerate(islice(fresh, skipped, None), self._next + skipped):
             about = _about_change(it) if isinstance(it, Change) else self._about_place(it, gone)
-            latency = round(confirmed.at - it.since, 6)
-            event = Event(seq=seq, at=at, chassis=self._chassis, revision=it.revision, latency=latency, **about)
-            self._events.append(event)
+            self._events.append(
+                Event(
+                    seq=seq,
+                    at=at,
+                    chassis=self._chassis,
+                    revision=it.revision,
+                    latency=round(confirmed.at - it.since, 6),
+                    left_out=confirmed.broken.get(about["id"]),
+                    **about,
+                )
+            )
         self._next += count
         self._trim()
         self._more.set()

@@ -260,7 +260,7 @@ class Controller:
         except Disconnected as error:
             LOG.info("switch away, flows wait: %s", error)
             return False
-        confirmed = self._unconfirmed.confirm(self._replica.clock())
+        at = self._replica.clock()
         self._confirmed = True
         self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
@@ -269,7 +269,7 @@ class Controller:
         self._said = without(broken, said)
         self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
         self._tell()
-        tell(self.subscribers, confirmed)
+        tell(self.subscribers, self._unconfirmed.confirm(at, broken))
         return True
 
     async def _render(self) -> Settled:

@@ -32,6 +32,9 @@ Stream = Callable[[Any], AsyncGenerator[Any, None]]
 
 _LINE_LIMIT = 64 * 1024
 
+_PATIENCE = 1.0
+"""Seconds that a server which ends waits for answers that are under way."""
+
 
 class ControlError(Exception):
     """The controller can't be asked, or doesn't know the question."""
@@ -56,14 +59,15 @@ class ControlServer:
         finally:
             os.umask(before)
         try:
-            await server.serve_forever()
+            # not serve_forever(), which in Python 3.12 waits for all connections to end when it is cancelled
+            await asyncio.Event().wait()
         finally:
             server.close()
             self._path.unlink(missing_ok=True)
             for task in self._serving:
                 task.cancel()
             if self._serving:
-                await asyncio.wait(self._serving)
+                await asyncio.wait(self._serving, timeout=_PATIENCE)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -73,14 +77,14 @@ class ControlServer:
             while line := await reader.readline():
                 stream = self._stream(line)
                 if stream is not None:
-                    await _until_closed(_send(writer, *stream), reader)
+                    await _until_closed(_send(writer, *stream), reader, writer)
                     break
                 writer.write(_line(await self._answer(line)))  # at once: the controller may be about to end
                 await writer.drain()
         except (ConnectionError, ValueError) as error:  # ValueError: a line beyond the limit
             LOG.info("control socket: %s", error)
-        except asyncio.CancelledError:  # the server ends; the task is nobody else's
-            writer.transport.abort()
+        except asyncio.CancelledError:
+            LOG.debug("control socket: cut off, for the server ends")
         finally:
             self._serving.discard(task)
             writer.close()
@@ -132,8 +136,10 @@ async def _send(writer: asyncio.StreamWriter, name: str, stream: AsyncGenerator[
             writer.write(_line({"error": str(error)}))
 
 
-async def _until_closed(work: Coroutine[Any, Any, None], reader: asyncio.StreamReader) -> None:
-    """Do the work until it ends, or until the other side closes the connection."""
+async def _until_closed(
+    work: Coroutine[Any, Any, None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Do the work until it ends, or until the other side closes the connection. If cancelled, what isn't read yet is dropped."""
 
     async def closed() -> None:
         while await reader.read(_LINE_LIMIT):
@@ -142,6 +148,9 @@ async def _until_closed(work: Coroutine[Any, Any, None], reader: asyncio.StreamR
     tasks = asyncio.create_task(work), asyncio.create_task(closed())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
     finally:
         for task in tasks:
             task.cancel()

@@ -43,28 +43,31 @@ HISTORY = Confirmed(
         *difference(Moved("r1", None, Distributed(), 0, 9.75)),
     ),
     at=10.0,
+    broken={"r1": "l3/LogicalRouter/r1: bad\ngroup"},
 )
 
 GOLDEN = """\
 {"seq": 1, "at": 1600000000.25, "chassis": "h1", "event": "created", "model": "LogicalSwitch", "id": "n1", \
-"name": "evil\\u001b[2J\\nnet", "port": null, "revision": 3, "latency": 1.0, "fields": [], "place": null, "before": null}
+"name": "evil\\u001b[2J\\nnet", "port": null, "revision": 3, \
+"latency": 1.0, "fields": [], "place": null, "before": null, "left_out": null}
 {"seq": 2, "at": 1600000000.25, "chassis": "h1", "event": "deleted", "model": "OvsPort", "id": "tap1", \
-"name": "", "port": "p1", "revision": 0, "latency": 0.5, "fields": [], "place": null, "before": null}
+"name": "", "port": "p1", "revision": 0, "latency": 0.5, "fields": [], "place": null, "before": null, "left_out": null}
 {"seq": 3, "at": 1600000000.25, "chassis": "h1", "event": "updated", "model": "LogicalPort", "id": "p1", \
-"name": "vm1", "port": "p1", "revision": 7, "latency": 0.0045, "fields": ["chassis", "revision"], "place": null, "before": null}
+"name": "vm1", "port": "p1", "revision": 7, "latency": 0.0045, \
+"fields": ["chassis", "revision"], "place": null, "before": null, "left_out": null}
 {"seq": 4, "at": 1600000000.25, "chassis": "h1", "event": "local_deleted", "model": "LogicalPort", "id": "p1", \
 "name": "vm1", "port": "p1", "revision": 7, "latency": 0.25, "fields": [], \
-"place": {"kind": "local", "ofport": 5}, "before": null}
+"place": {"kind": "local", "ofport": 5}, "before": null, "left_out": null}
 {"seq": 5, "at": 1600000000.25, "chassis": "h1", "event": "remote_created", "model": "LogicalPort", "id": "p1", \
 "name": "vm1", "port": "p1", "revision": 7, "latency": 0.25, "fields": [], \
-"place": {"kind": "remote", "chassis": "h2", "ofport": 100, "address": "192.0.2.2"}, "before": null}
+"place": {"kind": "remote", "chassis": "h2", "ofport": 100, "address": "192.0.2.2"}, "before": null, "left_out": null}
 {"seq": 6, "at": 1600000000.25, "chassis": "h1", "event": "remote_updated", "model": "LogicalPort", "id": "p1", \
 "name": "vm1", "port": "p1", "revision": 7, "latency": 0.25, "fields": [], \
 "place": {"kind": "remote", "chassis": "h3", "ofport": 8, "address": null}, \
-"before": {"kind": "remote", "chassis": "h2", "ofport": 100, "address": "192.0.2.2"}}
+"before": {"kind": "remote", "chassis": "h2", "ofport": 100, "address": "192.0.2.2"}, "left_out": null}
 {"seq": 7, "at": 1600000000.25, "chassis": "h1", "event": "distributed_created", "model": "LogicalPort", "id": "r1", \
 "name": "", "port": "r1", "revision": 0, "latency": 0.25, "fields": [], \
-"place": {"kind": "distributed"}, "before": null}
+"place": {"kind": "distributed"}, "before": null, "left_out": "l3/LogicalRouter/r1: bad\\ngroup"}
 """
 
 PEOPLE = """\
@@ -74,7 +77,7 @@ PEOPLE = """\
 2020-09-13 12:26:40.250 h1 local_deleted       LogicalPort p1 "vm1" at OpenFlow port 5 (revision 7, 250.0 ms)
 2020-09-13 12:26:40.250 h1 remote_created      LogicalPort p1 "vm1" on h2 by 192.0.2.2 (revision 7, 250.0 ms)
 2020-09-13 12:26:40.250 h1 remote_updated      LogicalPort p1 "vm1" on h3, was on h2 by 192.0.2.2 (revision 7, 250.0 ms)
-2020-09-13 12:26:40.250 h1 distributed_created LogicalPort r1 on every chassis (250.0 ms)
+2020-09-13 12:26:40.250 h1 distributed_created LogicalPort r1 on every chassis (250.0 ms); flows left out: l3/LogicalRouter/r1: bad\N{REPLACEMENT CHARACTER}group
 """  # noqa: E501 - as people see it
 
 
@@ -116,7 +119,7 @@ class Served:
     def plug(self, count: int) -> None:
         """So many events at once."""
         changes = [Change(OvsPort, f"tap{number}", None, TAP, 0, 9.0) for number in range(count)]
-        self.happen(Confirmed(changes, (), 10.0))
+        self.happen(Confirmed(changes, (), 10.0, {}))
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ class Host:
         self.unconfirmed.add(self.engine.settle())
 
     def barrier(self) -> Confirmed:
-        confirmed = self.unconfirmed.confirm(self.clock())
+        confirmed = self.unconfirmed.confirm(self.clock(), {})
         self.log.confirmed(confirmed)
         return confirmed
 
@@ -283,7 +283,7 @@ def happen(log: EventLog, count: int, at: float = 0.0) -> None:
     replica = Replica(lambda: at)
     for number in range(count):
         replica.upsert_port(worlds.tap(f"p{number}", number + 1))
-    log.confirmed(Confirmed(replica.take_changes(), (), at))
+    log.confirmed(Confirmed(replica.take_changes(), (), at, {}))
 
 
 def log(run: str = "run1") -> EventLog:

@@ -131,6 +131,9 @@ async def test_who_does_not_read_holds_up_nobody_else(counting: Served) -> None:
         assert len(await asyncio.to_thread(numbers, path, [0, 2000])) == 2000
         assert await asyncio.to_thread(ask, path, "told") == 7
         assert it.open == 1
+        for _ in range(5000):
+            await asyncio.sleep(0)
+        assert it.told < 4000  # what is not read waits in its stream
     async with asyncio.timeout(5):
         while it.open:
             await asyncio.sleep(0)
