@@ -1,5 +1,6 @@
 """The features, in the order in which they render: those that place ports stand before those that read places."""
 
+from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
@@ -8,7 +9,7 @@ from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
 
-APPS: tuple[App, ...] = (Classification(), Tunnel(), L3(), Resolution(), L2())
+APPS: tuple[App, ...] = (Classification(), Tunnel(), L3(), Advertisement(), Resolution(), L2())
 check(APPS)
 
 __all__ = ["APPS", "App"]

@@ -10,9 +10,11 @@ destination's network, so nobody on its way has to know of routers.
     (whose     (echo requests,   (longest └► paths ──►   │  (MAC of the next hop)
      MAC?)      lifetime)         prefix)   (ECMP)       └► router again, if the next hop is another router
 
-Cost in flows, of which a change of one port touches only its own: an interface has 1, and for each address 3 (IPv4) or 3 (IPv6;
-and 2 for its link-local one); an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
-address.
+Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
+link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
+address, if it is on this chassis 3 more.
+
+What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
-from dragonflow.apps.base import App, renders
+from dragonflow.apps import icmp
+from dragonflow.apps.base import App, answers, renders
+from dragonflow.apps.icmp import Complaint
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import addresses
 from dragonflow.controller.view import Me, View
@@ -30,14 +34,21 @@ from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Subnet
 from dragonflow.pipeline import (
     IN_PORT,
     NETWORK,
+    SOURCE,
     Action,
+    ApplyMeter,
     DecTtl,
     Distributed,
     Fact,
+    Local,
     Match,
     Move,
     Output,
+    PacketOut,
     Place,
+    Punt,
+    Punted,
+    PuntKind,
     Resubmit,
     Spread,
     Stage,
@@ -46,6 +57,7 @@ from dragonflow.pipeline import (
     load,
     match,
     move,
+    punt_meter,
     set_field,
 )
 from dragonflow.pipeline.action import FORGET_PORT
@@ -66,7 +78,15 @@ _NEVER_ROUTED = (
 _LIFETIME = 255
 """TTL or hop limit of what a router sends itself."""
 
-_ECHO, _OWN, _MARTIAN, _EXPIRED, _FORWARD = 50, 40, 30, 20, 10
+_ECHO, _OWN, _MARTIAN, _TOLD_EXPIRED, _EXPIRED, _FORWARD = 50, 40, 30, 25, 20, 10
+_NOWHERE, _ROUTES = 1, 2
+"""Priorities of routes: packets to nowhere, and from where on longer prefixes count more."""
+
+_TOLD = {Complaint.TIME_EXCEEDED: b"t", Complaint.NO_ROUTE: b"n"}
+"""What a flow says to the handler about the packet."""
+
+_RATE, _BURST = 20, 40
+"""Packets a second, and at once, of which a port is told that they weren't forwarded (RFC 1812 §4.3.2.8)."""
 
 Prefix = IPv4Network | IPv6Network
 
@@ -110,7 +130,7 @@ class L3(App):
         Stage.ROUTING,
         slot=2,
         purpose="Find the longest prefix of the router's routes: which network comes next, and which address in it.",
-        matches=(ROUTER, "eth_type", "ipv4_dst", "ipv6_dst"),
+        matches=(ROUTER, SOURCE, "eth_type", "ipv4_dst", "ipv6_dst"),
         next=(paths, neighbours),
     )
     local = Table(
@@ -121,6 +141,7 @@ class L3(App):
         matches=(
             ROUTER,
             NETWORK,
+            SOURCE,
             "eth_type",
             "ip_proto",
             "icmpv4_type",
@@ -135,7 +156,7 @@ class L3(App):
         "router",
         Stage.ROUTING,
         purpose="Pick out packets to the MAC of a router's interface.",
-        matches=(NETWORK, "eth_dst"),
+        matches=(NETWORK, SOURCE, "eth_dst", "eth_type", "ip_proto", "icmpv6_type"),
         next=(local,),
         miss=L2.lookup,
     )
@@ -169,7 +190,7 @@ class L3(App):
             elif way is not None:
                 hops.setdefault(prefix, []).append((way, str(hop)))
         for prefix, ways in hops.items():
-            priority, here = 2 * prefix.prefixlen + 1, _to(router.key, prefix)
+            priority, here = _ROUTES + 2 * prefix.prefixlen, _to(router.key, prefix)
             if len(ways) == 1:
                 ((way, address),) = ways
                 yield self.routes.flow(priority, here, *_leave(way, address), goto=self.neighbours)
@@ -198,10 +219,34 @@ class L3(App):
             last, goto = (*last, Resubmit(self.entry.number)), None
         for ip in port.ips:
             yield self.neighbours.flow(10, _is_next(network.key, ip), *last, goto=goto)
+        if isinstance(where, Local):
+            meter = punt_meter(PuntKind.UNFORWARDED, where.ofport, _RATE, _BURST)
+            yield meter
+            source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
+            expired = Punt(PuntKind.UNFORWARDED, _TOLD[Complaint.TIME_EXCEEDED])
+            for family in (_IPV4, _IPV6):
+                yield self.local.flow(_TOLD_EXPIRED, match(source, **family, ip_ttl=1), limit, expired)
+            no_route = Punt(PuntKind.UNFORWARDED, _TOLD[Complaint.NO_ROUTE])
+            yield self.routes.flow(_NOWHERE, match(source), limit, no_route)
+
+    @answers(PuntKind.UNFORWARDED)
+    def unforwarded(self, punted: Punted, view: View) -> Iterator[PacketOut]:
+        """Tell the sender, from the interface at which the packet came, by the way on which an answer of a port's would go."""
+        complaint = next((it for it, told in _TOLD.items() if told == punted.data), None)
+        received = icmp.read(punted.packet)
+        if complaint is None or received is None:
+            return
+        router = next((it for it in view.all(LogicalRouter) if it.key == punted.read(ROUTER)), None)
+        ports = (view.get(LogicalPort, interface.port) for interface in (() if router is None else router.interfaces))
+        port = next((it for it in ports if it is not None and _mac(it) == received.eth_dst), None)
+        address = None if port is None else _answering(port, received.source, view)
+        if address is not None:
+            back = load(NETWORK, punted.read(NETWORK)), load(SOURCE, punted.read(SOURCE)), Resubmit(self.entry.number)
+            yield PacketOut(icmp.complain(received, complaint, address), back)
 
     def _interface(self, port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[Fact]:
         ours = match((NETWORK, network.key), eth_dst=port.mac)
-        router = _served(port, network, view)
+        router = served(port, network, view)
         if router is None:
             yield self.entry.flow(10, ours)
             return
@@ -219,11 +264,11 @@ class L3(App):
             family = _IPV4 if version == 4 else _IPV6
             yield self.local.flow(_OWN, match(here, **family, **destination))
         for way in _connected(port, network, view):
-            priority = 2 * way.prefix.prefixlen + 2
+            priority = _ROUTES + 2 * way.prefix.prefixlen + 1
             yield self.routes.flow(priority, _to(router.key, way.prefix), *_leave(way), goto=self.neighbours)
 
 
-def _served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRouter | None:
+def served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRouter | None:
     """The router that the interface is to serve now: both know each other, and all is switched on."""
     router = view.get(LogicalRouter, port.device_id)
     if router is None or not (router.admin_up and port.admin_up and network.admin_up):
@@ -233,7 +278,7 @@ def _served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRou
 
 def _exits(port: LogicalPort, view: View) -> Iterator[_Exit]:
     network = view.get(LogicalSwitch, port.network)
-    if network is not None and port.router is not None and _served(port, network, view) is not None:
+    if network is not None and port.router is not None and served(port, network, view) is not None:
         yield from _connected(port, network, view)
 
 
@@ -243,6 +288,23 @@ def _connected(port: LogicalPort, network: LogicalSwitch, view: View) -> Iterato
     for subnet in found.values():
         if subnet is not None:
             yield _Exit(ip_network(subnet.cidr), network.key, port.mac)
+
+
+def _mac(port: LogicalPort) -> bytes:
+    return bytes.fromhex(port.mac.replace(":", ""))
+
+
+def _answering(port: LogicalPort, asker: icmp.Address, view: View) -> icmp.Address | None:
+    """The interface's address in the asker's own subnet; if there is none, its first of that family."""
+    found: icmp.Address | None = None
+    for fixed in port.fixed_ips:
+        address, subnet = ip_address(fixed.ip), view.get(Subnet, fixed.subnet)
+        if address.version != asker.version:
+            continue
+        if subnet is not None and asker in ip_network(subnet.cidr):
+            return address
+        found = found or address
+    return found
 
 
 def _to(router: int, prefix: Prefix, path: int | None = None) -> Match:

@@ -9,7 +9,16 @@ from typing import Any
 import typer
 
 from dragonflow.cli.common import ConfigFiles, Contents, Json, StoreUrl, print_rows, read, store_url
-from dragonflow.model import TUNNEL_TYPES, Alive, Chassis, LogicalPort, LogicalSwitch, PortStatus, Subnet
+from dragonflow.model import (
+    TUNNEL_TYPES,
+    Alive,
+    Chassis,
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    PortStatus,
+    Subnet,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Show what the DF DB holds.")
 
@@ -75,6 +84,33 @@ def networks(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: J
     ]
     columns = ["id", "name", "key", "type", "segmentation_id", "mtu", "subnets", "ports"]
     print_rows(f"{len(rows)} networks at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+@app.command()
+def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Logical routers: their addresses in each network, and their extra routes."""
+    contents = read(store_url(config_file, store))
+    names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
+    ports = {port.id: port for port in contents.of(LogicalPort)}
+    rows = [
+        {
+            "id": row.id,
+            "name": row.name,
+            "project": row.project,
+            "key": row.key,
+            "admin_up": row.admin_up,
+            "interfaces": [
+                f"{names.get(each.network, each.network)}: {' '.join(ports[each.port].ips)}"
+                if each.port in ports
+                else f"{names.get(each.network, each.network)}: no port {each.port}"
+                for each in row.interfaces
+            ],
+            "routes": [f"{route.destination} via {route.nexthop}" for route in row.routes],
+        }
+        for row in contents.of(LogicalRouter)
+    ]
+    columns = ["id", "name", "key", "admin_up", "interfaces", "routes"]
+    print_rows(f"{len(rows)} routers at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
 @app.command()

@@ -30,7 +30,9 @@ import msgspec
 
 from dragonflow import __version__
 from dragonflow.apps import APPS
+from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.config import ConfigError
+from dragonflow.controller.announce import announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
@@ -142,8 +144,9 @@ class Controller:
         self._news.set()
         self._intake = Intake(Feed(self._store), self._replica, self._news.set)
         me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
+        self._me = me
         self._engine = Engine(APPS, self._replica, me)
-        self._answerer = Answerer(APPS, lambda: View(self._replica, self._engine.places, me))
+        self._answerer = Answerer(APPS, self._view)
         self._switch = Switch(
             settings.openflow,
             settings.ovsdb,
@@ -185,6 +188,10 @@ class Controller:
         self._unconfirmed = Unconfirmed()
         self.subscribers: list[Subscriber] = [_count, self._log.confirmed]
 
+    def _view(self) -> View:
+        """The world as handlers of packets see it, which record nothing."""
+        return View(self._replica, self._engine.places, self._me)
+
     async def run(self) -> None:
         """Run until SIGTERM, SIGINT or a shutdown. The flows stay; the chassis isn't alive any more."""
         metrics.IN_SYNC.set_function(lambda: self._in_sync)
@@ -198,6 +205,7 @@ class Controller:
                 pass_hints(self._store, self._bus),
                 self._switch.run(),
                 self._answerer.run(self._switch.send),
+                announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),

@@ -59,8 +59,8 @@ NEUTRON_OPTS = [
         "repair_rate",
         default=30.0,
         min=0.0,
-        help="How many networks, subnets and ports a second the leader compares with the DF DB in the background, mending what "
-        "differs. 0: none; 'dragonflow repair' does it by hand.",
+        help="How many networks, subnets, ports and routers a second the leader compares with the DF DB in the background, "
+        "mending what differs. 0: none; 'dragonflow repair' does it by hand.",
     ),
 ]
 

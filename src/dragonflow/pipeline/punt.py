@@ -20,6 +20,8 @@ class PuntKind(IntEnum):
     """What a packet is punted for, so which handler answers it (at most 255 kinds)."""
 
     DHCPV4 = 1
+    UNFORWARDED = 16
+    ROUTER_SOLICITATION = 17
 
 
 class Punted(msgspec.Struct, frozen=True):

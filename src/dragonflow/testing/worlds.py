@@ -113,8 +113,9 @@ def subnet(name: str, cidr: str, net: str = "net", **fields: Any) -> Subnet:
 
 def interface(of: str, key: int, *ips: FixedIP, net: str = "net", **fields: Any) -> LogicalPort:
     """The port by which router ``of`` stands in a network, named ROUTER-NETWORK."""
+    name = fields.pop("id", f"{of}-{net}")
     values = {"device_owner": ROUTER_INTERFACE, "device_id": of, "fixed_ips": ips, **fields}
-    return port(f"{of}-{net}", key, on=None, net=net, **values)
+    return port(name, key, on=None, net=net, **values)
 
 
 def router(name: str, key: int, *networks: str, **fields: Any) -> LogicalRouter:

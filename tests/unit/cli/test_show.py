@@ -16,8 +16,11 @@ from dragonflow.model import (
     Chassis,
     FixedIP,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
     PortStatus,
+    Route,
+    RouterInterface,
     Row,
     Subnet,
     encode,
@@ -45,6 +48,14 @@ ROWS: list[Row] = [
     LogicalPort(id="p2", key=11, network="n1", mac="fa:16:3e:00:00:02", chassis="h2", generation=1, revision=1),
     LogicalPort(id="p3", key=12, network="n2", mac="fa:16:3e:00:00:03", chassis="h2", generation=1, revision=1),
     LogicalPort(id="p4", key=13, network="n1", mac="fa:16:3e:00:00:04", revision=1),
+    LogicalRouter(
+        id="r1",
+        key=3,
+        name="edge",
+        routes=(Route("0.0.0.0/0", "10.0.0.9"),),
+        interfaces=(RouterInterface("p1", "n1"), RouterInterface("gone", "n2")),
+        revision=1,
+    ),
     Binding(id="p1", host="h1", network="n1", generation=2),
     Binding(id="p2", host="h2", network="n1", generation=1),
     Binding(id="p3", host="h2", network="n2", generation=1),
@@ -207,7 +218,14 @@ def test_tunnels_join_the_chassis_of_a_tunnelled_network(url: str) -> None:
     assert tunnel["networks"] == ["blue"]
 
 
-@pytest.mark.parametrize("what", ["ports", "networks", "chassis", "tunnels"])
+def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
+    (edge,) = shown(url, "routers")
+    assert (edge["name"], edge["key"], edge["admin_up"]) == ("edge", 3, True)
+    assert edge["interfaces"] == ["blue: 10.0.0.5", "flat: no port gone"]
+    assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
+
+
+@pytest.mark.parametrize("what", ["ports", "networks", "routers", "chassis", "tunnels"])
 def test_people_get_a_table(url: str, what: str) -> None:
     result = CliRunner().invoke(app, ["show", what, "--store-url", url], env={"COLUMNS": "200"})
     assert result.exit_code == 0
