@@ -20,6 +20,7 @@ class PuntKind(IntEnum):
     """What a packet is punted for, so which handler answers it (at most 255 kinds)."""
 
     DHCPV4 = 1
+    DHCPV6 = 2
 
 
 class Punted(msgspec.Struct, frozen=True):

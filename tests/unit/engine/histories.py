@@ -16,7 +16,7 @@ from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
-from dragonflow.model import AddressPair, LogicalPort, OvsPort, Row
+from dragonflow.model import DHCP_PORT, AddressPair, DhcpOption, LogicalPort, OvsPort, Row
 from dragonflow.pipeline import Fact, Locality, Owner
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
@@ -48,6 +48,12 @@ network_rows = st.builds(
     ),
 )
 
+subnet_rows = st.builds(
+    lambda subnet, fields: worlds.subnet(*subnet, "n1", **fields),
+    st.sampled_from((("v4", "10.0.0.0/24"), ("v6", "fd00::/64"))),
+    st.sampled_from(({}, {"enable_dhcp": False}, {"ipv6_address_mode": "slaac"})),
+)
+
 variations = st.sampled_from(
     (
         *({"on": on} for on in ("here", "b", "c", None)),
@@ -65,6 +71,8 @@ variations = st.sampled_from(
         {"admin_up": False},
         {"port_security": False},
         {"fixed_ips": ()},
+        {"on": None, "device_owner": DHCP_PORT},
+        {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
         {},
         {},
@@ -127,15 +135,17 @@ class History(RuleBasedStateMachine):
         ports = [
             worlds.port(name, int(name[1:]), on=on, net=NETWORKS[name]) for name, on in zip(PORTS, HOSTS, strict=True)
         ]
-        for row in (worlds.chassis("b", "192.0.2.2"), worlds.network("n1", 1), worlds.network("n2", 2), *ports):
+        subnets = (worlds.subnet("v4", "10.0.0.0/24", "n1"), worlds.subnet("v6", "fd00::/64", "n1"))
+        networks = (worlds.network("n1", 1), worlds.network("n2", 2))
+        for row in (worlds.chassis("b", "192.0.2.2"), *networks, *subnets, *ports):
             self.write(row)
         for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
             self.plug(OvsPort(id=name, ofport=ofport, iface_id=of))
         self.plug(worlds.tunnel_port())
-        self.deliver(9)
+        self.deliver(len(self.log))
         self.settle()
 
-    @rule(row=chassis_rows | network_rows | port_rows | port_rows)
+    @rule(row=chassis_rows | network_rows | subnet_rows | port_rows | port_rows)
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
