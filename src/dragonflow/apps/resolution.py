@@ -26,8 +26,8 @@ from ipaddress import ip_interface
 from typing import Any
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.l3 import L3
 from dragonflow.apps.wiring import addresses, standby_ofport
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
@@ -110,7 +110,7 @@ class Resolution(App):
             "nd_target",
         ),
         next=(answer, L2.lookup),
-        miss=L3.entry,
+        miss=Dhcp.requests,
     )
 
     @renders(Me)

@@ -79,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True):
     probe: Mode = "tunnelled"
     vswitchd_control: str | None = None
     metrics_address: tuple[str, int] | None = None
+    dhcp_lease_time: int = 86400
+    dhcp_dns_servers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -104,6 +106,19 @@ class Settings(msgspec.Struct, frozen=True):
             probe=options.probe,
             vswitchd_control=options.vswitchd_control,
             metrics_address=_listening(options.metrics_address) if options.metrics_address else None,
+            dhcp_lease_time=options.dhcp_lease_time,
+            dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
+        )
+
+    @property
+    def me(self) -> Me:
+        """The chassis as apps see it."""
+        return Me(
+            chassis=self.chassis.id,
+            tunnel_ip=self.chassis.tunnel_ip,
+            tunnel_types=self.chassis.tunnel_types,
+            dhcp_lease_time=self.dhcp_lease_time,
+            dhcp_dns_servers=self.dhcp_dns_servers,
         )
 
 
@@ -114,6 +129,13 @@ def _address(text: str | None) -> str:
         raise ConfigError(
             f"[df] tunnel_ip: {text!r} must be this host's IPv4 or IPv6 address in the tunnel network"
         ) from None
+
+
+def _dns_server(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
 
 
 def _mapping(text: str) -> BridgeMapping:
@@ -143,9 +165,8 @@ class Controller:
         self._news = asyncio.Event()
         self._news.set()
         self._intake = Intake(Feed(self._store), self._replica, self._news.set)
-        me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
-        self._me = me
-        self._engine = Engine(APPS, self._replica, me)
+        self._me = settings.me
+        self._engine = Engine(APPS, self._replica, self._me)
         self._answerer = Answerer(APPS, self._view)
         self._switch = Switch(
             settings.openflow,
@@ -161,7 +182,7 @@ class Controller:
         self._prover = Prover(
             Unixctl(settings.ovsdb, settings.vswitchd_control),
             settings.chassis.bridge,
-            Planner(self._replica, self._engine.locality, me, settings.probe),
+            Planner(self._replica, self._engine.locality, self._me, settings.probe),
             self._replica,
             on_verdicts=self._tell,
             on_fault=self._doubt,

@@ -20,7 +20,7 @@ Object = Row | OvsPort
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
-    LogicalPort: ("network", "chassis", "routed_network"),
+    LogicalPort: ("network", "chassis", "routed_network", "dhcp_network"),
     OvsPort: ("iface_id", "tunnel"),
     Subnet: ("network",),
 }

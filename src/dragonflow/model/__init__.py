@@ -5,6 +5,7 @@ from dragonflow.model.ovs import OvsPort
 from dragonflow.model.rows import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
+    DHCP_PORT,
     LEADER_SCOPE,
     ROUTER_INTERFACE,
     SERVER_SCOPE,
@@ -15,6 +16,7 @@ from dragonflow.model.rows import (
     Binding,
     BridgeMapping,
     Chassis,
+    DhcpOption,
     FixedIP,
     HostRoute,
     Leader,
@@ -36,6 +38,7 @@ from dragonflow.model.rows import (
 __all__ = [
     "ALIVE_SCOPE",
     "CHASSIS_SCOPE",
+    "DHCP_PORT",
     "KINDS",
     "LEADER_SCOPE",
     "ROUTER_INTERFACE",
@@ -49,6 +52,7 @@ __all__ = [
     "Chassis",
     "CodecError",
     "Corrupt",
+    "DhcpOption",
     "FixedIP",
     "HostRoute",
     "Leader",

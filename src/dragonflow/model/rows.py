@@ -16,6 +16,9 @@ ALIVE_SCOPE = "alive"
 SERVER_SCOPE = "server"
 LEADER_SCOPE = "leader"
 
+DHCP_PORT = "network:dhcp"
+"""The ``device_owner`` of ports whose addresses are DHCP servers'."""
+
 ROUTER_INTERFACE = "network:router_interface"
 """The ``device_owner`` of ports by which routers stand in networks; ``device_id`` is the router."""
 
@@ -76,6 +79,7 @@ class LogicalSwitch(Row, frozen=True, kw_only=True, tag="LogicalSwitch/1"):
     physical_network: str | None = None
     segmentation_id: int | None = None
     mtu: int
+    dns_domain: str = ""
     admin_up: bool = True
     external: bool = False
     revision: int
@@ -139,6 +143,17 @@ class AddressPair(msgspec.Struct, frozen=True):
     mac: str | None = None
 
 
+class DhcpOption(msgspec.Struct, frozen=True):
+    """What a port's DHCP client gets beside the subnet's own, as Neutron's ``extra_dhcp_opts`` say it: a name or number, a value.
+
+    An empty value keeps an option from being given.
+    """
+
+    name: str
+    value: str
+    ip_version: int = 4
+
+
 class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     """A Neutron port. ``key`` is unique among all ports of the region; ``generation`` counts its bindings.
 
@@ -165,6 +180,8 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     security_groups: tuple[str, ...] = ()
     address_pairs: tuple[AddressPair, ...] = ()
     port_security: bool = True
+    dhcp_options: tuple[DhcpOption, ...] = ()
+    dns_name: str = ""
     revision: int
 
     @property
@@ -185,6 +202,11 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     def routed_network(self) -> str | None:
         """The port's network, if the port is a router's interface: that makes it a routed network."""
         return self.network if self.device_owner == ROUTER_INTERFACE else None
+
+    @property
+    def dhcp_network(self) -> str | None:
+        """The port's network, if the port's addresses are those of its DHCP server."""
+        return self.network if self.device_owner == DHCP_PORT else None
 
 
 class Route(msgspec.Struct, frozen=True):

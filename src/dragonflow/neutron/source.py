@@ -11,6 +11,7 @@ from neutron_lib import constants, exceptions
 from neutron_lib.context import get_admin_context
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
+from oslo_config import cfg
 
 from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Row, Subnet, network_scope, router_scope
 from dragonflow.neutron import db, l3, translate
@@ -129,7 +130,7 @@ def routers(context: Any, ids: Collection[str]) -> Iterator[Found]:
 
 def network_maker(network: dict[str, Any]) -> RowMaker:
     """Makes the row of a network as Neutron's API tells it."""
-    return partial(translate.logical_switch, network)
+    return partial(translate.logical_switch, network, dns_domain=cfg.CONF.dns_domain or "")
 
 
 def subnet_maker(subnet: dict[str, Any]) -> RowMaker:

@@ -12,6 +12,7 @@ from dragonflow.model import (
     AddressPair,
     AllocationPool,
     Binding,
+    DhcpOption,
     FixedIP,
     HostRoute,
     LogicalPort,
@@ -34,8 +35,8 @@ class PortBinding(NamedTuple):
     active: bool
 
 
-def logical_switch(network: Mapping[str, Any], key: int) -> LogicalSwitch:
-    """A network's row. Of a multi-segment network the first segment counts."""
+def logical_switch(network: Mapping[str, Any], key: int, dns_domain: str = "") -> LogicalSwitch:
+    """A network's row. Of a multi-segment network the first segment counts. ``dns_domain`` is for networks without their own."""
     segment = (network.get("segments") or [network])[0]
     return LogicalSwitch(
         id=network["id"],
@@ -46,6 +47,7 @@ def logical_switch(network: Mapping[str, Any], key: int) -> LogicalSwitch:
         physical_network=segment.get("provider:physical_network"),
         segmentation_id=segment.get("provider:segmentation_id"),
         mtu=network["mtu"],
+        dns_domain=network.get("dns_domain") or dns_domain,
         admin_up=network["admin_state_up"],
         external=network.get("router:external", False),
         revision=network.get("revision_number", 0),
@@ -117,6 +119,16 @@ def logical_port(
             )
         ),
         port_security=port.get("port_security_enabled", True),
+        dhcp_options=tuple(
+            sorted(
+                (
+                    DhcpOption(option["opt_name"], option["opt_value"] or "", option["ip_version"])
+                    for option in port.get("extra_dhcp_opts") or ()
+                ),
+                key=lambda option: (option.ip_version, option.name),
+            )
+        ),
+        dns_name=port.get("dns_name") or "",
         revision=port.get("revision_number", 0),
     )
 

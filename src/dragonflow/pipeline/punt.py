@@ -22,6 +22,7 @@ class PuntKind(IntEnum):
     DHCPV4 = 1
     UNFORWARDED = 16
     ROUTER_SOLICITATION = 17
+    DHCPV6 = 2
 
 
 class Punted(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import msgspec
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
+    DHCP_PORT,
     ROUTER_INTERFACE,
     Alive,
     Binding,
@@ -106,8 +107,8 @@ def port(name: str, key: int, on: str | None = "here", net: str = "net", **field
     return LogicalPort(id=name, key=key, network=net, chassis=on, **values)
 
 
-def subnet(name: str, cidr: str, net: str = "net", **fields: Any) -> Subnet:
-    """A subnet; its gateway is the first address."""
+def subnet(name: str = "v4", cidr: str = "10.0.0.0/16", net: str = "net", **fields: Any) -> Subnet:
+    """A subnet with DHCP. ``v4`` and ``v6`` are those of which ``port`` has addresses."""
     return Subnet(**{"id": name, "network": net, "cidr": cidr, "revision": 1, **fields})
 
 
@@ -169,10 +170,18 @@ ROUTED: tuple[Object, ...] = (
 )
 """A router joins the network to another, in which there is a port on the other chassis."""
 
+SERVED: tuple[Object, ...] = (
+    *PAIR,
+    subnet(gateway_ip="10.0.0.1"),
+    port("dhcp", 15, on=None, device_owner=DHCP_PORT, fixed_ips=(FixedIP("v4", "10.0.0.2"),)),
+)
+"""The two ports' network has a subnet with DHCP, and a port for its server."""
+
 STATES: dict[str, Callable[[], World]] = {
     "alone": lambda: World.of(ME, *ALONE),
     "pair": lambda: World.of(ME, *PAIR),
     "across": lambda: World.of(ME, *ACROSS),
+    "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
     "routed": lambda: World.of(ME, *ROUTED),
 }

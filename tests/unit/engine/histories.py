@@ -16,7 +16,17 @@ from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
-from dragonflow.model import AddressPair, FixedIP, LogicalPort, OvsPort, Route, RouterInterface, Row, Subnet
+from dragonflow.model import (
+    DHCP_PORT,
+    AddressPair,
+    DhcpOption,
+    FixedIP,
+    LogicalPort,
+    OvsPort,
+    Route,
+    RouterInterface,
+    Row,
+)
 from dragonflow.pipeline import Fact, Locality, Owner
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
@@ -48,6 +58,14 @@ network_rows = st.builds(
     ),
 )
 
+SUBNETS = {"s1": ("10.0.0.0/24", "n1"), "s2": ("fd00::/64", "n2"), "s3": ("fd01::/64", "n1")}
+
+subnet_rows = st.builds(
+    lambda name, fields: worlds.subnet(name, *SUBNETS[name], **fields),
+    st.sampled_from(tuple(SUBNETS)),
+    st.sampled_from(({}, {"enable_dhcp": False}, {"ipv6_address_mode": "slaac"})),
+)
+
 variations = st.sampled_from(
     (
         *({"on": on} for on in ("here", "b", "c", None)),
@@ -65,6 +83,8 @@ variations = st.sampled_from(
         {"admin_up": False},
         {"port_security": False},
         {"fixed_ips": ()},
+        {"on": None, "device_owner": DHCP_PORT},
+        {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
         {},
         {},
@@ -89,7 +109,6 @@ ovs_ports = (
 )
 
 
-SUBNETS = {"s1": ("10.0.0.0/24", "n1"), "s2": ("fd00::/64", "n2")}
 GATEWAYS = {"n1": FixedIP("s1", "10.0.0.1"), "n2": FixedIP("s2", "fd00::1")}
 ROUTES = (Route("10.9.0.0/16", "10.0.0.8"), Route("10.9.0.0/16", "10.0.0.9"), Route("::/0", "fd00::9"))
 
@@ -117,7 +136,6 @@ router_rows = (
         admin_up=st.booleans(),
         mac=st.sampled_from(("02:00:00:00:00:dd", "02:00:00:00:00:ee")),
     )
-    | st.builds(lambda name: worlds.subnet(name, *SUBNETS[name]), st.sampled_from(("s1", "s2")))
 )
 
 
@@ -170,10 +188,10 @@ class History(RuleBasedStateMachine):
         for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
             self.plug(OvsPort(id=name, ofport=ofport, iface_id=of))
         self.plug(worlds.tunnel_port())
-        self.deliver(len(rows))
+        self.deliver(len(self.log))
         self.settle()
 
-    @rule(row=chassis_rows | network_rows | port_rows | port_rows | router_rows)
+    @rule(row=chassis_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows)
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
