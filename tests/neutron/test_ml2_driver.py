@@ -134,6 +134,7 @@ class TestRows(df_ml2.DfMl2TestCase):
             self.work()
         assert claim.call_count == 1
         assert db.pending(get_admin_context()) == 0, "once is enough"
+
     def test_what_a_port_tells_its_dhcp_client_arrives_and_changes(self):
         options = [{"opt_name": "mtu", "opt_value": "1300"}, {"opt_name": "router", "opt_value": ""}]
         with self.port(arg_list=("extra_dhcp_opts",), extra_dhcp_opts=options) as port:

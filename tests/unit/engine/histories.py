@@ -26,6 +26,7 @@ from dragonflow.model import (
     Route,
     RouterInterface,
     Row,
+    Subnet,
 )
 from dragonflow.pipeline import Fact, Locality, Owner
 from dragonflow.testing import worlds
@@ -118,24 +119,21 @@ def interface(net: str, **fields: Any) -> LogicalPort:
     return worlds.interface("r1", 20 + int(net[1:]), GATEWAYS[net], net=net, **fields)
 
 
-router_rows = (
-    st.builds(
-        lambda fields: worlds.router("r1", 9, "n1", "n2", **fields),
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "admin_up": st.booleans(),
-                "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
-                "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
-            },
-        ),
-    )
-    | st.builds(
-        interface,
-        st.sampled_from(("n1", "n2")),
-        admin_up=st.booleans(),
-        mac=st.sampled_from(("02:00:00:00:00:dd", "02:00:00:00:00:ee")),
-    )
+router_rows = st.builds(
+    lambda fields: worlds.router("r1", 9, "n1", "n2", **fields),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "admin_up": st.booleans(),
+            "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
+            "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
+        },
+    ),
+) | st.builds(
+    interface,
+    st.sampled_from(("n1", "n2")),
+    admin_up=st.booleans(),
+    mac=st.sampled_from(("02:00:00:00:00:dd", "02:00:00:00:00:ee")),
 )
 
 
