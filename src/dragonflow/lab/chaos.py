@@ -33,7 +33,7 @@ from dragonflow.model import CodecError, LogicalPort, LogicalSwitch, decode
 from dragonflow.store import open_store
 from dragonflow.store.keycheck import Audit
 from dragonflow.store.keys import NETWORK, PORT, Pool
-from dragonflow.store.protocol import EVERYTHING
+from dragonflow.store.protocol import EVERYTHING, StoreError
 
 LIMIT = 5.0
 """Seconds after a fault's end within which everything must be right again."""
@@ -191,11 +191,28 @@ def _lose(ground: Ground, _: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fill(ground: Ground, _: str) -> Iterator[None]:
+    """Ends when the store takes writes again: Sentinels hold a server with a full disk for dead, and may take 10 s over it."""
     ground.lab.fill_disk()
     try:
         yield
     finally:
         ground.lab.free_disk()
+        wait_until(lambda: _takes_writes(ground), "the store to take writes again", SETTLE, 0.1)
+
+
+def _takes_writes(ground: Ground) -> bool:
+    async def write() -> None:
+        store = open_store(ground.region.store.url, create=False)
+        try:
+            await store.revoke(await store.grant_lease(1.0))
+        finally:
+            await store.close()
+
+    try:
+        asyncio.run(write())
+    except StoreError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

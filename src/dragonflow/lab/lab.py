@@ -368,9 +368,8 @@ class Lab:
         self._room(region).fill()
 
     def free_disk(self, region: str | None = None) -> None:
-        """Make the room again; returns when the store serves. :raises LabError: how much there is was not limited."""
+        """Make the room again. :raises LabError: how much there is was not limited."""
         self._room(region).free()
-        self.region(region).store.start()
 
     def _room(self, region: str | None) -> Room:
         room = self.region(region).room
