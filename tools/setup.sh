@@ -12,6 +12,7 @@ PACKAGES=(
     etcd-server etcd-client redis-server redis-sentinel # the DF DB and the bus as production runs them
     iproute2 ethtool iputils-ping procps udhcpc         # hosts and VMs as network namespaces
     tcpdump iperf3 faketime                             # tests that look at packets, and at a clock that is wrong
+    isc-dhcp-client dhcpcd-base                         # and at what DHCP clients do
     python3-venv ca-certificates git
 )
 

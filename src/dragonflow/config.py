@@ -90,6 +90,19 @@ CONTROLLER_OPTS = [
         "vswitchd_control",
         help="ovs-vswitchd's control socket, which probes ask. Unset: found beside the database's socket.",
     ),
+    cfg.IntOpt(
+        "dhcp_lease_time",
+        default=86400,
+        min=60,
+        max=2**32 - 1,
+        help="Seconds for which a port's address is leased to it; 4294967295: for ever. After half of them clients ask "
+        "again, and hear of what has changed.",
+    ),
+    cfg.ListOpt(
+        "dhcp_dns_servers",
+        default=[],
+        help="Addresses of the DNS servers for guests on subnets that name none of their own.",
+    ),
     cfg.StrOpt("metrics_address", help="HOST:PORT on which to answer Prometheus. Unset: not at all."),
     cfg.FloatOpt(
         "lease_ttl",

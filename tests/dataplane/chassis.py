@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dragonflow.apps import APPS
+from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.replica import Object, Replica
-from dragonflow.controller.view import Me
+from dragonflow.controller.view import Me, View
 from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import LogicalPort, OvsPort, Row
@@ -40,6 +41,7 @@ class TestChassis:
         self.replica = Replica()
         self.engine = Engine(APPS, self.replica, me)
         self._news = asyncio.Event()
+        self.answerer = Answerer(APPS, lambda: View(self.replica, self.engine.places, me))
         self._revision = itertools.count(1)
         self._vms: list[str] = []
         self.switch = Switch(
@@ -49,6 +51,7 @@ class TestChassis:
             datapath_type="netdev",
             on_ports=self._ports,
             on_connect=self._news.set,
+            on_packet=self.answerer.take,
         )
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
@@ -147,7 +150,7 @@ async def chassis(vswitch: VSwitch, me: Me = worlds.ME, *, audited: bool = True)
     """A chassis that runs; at the end its switch must hold what the oracle computes, unless the test meddled with it."""
     vswitch.add_bridge(BRIDGE)
     it = TestChassis(vswitch, me)
-    task = asyncio.create_task(it.switch.run())
+    tasks = [asyncio.create_task(it.switch.run()), asyncio.create_task(it.answerer.run(it.switch.send))]
     try:
         async with asyncio.timeout(20):
             while not (it.switch.connected and it.switch.ovsdb_in_sync):
@@ -156,8 +159,9 @@ async def chassis(vswitch: VSwitch, me: Me = worlds.ME, *, audited: bool = True)
         yield it
         assert not audited or await it.differences() == ()
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         it.remove()
 
 

@@ -9,15 +9,19 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from running import BINDING, DRAGONFLOW, NET, PORT, Host, flow_count, status_of, until
 
+from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import (
     Alive,
     Chassis,
     CodecError,
+    FixedIP,
     PortStatus,
+    Subnet,
     encode,
 )
 from dragonflow.observe.control import ask
@@ -105,6 +109,33 @@ def test_a_shutdown_without_the_df_db_says_what_it_could_not_tell(active: Host) 
             assert (done.returncode, done.stderr) == (2, "")
             assert "1 ports may not all be DOWN" in done.stdout
             assert running.wait(10) == 0
+
+
+def test_guests_get_their_addresses_while_the_df_db_is_away(active: Host, tmp_path: Path) -> None:
+    subnet = Subnet(id="s1", network="net", cidr="10.0.0.0/24", revision=1)
+    active.write(msgspec.structs.replace(PORT, fixed_ips=(FixedIP("s1", "10.0.0.7"),)), subnet)
+    netns = active.vswitch.netns
+    assert netns is not None
+    system.ip(netns, f"link set vm1 address {PORT.mac} up")
+    with active.controller():
+        until(lambda: "udp" in active.vswitch.ofctl("dump-flows", "br-int"), "the flows for DHCP")
+        assert leased(netns, tmp_path) == "10.0.0.7"
+        with away(Path(active.store_url.removeprefix("sqlite://"))):
+            until(lambda: active.status()["df_db"].startswith("away since "), "the controller to miss the DF DB")
+            assert leased(netns, tmp_path) == "10.0.0.7"
+    assert leased(netns, tmp_path) == "", "who else could answer?"
+
+
+def leased(netns: str, directory: Path) -> str:
+    """The address that a DHCP client gets at vm1; empty if none."""
+    script = directory / "udhcpc.sh"
+    script.write_text('#!/bin/sh\n[ "$1" != bound ] || echo "$ip"\n')
+    script.chmod(0o755)
+    command = ["udhcpc", "-i", "vm1", "-f", "-n", "-q", "-t", "3", "-T", "1", "-s", str(script)]
+    done = subprocess.run(
+        ["ip", "netns", "exec", netns, *command], capture_output=True, text=True, timeout=20, check=False
+    )
+    return done.stdout.strip()
 
 
 @contextlib.contextmanager
@@ -204,6 +235,8 @@ def test_prometheus_is_answered(host: Host) -> None:
         ("pubsub_url = pigeon://", "pubsub_url"),
         ("lease_ttl = 0", "lease_ttl"),
         ("metrics_address = 9797", "[df] metrics_address"),
+        ("dhcp_dns_servers = somewhere", "[df] dhcp_dns_servers"),
+        ("dhcp_lease_time = 0", "dhcp_lease_time"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path: Path, line: str, says: str) -> None:

@@ -12,6 +12,9 @@ from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import OvsPort
 from dragonflow.pipeline import (
     IN_PORT,
+    NETWORK,
+    SOURCE,
+    ApplyMeter,
     Bucket,
     Fact,
     Flow,
@@ -20,13 +23,21 @@ from dragonflow.pipeline import (
     Meter,
     Output,
     OutputTo,
+    PacketOut,
+    Punt,
+    Punted,
+    PuntKind,
+    Resubmit,
+    SetField,
     TunnelPort,
+    load,
     match,
+    punt_meter,
     set_field,
 )
-from dragonflow.pipeline.action import ApplyMeter
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch import Disconnected, Switch, cookie
+from dragonflow.switch.packet_in import decode_packet_in
 
 BRIDGE = "br-int"
 
@@ -37,6 +48,7 @@ class Rig:
     def __init__(self, vswitch: VSwitch) -> None:
         self.ports: dict[str, OvsPort] = {}
         self.connects = 0
+        self.packets: list[Punted] = []
         self._news = asyncio.Event()
         self.switch = Switch(
             f"unix:{vswitch.openflow(BRIDGE)}",
@@ -45,6 +57,7 @@ class Rig:
             datapath_type="netdev",
             on_ports=self._on_ports,
             on_connect=self._on_connect,
+            on_packet=self._on_packet,
         )
 
     def _on_ports(self, present: list[OvsPort], gone: list[str]) -> None:
@@ -55,6 +68,10 @@ class Rig:
 
     def _on_connect(self) -> None:
         self.connects += 1
+        self._news.set()
+
+    def _on_packet(self, body: bytes) -> None:
+        self.packets.append(decode_packet_in(body))
         self._news.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -381,3 +398,60 @@ async def test_ten_thousand_flows_in_one_bundle(ovs: VSwitch) -> None:
     dump = ovs.ofctl("dump-flows", BRIDGE, "--no-stats")
     assert dump.count("reg1=") == 9_999
     assert f"cookie={cookie(owner('5')):#x}" in dump
+
+
+FRAME = bytes.fromhex("020000000002 020000000001 88b5") + bytes(range(200)) * 7
+
+
+def come_in(ovs: VSwitch, port: int, frame: bytes = FRAME) -> None:
+    """A packet comes in at a port and begins at table 0."""
+    ovs.ofctl("packet-out", BRIDGE, f"in_port={port} packet={frame.hex()} actions=resubmit(,0)")
+
+
+async def test_packets_are_punted_whole_and_sent_back_through_the_tables(ovs: VSwitch) -> None:
+    there = Flow(0, 1, match(in_port=5), (*load_all(), Punt(PuntKind.DHCPV4, b"port")), 10)
+    back = Flow(10, 2, match((NETWORK, 9)), (Punt(2),))
+    for _ in range(2):  # the second time all is there already
+        async with running(ovs) as rig:
+            rig.switch.want(owner("punts"), [there, back])
+            await rig.switch.sync()
+            assert (await rig.switch.sync()).mods == 0
+            come_in(ovs, 5)
+            await rig.until(lambda: len(rig.packets) == 1)
+            (punted,) = rig.packets
+            assert (punted.kind, punted.data, punted.packet, punted.in_port) == (PuntKind.DHCPV4, b"port", FRAME, 5)
+            assert (punted.read(NETWORK), punted.read(SOURCE)) == (8, 77)
+
+            assert rig.switch.send(PacketOut(FRAME[::-1], (load(NETWORK, 9), Resubmit(10))))
+            assert rig.switch.send(PacketOut(FRAME, (load(NETWORK, 9), Resubmit(10)), in_port=6))
+            await rig.until(lambda: len(rig.packets) == 3)
+            assert [it.packet for it in rig.packets[1:]] == [FRAME[::-1], FRAME]
+            assert rig.packets[2].in_port == 6
+            assert not rig.switch.degraded
+
+
+def load_all() -> tuple[SetField, ...]:
+    return load(NETWORK, 8), load(SOURCE, 77)
+
+
+async def test_a_port_that_punts_too_much_does_not_take_others_share(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        for port in (5, 6):
+            meter = punt_meter(PuntKind.DHCPV4, port, rate=1, burst=5)
+            punts = Flow(0, 1, match(in_port=port), (ApplyMeter(meter.id), Punt(PuntKind.DHCPV4)))
+            rig.switch.want(owner(f"port{port}"), [meter, punts])
+        assert (await rig.switch.sync()).refused == {}
+        for _ in range(40):
+            come_in(ovs, 5)
+        come_in(ovs, 6)
+        await rig.until(lambda: any(it.in_port == 6 for it in rig.packets))
+        assert 5 <= len([it for it in rig.packets if it.in_port == 5]) < 30
+
+
+async def test_without_a_switch_nothing_is_sent(ovs: VSwitch) -> None:
+    async with running(ovs) as rig:
+        ovs.stop()
+        async with asyncio.timeout(15):
+            while rig.switch.send(PacketOut(FRAME, ())):
+                await asyncio.sleep(0.01)
+        assert not rig.switch.connected

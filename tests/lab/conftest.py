@@ -52,13 +52,32 @@ class Cloud:
         self._lab, self._neutron = lab, neutron
         self._made: list[str] = []
 
-    def network(self, *cidrs: str, **body: Any) -> dict[str, Any]:
-        """A network with a subnet for each CIDR."""
+    def network(self, *cidrs: str, gateways: bool = False, **body: Any) -> dict[str, Any]:
+        """A network with a subnet for each CIDR; with ``gateways`` each names its first address as one."""
         network: dict[str, Any] = self._make("network", {"name": "test"} | body)
         for cidr in cidrs:
+            gateway = {} if gateways else {"gateway_ip": None}
             version = 6 if ":" in cidr else 4
-            self._make("subnet", {"network_id": network["id"], "cidr": cidr, "ip_version": version, "gateway_ip": None})
+            self._make("subnet", {"network_id": network["id"], "cidr": cidr, "ip_version": version} | gateway)
         return network
+
+    def router(self, *networks: dict[str, Any], **body: Any) -> dict[str, Any]:
+        """A router with an interface in each subnet of the networks."""
+        router: dict[str, Any] = self._make("router", body)
+        for network in networks:
+            for subnet in self._neutron.get(f"/networks/{network['id']}").json()["network"]["subnets"]:
+                self._neutron.put(f"/routers/{router['id']}/add_router_interface", json={"subnet_id": subnet})
+        return router
+
+    def interfaces(self, router: str) -> list[dict[str, Any]]:
+        """The ports by which a router stands in networks."""
+        found: list[dict[str, Any]] = self._neutron.get("/ports", params={"device_id": router}).json()["ports"]
+        return found
+
+    def detach(self, router: str, *ports: dict[str, Any]) -> None:
+        """Take away interfaces of a router."""
+        for port in ports:
+            self._neutron.put(f"/routers/{router}/remove_router_interface", json={"port_id": port["id"]})
 
     def port(self, network: dict[str, Any], host: str | None = None, **body: Any) -> dict[str, Any]:
         """A port of a VM, bound to a host if one is named."""
@@ -88,7 +107,11 @@ class Cloud:
         for vm in self._lab.vms:
             self._lab.unplug(vm)
         for path in reversed(self._made):
+            kind, name = path.strip("/").split("/")
             try:
+                if kind == "routers":
+                    self._neutron.put(path, json={"router": {"routes": []}})
+                    self.detach(name, *self.interfaces(name))
                 self._neutron.delete(path)
             except httpx.HTTPStatusError as error:
                 if error.response.status_code != 404:

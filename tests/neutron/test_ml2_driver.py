@@ -13,8 +13,9 @@ from neutron_lib import constants
 from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import directory
+from oslo_config import cfg
 
-from dragonflow.model import Binding, BridgeMapping, Chassis, LogicalSwitch, Subnet, encode
+from dragonflow.model import Binding, BridgeMapping, Chassis, DhcpOption, LogicalSwitch, Subnet, encode
 from dragonflow.neutron import agents, db
 from dragonflow.neutron.binding import AGENT_TYPE, HostNow
 from dragonflow.neutron.journal import RECENT
@@ -135,6 +136,18 @@ class TestRows(df_ml2.DfMl2TestCase):
             self.work()
         assert claim.call_count == 1
         assert db.pending(get_admin_context()) == 0, "once is enough"
+
+    def test_what_a_port_tells_its_dhcp_client_arrives_and_changes(self):
+        options = [{"opt_name": "mtu", "opt_value": "1300"}, {"opt_name": "router", "opt_value": ""}]
+        with self.port(arg_list=("extra_dhcp_opts",), extra_dhcp_opts=options) as port:
+            self.work()
+            assert self.port_row(port["port"]).dhcp_options == (DhcpOption("mtu", "1300"), DhcpOption("router", ""))
+            network = self.row(LogicalSwitch, port["port"]["network_id"], f"net:{port['port']['network_id']}")
+            assert network.dns_domain == cfg.CONF.dns_domain == "openstacklocal"
+            change = {"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": None}]}
+            self._update("ports", port["port"]["id"], {"port": change})
+            self.work()
+            assert self.port_row(port["port"]).dhcp_options == (DhcpOption("router", ""),)
 
 
 class TestBinding(df_ml2.DfMl2TestCase):

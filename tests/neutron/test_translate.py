@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dragonflow.model import AddressPair, AllocationPool, Binding, FixedIP, HostRoute, decode, encode
+from dragonflow.model import AddressPair, AllocationPool, Binding, DhcpOption, FixedIP, HostRoute, decode, encode
 from dragonflow.neutron import translate
 from dragonflow.neutron.translate import PortBinding
 
@@ -15,6 +15,7 @@ NETWORK = {
     "provider:physical_network": None,
     "provider:segmentation_id": 77,
     "router:external": True,
+    "dns_domain": "example.org.",
 }
 SUBNET = {
     "id": "s1",
@@ -53,6 +54,12 @@ PORT = {
         {"ip_address": "10.0.0.9", "mac_address": "fa:16:3e:00:00:01"},
     ],
     "port_security_enabled": False,
+    "dns_name": "web",
+    "extra_dhcp_opts": [
+        {"opt_name": "router", "opt_value": "", "ip_version": 4},
+        {"opt_name": "dns-server", "opt_value": "2001:db8::5", "ip_version": 6},
+        {"opt_name": "67", "opt_value": "boot", "ip_version": 4},
+    ],
     "revision_number": 9,
 }
 
@@ -62,6 +69,12 @@ def test_a_network_keeps_what_controllers_need():
     assert (row.key, row.network_type, row.segmentation_id, row.mtu, row.external) == (5, "geneve", 77, 1442, True)
     assert row.scope == "net:n1"
     assert decode("LogicalSwitch", "n1", encode(row)) == row
+
+
+def test_a_network_without_a_domain_has_the_regions():
+    assert translate.logical_switch(NETWORK, key=5, dns_domain="openstacklocal").dns_domain == "example.org."
+    for bare in ({**NETWORK, "dns_domain": ""}, {key: it for key, it in NETWORK.items() if key != "dns_domain"}):
+        assert translate.logical_switch(bare, key=5, dns_domain="openstacklocal").dns_domain == "openstacklocal"
 
 
 def test_of_several_segments_the_first_counts():
@@ -95,6 +108,19 @@ def test_a_bound_port_is_on_its_host():
     assert translate.bindings(row) == (Binding(id="p1", host="h1", network="n1", generation=2),)
 
 
+def test_a_port_says_what_its_dhcp_client_gets_in_whatever_order_neutron_lists_it():
+    row = translate.logical_port(PORT, key=7, generation=2)
+    turned = {**PORT, "extra_dhcp_opts": list(reversed(PORT["extra_dhcp_opts"]))}
+    assert translate.logical_port(turned, key=7, generation=2) == row
+    assert row.dns_name == "web"
+    assert row.dhcp_options == (
+        DhcpOption("67", "boot"),
+        DhcpOption("router", ""),
+        DhcpOption("dns-server", "2001:db8::5", 6),
+    )
+    assert decode("LogicalPort", "p1", encode(row)) == row
+
+
 def test_a_port_that_is_not_bound_is_nowhere():
     for vif_type in ("unbound", "binding_failed", "distributed"):
         row = translate.logical_port({**PORT, "binding:vif_type": vif_type}, key=7, generation=2)
@@ -110,7 +136,8 @@ def test_a_port_that_migrates_is_announced_on_both_hosts_and_active_on_one():
 
 
 def test_extensions_that_are_not_loaded_leave_neutrons_defaults():
-    extensions = ("security_groups", "allowed_address_pairs", "port_security_enabled")
+    extensions = ("security_groups", "allowed_address_pairs", "port_security_enabled", "extra_dhcp_opts", "dns_name")
     bare = {key: value for key, value in PORT.items() if key not in extensions and not key.startswith("binding:")}
     row = translate.logical_port(bare, key=1, generation=0)
     assert (row.port_security, row.security_groups, row.address_pairs, row.chassis) == (True, (), (), None)
+    assert (row.dhcp_options, row.dns_name) == ((), "")

@@ -1,13 +1,16 @@
 """The features, in the order in which they render: those that place ports stand before those that read places."""
 
+from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.l3 import L3
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
 
-APPS: tuple[App, ...] = (Classification(), Tunnel(), Resolution(), L2())
+APPS: tuple[App, ...] = (Classification(), Tunnel(), Dhcp(), L3(), Advertisement(), Resolution(), L2())
 check(APPS)
 
 __all__ = ["APPS", "App"]

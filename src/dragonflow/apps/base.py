@@ -7,12 +7,14 @@ from typing import Any, ClassVar, TypeVar
 
 from dragonflow.controller.view import Me, View
 from dragonflow.model import OvsPort, Row
-from dragonflow.pipeline import Fact, Table, match
+from dragonflow.pipeline import Fact, PacketOut, Punted, PuntKind, Table, match
 
 A = TypeVar("A", bound="App")
 O = TypeVar("O", bound="Row | OvsPort | Me")  # noqa: E741 - one letter, as is usual for type variables
 
 Render = Callable[[Any, View], Iterator[Fact]]
+
+Answer = Callable[[Punted, View], Iterator[PacketOut]]
 
 
 def renders(
@@ -22,6 +24,23 @@ def renders(
 
     def mark(method: Callable[[A, O, View], Iterator[Fact]]) -> Callable[[A, O, View], Iterator[Fact]]:
         method.__dict__["renders"] = model
+        return method
+
+    return mark
+
+
+def answers(
+    kind: PuntKind,
+) -> Callable[[Callable[[A, Punted, View], Iterator[PacketOut]]], Callable[[A, Punted, View], Iterator[PacketOut]]]:
+    """Mark a method as the handler of packets that flows punt with this kind: ``yield`` what to send, or nothing.
+
+    It must be quick and pure. What a packet holds is a guest's word; what it has no answer to stays unanswered.
+    """
+
+    def mark(
+        method: Callable[[A, Punted, View], Iterator[PacketOut]],
+    ) -> Callable[[A, Punted, View], Iterator[PacketOut]]:
+        method.__dict__["answers"] = kind
         return method
 
     return mark
@@ -59,4 +78,16 @@ class App:
                 if model in found:
                     raise TypeError(f"app {self.name}: two methods render {model.__name__}")
                 found[model] = method
+        return found
+
+    def answering(self) -> Mapping[PuntKind, Answer]:
+        """The marked handlers by the kind of packet that they answer. :raises TypeError: two claim one kind."""
+        found: dict[PuntKind, Answer] = {}
+        for name in dir(self):
+            method = getattr(self, name)
+            kind = getattr(method, "answers", None)
+            if isinstance(kind, PuntKind):
+                if kind in found:
+                    raise TypeError(f"app {self.name}: two methods answer {kind.name}")
+                found[kind] = method
         return found

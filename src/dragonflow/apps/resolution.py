@@ -11,6 +11,8 @@ What is answered, and what isn't:
   migration announces itself before Neutron has moved the binding.
 - Only for ports that have a place. An address whose port is bound nowhere, or to a chassis that can't be reached, stays
   unanswered: the question is flooded and the silence is true.
+- For an address of a distributed port, such as a router's interface, everything: questions to itself and probes too, for nobody
+  else could answer.
 - Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP).
 
 A claim to somebody else's address (an ARP announcement by another port) is answered in the owner's name, as RFC 5227 §2.4 lets
@@ -21,10 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_interface
+from typing import Any
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.wiring import standby_ofport
+from dragonflow.apps.wiring import addresses, standby_ofport
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
@@ -32,6 +36,7 @@ from dragonflow.pipeline import (
     NETWORK,
     SOURCE,
     Action,
+    Distributed,
     Fact,
     Flow,
     Local,
@@ -49,16 +54,21 @@ _SOLICITATION = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_type": 135, "icmpv6
 _BROADCAST = {"eth_dst": "ff:ff:ff:ff:ff:ff"}
 _IPV6_MULTICAST = {"eth_dst": "33:33:00:00:00:00/ff:ff:00:00:00:00"}
 
-_PROBE, _OWN, _SHARED, _KNOWN = 40, 40, 30, 20
+_PROBE_HERE, _HERE, _PROBE, _OWN, _SHARED, _KNOWN = 60, 50, 40, 40, 30, 20
 
-_SOLICITED_OVERRIDE = 0x60000000
-"""Flags S and O of a Neighbour Advertisement, as its reserved word holds them (RFC 4861 §4.4). R is for routers."""
+_ROUTER, _SOLICITED, _OVERRIDE = 0x80000000, 0x40000000, 0x20000000
+"""Flags R, S and O of a Neighbour Advertisement, as its reserved word holds them (RFC 4861 §4.4)."""
 
 _TARGET_LINK_LAYER = 2
 """The ND option "target link-layer address"; the solicitation's "source link-layer address" (1) is rewritten into it."""
 
 
 _BACK_TO_ASKER = move("eth_src", "eth_dst")
+
+_ADVERTISE: tuple[Action, ...] = (
+    move("nd_target", "ipv6_src"),
+    *set_field(nd_options_type=_TARGET_LINK_LAYER, icmpv6_type=136),
+)
 
 
 class Resolution(App):
@@ -77,8 +87,8 @@ class Resolution(App):
         "resolution_answer",
         Stage.RESOLUTION,
         slot=1,
-        purpose="Turn the question into the answer and send it back. The known table has put the answer's MACs in place.",
-        matches=("eth_type", "arp_op", "ip_proto", "icmpv6_type", "icmpv6_code"),
+        purpose="Turn the question into the answer and send it back. The table before has put its MACs and flags in place.",
+        matches=("eth_type", "arp_op", "ip_proto", "icmpv6_type", "icmpv6_code", "ipv6_src"),
         next=(advertisement,),
     )
     known = Table(
@@ -99,8 +109,8 @@ class Resolution(App):
             "ipv6_src",
             "nd_target",
         ),
-        next=(answer,),
-        miss=L2.lookup,
+        next=(answer, L2.lookup),
+        miss=Dhcp.requests,
     )
 
     @renders(Me)
@@ -124,8 +134,14 @@ class Resolution(App):
             10,
             match(**_SOLICITATION),
             move("ipv6_src", "ipv6_dst"),
-            move("nd_target", "ipv6_src"),
-            *set_field(nd_options_type=_TARGET_LINK_LAYER, nd_reserved=_SOLICITED_OVERRIDE, icmpv6_type=136),
+            *_ADVERTISE,
+            goto=self.advertisement,
+        )
+        yield self.answer.flow(
+            20,
+            match(**_SOLICITATION, ipv6_src="::"),  # nobody has an address there yet: tell all (RFC 4861 §7.2.4)
+            *set_field(eth_dst="33:33:00:00:00:01", ipv6_dst="ff02::1"),
+            *_ADVERTISE,
             goto=self.advertisement,
         )
         yield self.advertisement.flow(
@@ -143,9 +159,17 @@ class Resolution(App):
                 yield self._own_question(port, ip)
         if where is None:
             return
-        reply: tuple[Action, ...] = (_BACK_TO_ASKER, *set_field(eth_src=port.mac))
-        for ip in port.ips:
-            yield self._question(_KNOWN, network, ip, reply)
+        router = 0 if port.router is None else _ROUTER
+        for ip in addresses(port):
+            reply = _reply(port.mac, ip, router | _SOLICITED | _OVERRIDE)
+            if not isinstance(where, Distributed):
+                yield self._question(_KNOWN, network, ip, reply)
+                continue
+            asks = _asks(ip)
+            yield self.known.flow(_HERE, match((NETWORK, network.key), **asks), *reply, goto=self.answer)
+            if ":" in ip:
+                probes = match((NETWORK, network.key), **asks, ipv6_src="::")
+                yield self.known.flow(_PROBE_HERE, probes, *_reply(port.mac, ip, router | _OVERRIDE), goto=self.answer)
         for pair in port.address_pairs:
             shared = ip_interface(pair.ip)
             if shared.network.num_addresses == 1 and str(shared.ip) not in port.ips:
@@ -153,17 +177,21 @@ class Resolution(App):
 
     def _question(self, priority: int, network: LogicalSwitch, ip: str, reply: tuple[Action, ...]) -> Flow:
         """A flooded question for an address: have it answered with the MACs that ``reply`` puts in place, or let it pass."""
-        key = (NETWORK, network.key)
-        if ":" in ip:
-            asks = match(key, **_IPV6_MULTICAST, **_SOLICITATION, nd_target=ip)
-        else:
-            asks = match(key, **_BROADCAST, **_ARP, arp_tpa=ip)
+        flooded = _IPV6_MULTICAST if ":" in ip else _BROADCAST
+        asks = match((NETWORK, network.key), **flooded, **_asks(ip))
         return self.known.flow(priority, asks, *reply, goto=self.answer if reply else L2.lookup)
 
     def _own_question(self, port: LogicalPort, ip: str) -> Flow:
         """The port asks for its own address: an announcement, or it looks for a duplicate."""
-        if ":" in ip:
-            asks = match((SOURCE, port.key), **_SOLICITATION, nd_target=ip)
-        else:
-            asks = match((SOURCE, port.key), **_ARP, arp_tpa=ip)
-        return self.known.flow(_OWN, asks, goto=L2.lookup)
+        return self.known.flow(_OWN, match((SOURCE, port.key), **_asks(ip)), goto=L2.lookup)
+
+
+def _asks(ip: str) -> dict[str, Any]:
+    """What any question for the address holds."""
+    return {**_SOLICITATION, "nd_target": ip} if ":" in ip else {**_ARP, "arp_tpa": ip}
+
+
+def _reply(mac: str, ip: str, flags: int) -> tuple[Action, ...]:
+    """Put the MACs of the answer in place, and the flags of a Neighbour Advertisement."""
+    macs: tuple[Action, ...] = (_BACK_TO_ASKER, *set_field(eth_src=mac))
+    return (*macs, *set_field(nd_reserved=flags)) if ":" in ip else macs

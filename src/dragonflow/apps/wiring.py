@@ -1,4 +1,4 @@
-"""Which interface of this chassis is a port's, and whether the port is only prepared here.
+"""Which interface of this chassis is a port's, whether the port is only prepared here, and at what addresses it is found.
 
 A live migration's destination stands in ``LogicalPort.standby`` until Neutron moves the binding. Once the port is plugged there
 it is *wired*: what its interface sends is classified, and what other chassis send to it is delivered. The port's place stays
@@ -9,6 +9,8 @@ whose queue would hand it to the guest when it wakes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
 from dragonflow.model import LogicalPort, LogicalSwitch, OvsPort
@@ -32,6 +34,26 @@ def interfaces(port: LogicalPort, world: World) -> Sequence[OvsPort]:
     """The port's interfaces on the integration bridge that have an OpenFlow port, the one to use first."""
     found = [it for it in world.where(OvsPort, iface_id=port.id) if it.ofport is not None and it.ofport > 0]
     return sorted(found, key=lambda it: (it.attached_mac != port.mac, it.ofport))
+
+
+def addresses(port: LogicalPort) -> tuple[str, ...]:
+    """The addresses that the DF DB knows to be the port's: its fixed ones, and of a router's IPv6 interface its link-local one.
+
+    By the latter hosts know the router that advertises itself to them (RFC 4861 §4.2).
+    """
+    ips = port.ips
+    if port.router is not None and any(":" in ip for ip in ips) and (own := link_local(port.mac)) not in ips:
+        return (*ips, own)
+    return ips
+
+
+@lru_cache(maxsize=4096)
+def link_local(mac: str) -> str:
+    """The link-local IPv6 address that follows from a MAC address (RFC 4291, appendix A). :raises ValueError: it is none."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 2
+    interface = bytes((*octets[:3], 0xFF, 0xFE, *octets[3:]))
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))
 
 
 def is_standby(port: LogicalPort, chassis: str) -> bool:

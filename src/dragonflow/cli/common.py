@@ -99,11 +99,16 @@ def print_rows(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str
     Console(highlight=False).print(table)
 
 
+def printable(text: str) -> str:
+    """The same text without what would steer a terminal or begin a new line: names are given by tenants."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return "\n".join(map(str, value)) or "-"
-    return str(value)
+        return "\n".join(printable(str(it)) for it in value) or "-"
+    return printable(str(value))

@@ -191,6 +191,7 @@ def _look_around(console: Console, lab: Lab) -> None:
         ("a VM", f"dragonflow lab exec{option} {port} -- ip address"),
         ("flows of a chassis", f"dragonflow lab host{option} host1 -- ovs-ofctl -O OpenFlow15 dump-flows br-int"),
         ("a controller", f"dragonflow status --control-socket {socket}"),
+        ("what happens there", f"dragonflow events --follow --control-socket {socket}"),
         ("the DF DB", f"dragonflow show ports --store-url {lab.region().store.url}"),
         ("Neutron", f"openstack --os-auth-type none --os-endpoint {lab.region().neutron.url} port list"),
         ("a fault", f"dragonflow lab kill{option} controller-host1"),

@@ -7,19 +7,21 @@ from typing import Annotated
 import typer
 
 from dragonflow import __version__
-from dragonflow.cli import controller, demo, explain, lab, repair, servers, show
+from dragonflow.cli import controller, demo, events, explain, lab, port, repair, servers, show
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Dragonflow: virtual networks for OpenStack Neutron, compiled on every host.",
 )
+show.app.command("port")(port.port)
 show.app.command("servers")(servers.servers)
 app.add_typer(show.app, name="show")
 app.add_typer(lab.app, name="lab")
 app.command("controller")(controller.controller)
 app.command("status")(controller.status)
 app.command("shutdown")(controller.shutdown)
+app.command("events")(events.events)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)
 app.command("demo")(demo.demo)

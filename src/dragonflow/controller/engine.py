@@ -1,8 +1,9 @@
 """Turns the replica into facts, and keeps them true: an owner renders again when something that it read has changed.
 
-    replica.take_changes() ──> dirty owners ──> render(object, view) ──┬──> facts by owner      ──> switch
-                                    ^                                  ├──> places ──> events   ──> subscribers
-                                    └── readers of what changed <──────┘ (a new place is news to its readers)
+    replica.take_changes() ──> dirty owners ──> render(object, view) ──┬──> facts by owner        ──> switch
+               │                    ^                                  ├──> places ──> what moved ──┐
+               │                    └── readers of what changed <──────┘ (a new place is news)      ├──> subscribers
+               └── what changed ────────────────────────────────────────────────────────────────────┘
 
 Invariant: after ``settle`` the facts of all owners equal a rendering of everything from nothing, whatever the history. A
 rendering that fails costs its own owner its facts (fail closed), never the loop.
@@ -17,8 +18,8 @@ from typing import Any
 import msgspec
 
 from dragonflow.apps.base import App, Render
-from dragonflow.controller.locality import LocalityEvent, difference
-from dragonflow.controller.replica import Replica
+from dragonflow.controller.locality import LocalityEvent, Moved, difference
+from dragonflow.controller.replica import Change, Replica
 from dragonflow.controller.view import OWN_PLACE, Me, Read, View, locality_read, touched_reads
 from dragonflow.model import LogicalPort
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
@@ -43,12 +44,19 @@ class Settled(msgspec.Struct, frozen=True):
 
     ``facts`` are those of every owner that rendered again, all of them each time, an empty tuple where there are none. They may
     be the same as before: the ledger, which holds them anyway, takes the difference. Places and troubles are not among them.
-    ``rendered`` counts renderings.
+    ``changes`` are the objects that it took in as news, ``moved`` the ports whose place may have changed by that. ``rendered``
+    counts renderings.
     """
 
     facts: dict[Owner, tuple[Fact, ...]]
-    events: tuple[LocalityEvent, ...]
+    changes: Sequence[Change]
+    moved: Sequence[Moved]
     rendered: int
+
+    @property
+    def events(self) -> tuple[LocalityEvent, ...]:
+        """What became of the places, as events."""
+        return tuple(event for moved in self.moved for event in difference(moved))
 
 
 class Engine:
@@ -73,8 +81,9 @@ class Engine:
         self._troubles: dict[Owner, tuple[str, ...]] = {}
         self._failed: set[Owner] = set()
         self._shown = False
-        self._dirty: list[dict[Owner, None]] = [{} for _ in apps]
-        self._mark_object(Me, me.id)
+        self._dirty: list[dict[Owner, float]] = [{} for _ in apps]
+        """Who has to render, by app, and since when: the arrival of the oldest news that it hasn't seen."""
+        self._mark_object(Me, me.id, replica.clock())
 
     @property
     def places(self) -> Mapping[str, Locality]:
@@ -121,28 +130,30 @@ class Engine:
         facts: dict[Owner, tuple[Fact, ...]] = {}
         if want is None:
             want = facts.__setitem__
-        moved: dict[str, Locality | None] = {}
+        taken: list[Change] = []
+        moved: dict[str, _Moves] = {}
         rendered = 0
-        while self._mark_changes() or self._next_app() is not None:
+        while self._mark_changes(taken) or self._next_app() is not None:
             rounds: dict[Owner, int] = {}
             while (order := self._next_app()) is not None:
                 batch, self._dirty[order] = self._dirty[order], {}
-                for owner in batch:
+                for owner, since in batch.items():
                     rounds[owner] = times = rounds.get(owner, 0) + 1
-                    want(owner, self._render(order, owner, moved, endless=times > ROUNDS))
+                    want(owner, self._render(order, owner, since, moved, endless=times > ROUNDS))
                     rendered += 1
                     if rendered % STEP == 0:
                         yield
-        return Settled(facts, self._events(moved), rendered)
+        return Settled(facts, taken, self._moved(moved), rendered)
 
-    def _mark_changes(self) -> bool:
-        """Take in what changed in the replica; returns whether anything did."""
+    def _mark_changes(self, taken: list[Change]) -> bool:
+        """Take in what changed in the replica and add it to ``taken``; returns whether anything did."""
         changes = self._replica.take_changes()
         for change in changes:
-            self._mark_object(change.model, change.id)
+            self._mark_object(change.model, change.id, change.since)
             if self._reads:
                 for read in touched_reads(change):
-                    self._mark_readers(read)
+                    self._mark_readers(read, change.since)
+        taken += changes
         return bool(changes)
 
     def _next_app(self) -> int | None:
@@ -152,25 +163,31 @@ class Engine:
                 return order
         return None
 
-    def _mark_object(self, model: type[Any], id: str) -> None:
+    def _mark_object(self, model: type[Any], id: str, since: float) -> None:
         for order, name in self._kinds.get(model, ()):
-            self._dirty[order][Owner(name, model.__name__, id)] = None
+            self._dirty[order].setdefault(
+                Owner(name, model.__name__, id), since
+            )  # changes come in order: the first is oldest
 
-    def _mark_readers(self, read: Read) -> None:
+    def _mark_readers(self, read: Read, since: float) -> None:
         for owner in self._reads.readers(read):
-            self._dirty[self._order[owner.app]][owner] = None
+            self._mark(self._order[owner.app], owner, since)
 
-    def _mark_readers_of_place(self, port: str) -> None:
-        self._mark_readers(locality_read(port))
+    def _mark_readers_of_place(self, port: str, since: float) -> None:
+        self._mark_readers(locality_read(port), since)
         for order, name in self._kinds.get(LogicalPort, ()):
             owner = Owner(name, LogicalPort.__name__, port)
             if OWN_PLACE in self._reads.of(owner):
-                self._dirty[order][owner] = None
+                self._mark(order, owner, since)
+
+    def _mark(self, order: int, owner: Owner, since: float) -> None:
+        dirty = self._dirty[order]
+        dirty[owner] = min(since, dirty.get(owner, since))
 
     def _render(
-        self, order: int, owner: Owner, moved: dict[str, Locality | None], *, endless: bool
+        self, order: int, owner: Owner, since: float, moved: dict[str, _Moves], *, endless: bool
     ) -> tuple[Fact, ...]:
-        """Render one owner and file what it yields; returns the facts for the switch."""
+        """Render one owner for news of ``since`` and file what it yields; returns the facts for the switch."""
         model = self._models[owner.kind]
         found = self._me if model is Me else self._replica.get(model, owner.id)
         yielded: Iterable[Fact] = ()
@@ -202,8 +219,9 @@ class Engine:
         (self._failed.add if failed else self._failed.discard)(owner)
         if places or self._places.claimed_by(owner):
             for port, before in self._places.claim(owner, places):
-                moved.setdefault(port, before)
-                self._mark_readers_of_place(port)
+                first, oldest = moved.get(port, (before, since))
+                moved[port] = first, min(oldest, since)
+                self._mark_readers_of_place(port, since)
         return tuple(facts)
 
     def _say(self, owner: Owner, troubles: tuple[str, ...]) -> None:
@@ -213,11 +231,15 @@ class Engine:
             if troubles != before:
                 LOG.warning("%s: %s", owner, "; ".join(troubles))
 
-    def _events(self, moved: Mapping[str, Locality | None]) -> tuple[LocalityEvent, ...]:
-        events: list[LocalityEvent] = []
-        for port, before in moved.items():
-            events += difference(port, before, self.locality(port), self._replica.revision(LogicalPort, port))
-        return tuple(events)
+    def _moved(self, moves: Mapping[str, _Moves]) -> list[Moved]:
+        return [
+            Moved(port, before, self.locality(port), self._replica.last_revision(LogicalPort, port), since)
+            for port, (before, since) in moves.items()
+        ]
+
+
+_Moves = tuple[Locality | None, float]
+"""Where a port was before it moved (perhaps more than once), and since when there was news of that."""
 
 
 class _Reads:

@@ -2,12 +2,15 @@
 
     DF DB ──> Feed ──> Intake ──┐                                  ┌──> Prover ──> Report ──> DF DB, topic port_status
                         │       ├──> Replica ──> Engine ──> Switch ┤
-    topology <──────────┘       │                  (apps)     │    └──> subscribers of locality events
+    topology <──────────┘       │                  (apps)     │    └──> subscribers: metrics, EventLog
                                 │                             │
     OVSDB ──> Switch.on_ports ──┘                             └──> Open vSwitch: one bundle, one barrier
+                                                                        │
+    Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
-waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work.
+waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, and the answerer
+answers packets.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import contextlib
 import ctypes
 import gc
 import logging
+import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -27,20 +30,23 @@ import msgspec
 
 from dragonflow import __version__
 from dragonflow.apps import APPS
+from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.config import ConfigError
+from dragonflow.controller.announce import announce
+from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
+from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.intake import NOT_WHOLE, Intake
-from dragonflow.controller.locality import LocalityEvent
+from dragonflow.controller.locality import plain
 from dragonflow.controller.probe import Mode, Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
-from dragonflow.controller.view import Me
-from dragonflow.model import Binding, BridgeMapping, Chassis, OvsPort, host_scope, status_scope
+from dragonflow.controller.view import Me, View
+from dragonflow.model import BridgeMapping, Chassis, LogicalPort, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
-from dragonflow.pipeline.facts import Locality
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
@@ -72,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True):
     probe: Mode = "tunnelled"
     vswitchd_control: str | None = None
     metrics_address: tuple[str, int] | None = None
+    dhcp_lease_time: int = 86400
+    dhcp_dns_servers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -97,6 +105,19 @@ class Settings(msgspec.Struct, frozen=True):
             probe=options.probe,
             vswitchd_control=options.vswitchd_control,
             metrics_address=_listening(options.metrics_address) if options.metrics_address else None,
+            dhcp_lease_time=options.dhcp_lease_time,
+            dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
+        )
+
+    @property
+    def me(self) -> Me:
+        """The chassis as apps see it."""
+        return Me(
+            chassis=self.chassis.id,
+            tunnel_ip=self.chassis.tunnel_ip,
+            tunnel_types=self.chassis.tunnel_types,
+            dhcp_lease_time=self.dhcp_lease_time,
+            dhcp_dns_servers=self.dhcp_dns_servers,
         )
 
 
@@ -107,6 +128,13 @@ def _address(text: str | None) -> str:
         raise ConfigError(
             f"[df] tunnel_ip: {text!r} must be this host's IPv4 or IPv6 address in the tunnel network"
         ) from None
+
+
+def _dns_server(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
 
 
 def _mapping(text: str) -> BridgeMapping:
@@ -136,8 +164,9 @@ class Controller:
         self._news = asyncio.Event()
         self._news.set()
         self._intake = Intake(self._store, self._replica, self._news.set)
-        me = Me(chassis=self._name, tunnel_ip=settings.chassis.tunnel_ip, tunnel_types=settings.chassis.tunnel_types)
-        self._engine = Engine(APPS, self._replica, me)
+        self._me = settings.me
+        self._engine = Engine(APPS, self._replica, self._me)
+        self._answerer = Answerer(APPS, self._view)
         self._switch = Switch(
             settings.openflow,
             settings.ovsdb,
@@ -145,18 +174,20 @@ class Controller:
             datapath_type=settings.chassis.datapath_type,
             on_ports=self._ports,
             on_connect=self._news.set,
+            on_packet=self._answerer.take,
         )
         self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
         self._prover = Prover(
             Unixctl(settings.ovsdb, settings.vswitchd_control),
             settings.chassis.bridge,
-            Planner(self._replica, self._engine.locality, me, settings.probe),
+            Planner(self._replica, self._engine.locality, self._me, settings.probe),
             self._replica,
             on_verdicts=self._tell,
             on_fault=self._doubt,
             now=time.time,
         )
+        self._log = EventLog(self._name, secrets.token_hex(8), self._name_of)
         self._control = ControlServer(
             settings.control_socket,
             {
@@ -165,15 +196,21 @@ class Controller:
                 "ports": self._ovs_ports,
                 "port": self._port,
                 "shutdown": self._shut_down,
+                "events": self._log.kept,
             },
+            {"events": self._log.follow},
         )
         self._stop = asyncio.Event()
         self._shutting_down = False
         self._confirmed = False
         self._said: dict[str, Claim] = {}
         self._mods = 0
-        self._unconfirmed: list[LocalityEvent] = []
-        self.subscribers: list[Callable[[Sequence[LocalityEvent]], None]] = [_count]
+        self._unconfirmed = Unconfirmed()
+        self.subscribers: list[Subscriber] = [_count, self._log.confirmed]
+
+    def _view(self) -> View:
+        """The world as handlers of packets see it, which record nothing."""
+        return View(self._replica, self._engine.places, self._me)
 
     async def run(self) -> None:
         """Run until SIGTERM, SIGINT or a shutdown. The flows stay; the chassis isn't alive any more."""
@@ -187,6 +224,8 @@ class Controller:
                 self._intake.run(),
                 pass_hints(self._store, self._bus),
                 self._switch.run(),
+                self._answerer.run(self._switch.send),
+                announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),
@@ -232,7 +271,7 @@ class Controller:
         await self._news.wait()
         self._news.clear()
         self._report.wake()
-        needed = needed_scopes(self._name, self._replica.where(Binding, host=self._name))
+        needed = needed_scopes(self._name, self._replica)
         await self._intake.follow(needed)
         return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
 
@@ -241,7 +280,7 @@ class Controller:
         self._confirmed = False
         self._prover.unsettled()
         with metrics.SETTLE_SECONDS.time():
-            self._unconfirmed += (await self._render()).events
+            self._unconfirmed.add(await self._render())
             said = claims(self._name, self._replica, self._engine.locality)
         try:
             with metrics.SYNC_SECONDS.time():
@@ -249,6 +288,7 @@ class Controller:
         except Disconnected as error:
             LOG.info("switch away, flows wait: %s", error)
             return False
+        at = self._replica.clock()
         self._confirmed = True
         self._mods += synced.mods
         metrics.MODS.inc(synced.mods)
@@ -257,9 +297,7 @@ class Controller:
         self._said = without(broken, said)
         self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
         self._tell()
-        confirmed, self._unconfirmed = self._unconfirmed, []
-        for subscriber in self.subscribers:
-            subscriber(confirmed)
+        tell(self.subscribers, self._unconfirmed.confirm(at, broken))
         return True
 
     async def _render(self) -> Settled:
@@ -351,16 +389,22 @@ class Controller:
         """One port as seen from here: its place, what is said of it (nothing while it is being proven), its last proof."""
         place, claim = self._engine.locality(port), self._prover.gate(self._said).get(port)
         return {
-            "place": None if place is None else _plain(place),
+            "chassis": self._name,
+            "in_sync": self._in_sync,
+            "place": None if place is None else plain(place),
             "said": None if claim is None else msgspec.to_builtins(claim),
             "probe": self._prover.of(port),
             "interfaces": [msgspec.to_builtins(it) for it in self._replica.where(OvsPort, iface_id=port)],
             "degraded": self._broken().get(port),
         }
 
+    def _name_of(self, port: str) -> str:
+        row = self._replica.get(LogicalPort, port)
+        return "" if row is None else row.name
+
     def _places(self) -> dict[str, Any]:
         """Every port that has a place as seen from here."""
-        return {port: _plain(locality) for port, locality in self._engine.places.items()}
+        return {port: plain(locality) for port, locality in self._engine.places.items()}
 
     def _ovs_ports(self) -> list[Any]:
         """The interfaces on the integration bridge as OVSDB tells them."""
@@ -375,10 +419,6 @@ def _tidy_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _plain(locality: Locality) -> dict[str, Any]:
-    return {"kind": type(locality).__name__.lower(), **msgspec.to_builtins(locality)}
-
-
-def _count(events: Sequence[LocalityEvent]) -> None:
-    for event in events:
+def _count(confirmed: Confirmed) -> None:
+    for event in confirmed.events:
         metrics.LOCALITY_EVENTS.labels(event.kind, event.change).inc()

@@ -7,7 +7,8 @@ that isn't followed is no news. The replica remembers what changed until ``take_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from dragonflow.model import LogicalPort, OvsPort, Row
@@ -19,7 +20,7 @@ Object = Row | OvsPort
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
-    LogicalPort: ("network", "chassis"),
+    LogicalPort: ("network", "chassis", "routed_network", "dhcp_network"),
     OvsPort: ("iface_id", "tunnel"),
     Subnet: ("network",),
 }
@@ -30,12 +31,19 @@ TOMBSTONES = 10_000
 
 
 class Change(NamedTuple):
-    """An object that differs from what it was when changes were last taken; None stands for absent."""
+    """An object that differs from what it was when changes were last taken; None stands for absent.
+
+    ``revision`` is the store revision that wrote or deleted the row; 0 where none is known: interfaces have none, and a row
+    that only left with its scope still stands in the store. ``since`` is when the first news of the change arrived, by the
+    replica's clock.
+    """
 
     model: type[Object]
     id: str
     old: Object | None
     new: Object | None
+    revision: int
+    since: float
 
 
 class _Tombstone(NamedTuple):
@@ -44,9 +52,13 @@ class _Tombstone(NamedTuple):
 
 
 class Replica:
-    """Objects by (model, id). Reading costs a dictionary look-up; ``where`` costs what it returns."""
+    """Objects by (model, id). Reading costs a dictionary look-up; ``where`` costs what it returns.
 
-    def __init__(self) -> None:
+    ``clock`` tells seconds that only ever grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         models: tuple[type[Object], ...] = (*ROWS, OvsPort)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
@@ -55,8 +67,9 @@ class Replica:
         }
         self._floors: dict[str, int] = {}
         self._members: dict[str, set[tuple[type[Row], str]]] = {}
-        self._gone: dict[tuple[type[Row], str], _Tombstone] = {}
-        self._before: dict[tuple[type[Object], str], Object | None] = {}
+        self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
+        self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
+        """What changed since changes were last taken: how it was, and when the first news came."""
 
     # What is read
 
@@ -84,6 +97,13 @@ class Replica:
     def revision(self, model: type[Row], id: str) -> int:
         """The store revision of a row that is held, else 0."""
         return self._revisions[model].get(id, 0)
+
+    def last_revision(self, model: type[Object], id: str) -> int:
+        """The store revision that last wrote or deleted the row, as far as that is known, else 0."""
+        if model is OvsPort:
+            return 0
+        gone = self._gone.get((model, id))
+        return self._revisions[model].get(id, 0 if gone is None else gone.revision)
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -176,13 +196,13 @@ class Replica:
     # What changed
 
     def take_changes(self) -> list[Change]:
-        """What differs from the last time this was called, one entry an object."""
+        """What differs from the last time this was called, one entry an object, in the order in which the news came."""
         before, self._before = self._before, {}
         changes = []
-        for (model, name), old in before.items():
+        for (model, name), (old, since) in before.items():
             new = self._objects[model].get(name)
             if new != old:
-                changes.append(Change(model, name, old, new))
+                changes.append(Change(model, name, old, new, self.last_revision(model, name), since))
         return changes
 
     def _accept(self, row: Row, revision: int) -> bool:
@@ -215,7 +235,8 @@ class Replica:
         """Put the object in place of the old one, in the indices too, and note the change."""
         objects = self._objects[model]
         old = objects.get(id)
-        self._before.setdefault((model, id), old)
+        if (model, id) not in self._before:
+            self._before[model, id] = old, self.clock()
         for field in INDICES.get(model, ()):
             was = None if old is None else getattr(old, field)
             now = None if new is None else getattr(new, field)

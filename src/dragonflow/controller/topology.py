@@ -1,21 +1,45 @@
-"""Which scopes of the DF DB this chassis needs: a function of the ports that are bound to it, and of nothing else."""
+"""Which scopes of the DF DB this chassis needs: a function of the ports that are bound to it, and of what routers join."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dragonflow.apps.wiring import World
+from dragonflow.model import (
+    CHASSIS_SCOPE,
+    Binding,
+    LogicalPort,
+    LogicalRouter,
+    host_scope,
+    network_scope,
+    router_scope,
+    status_scope,
+)
 
-from dragonflow.model import CHASSIS_SCOPE, Binding, host_scope, network_scope, status_scope
 
-
-def needed_scopes(chassis: str, bindings: Iterable[Binding]) -> set[str]:
-    """The scopes that ``chassis`` has to follow, given the rows of its own host scope.
+def needed_scopes(chassis: str, rows: World) -> set[str]:
+    """The scopes that ``chassis`` has to follow, as far as the rows that it holds already tell.
 
     A network is followed from the moment a port of it is bound here, before the VM is plugged, so that plugging finds all rows
-    in place; and dropped when the last such binding goes.
+    in place; and dropped when the last such binding goes. Routing is done where a packet starts. So whatever routers lead to is
+    followed too: the routers that have an interface in a followed network, and the networks of their other interfaces. Each
+    scope that arrives may call for more; who asks again at every news comes to rest when all is there.
     """
+    networks = {binding.network for binding in rows.where(Binding, host=chassis)}
+    routers: set[str] = set()
+    reached = list(networks)
+    while reached:
+        for port in rows.where(LogicalPort, routed_network=reached.pop()):
+            if port.device_id in routers:
+                continue
+            routers.add(port.device_id)
+            router = rows.get(LogicalRouter, port.device_id)
+            for interface in () if router is None else router.interfaces:
+                if interface.network not in networks:
+                    networks.add(interface.network)
+                    reached.append(interface.network)
     return {
         CHASSIS_SCOPE,
         host_scope(chassis),
         status_scope(chassis),
-        *(network_scope(binding.network) for binding in bindings),
+        *map(network_scope, networks),
+        *map(router_scope, routers),
     }

@@ -20,6 +20,8 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     chassis: str
     tunnel_ip: str
     tunnel_types: tuple[str, ...] = ("geneve",)
+    dhcp_lease_time: int = 86400
+    dhcp_dns_servers: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

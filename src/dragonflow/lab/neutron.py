@@ -72,7 +72,8 @@ class Neutron:
         return {
             "DEFAULT": {
                 "core_plugin": "ml2",
-                "service_plugins": "",
+                "service_plugins": "router",
+                "enable_dvr": "false",  # that is the way of Neutron's own agents
                 "auth_strategy": "noauth",  # the pipeline of that name in our api-paste.ini
                 "transport_url": "fake://",
                 "rpc_workers": "0",
@@ -82,6 +83,9 @@ class Neutron:
                 "state_path": str(self.directory / "state"),
                 "notify_nova_on_port_status_changes": "true",
                 "send_events_interval": "1",  # seconds between two batches of events to Nova: the least that Neutron takes
+            },
+            "service_providers": {
+                "service_provider": "L3_ROUTER_NAT:df:dragonflow.neutron.l3.DragonflowRouters:default"
             },
             "oslo_concurrency": {"lock_path": str(self.directory / "lock")},
             "database": {"connection": sql_url, "max_pool_size": "20", "max_overflow": "50"},

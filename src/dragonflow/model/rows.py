@@ -17,6 +17,12 @@ SERVER_SCOPE = "server"
 LEADER_SCOPE = "leader"
 REGION_SCOPE = "region"
 
+DHCP_PORT = "network:dhcp"
+"""The ``device_owner`` of ports whose addresses are DHCP servers'."""
+
+ROUTER_INTERFACE = "network:router_interface"
+"""The ``device_owner`` of ports by which routers stand in networks; ``device_id`` is the router."""
+
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 """The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
 
@@ -24,6 +30,11 @@ TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 def network_scope(network: str) -> str:
     """Everything that belongs to one network: the switch itself, its subnets and its ports."""
     return f"net:{network}"
+
+
+def router_scope(router: str) -> str:
+    """The router itself; its interfaces lie in their networks."""
+    return f"router:{router}"
 
 
 def host_scope(host: str) -> str:
@@ -69,6 +80,7 @@ class LogicalSwitch(Row, frozen=True, kw_only=True, tag="LogicalSwitch/1"):
     physical_network: str | None = None
     segmentation_id: int | None = None
     mtu: int
+    dns_domain: str = ""
     admin_up: bool = True
     external: bool = False
     revision: int
@@ -132,6 +144,17 @@ class AddressPair(msgspec.Struct, frozen=True):
     mac: str | None = None
 
 
+class DhcpOption(msgspec.Struct, frozen=True):
+    """What a port's DHCP client gets beside the subnet's own, as Neutron's ``extra_dhcp_opts`` say it: a name or number, a value.
+
+    An empty value keeps an option from being given.
+    """
+
+    name: str
+    value: str
+    ip_version: int = 4
+
+
 class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     """A Neutron port. ``key`` is unique among all ports of the region; ``generation`` counts its bindings.
 
@@ -158,6 +181,8 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     security_groups: tuple[str, ...] = ()
     address_pairs: tuple[AddressPair, ...] = ()
     port_security: bool = True
+    dhcp_options: tuple[DhcpOption, ...] = ()
+    dns_name: str = ""
     revision: int
 
     @property
@@ -168,6 +193,53 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     def ips(self) -> tuple[str, ...]:
         """The port's own addresses, without the subnets."""
         return tuple(fixed.ip for fixed in self.fixed_ips)
+
+    @property
+    def router(self) -> str | None:
+        """The router whose interface the port is; None for other ports."""
+        return self.device_id if self.device_owner == ROUTER_INTERFACE else None
+
+    @property
+    def routed_network(self) -> str | None:
+        """The port's network, if the port is a router's interface: that makes it a routed network."""
+        return self.network if self.device_owner == ROUTER_INTERFACE else None
+
+    @property
+    def dhcp_network(self) -> str | None:
+        """The port's network, if the port's addresses are those of its DHCP server."""
+        return self.network if self.device_owner == DHCP_PORT else None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A router's static route: what goes to ``destination`` is handed to ``nexthop``."""
+
+    destination: str
+    nexthop: str
+
+
+class RouterInterface(msgspec.Struct, frozen=True):
+    """One of a router's interfaces: a port and its network."""
+
+    port: str
+    network: str
+
+
+class LogicalRouter(Row, frozen=True, kw_only=True, tag="LogicalRouter/1"):
+    """A Neutron router. ``key`` is unique among all routers of the region (1 … 2^24-1)."""
+
+    pooled = ("project",)
+
+    key: int
+    name: str = ""
+    project: str = ""
+    admin_up: bool = True
+    routes: tuple[Route, ...] = ()
+    interfaces: tuple[RouterInterface, ...] = ()
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return router_scope(self.id)
 
 
 class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
@@ -286,6 +358,7 @@ ROWS: tuple[type[Row], ...] = (
     LogicalSwitch,
     Subnet,
     LogicalPort,
+    LogicalRouter,
     Binding,
     Chassis,
     Alive,

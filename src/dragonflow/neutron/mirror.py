@@ -12,7 +12,7 @@ import logging
 
 import msgspec
 
-from dragonflow.model import CodecError, LogicalPort, Row, decode, encode, network_scope
+from dragonflow.model import CodecError, LogicalPort, Row, decode, encode
 from dragonflow.neutron import translate
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.source import KINDS, Kind, RowMaker, Source
@@ -37,15 +37,17 @@ class Mirror:
         self._dfdb = dfdb
         self._source = source
 
-    def sync(self, kind: str, id: str, network: str, force: bool = False) -> int | None:
+    def sync(self, kind: str, id: str, parent: str, force: bool = False) -> int | None:
         """Make the object's rows what Neutron says now. Returns the store revision, None if nothing had to be written.
+
+        ``parent`` is the network in whose scope the rows lie; of a router it is the router itself.
 
         With ``force`` also if the object's own row stands right: then key and bindings are written anew with it.
 
         :raises StoreError: the DF DB failed, or others were always faster (``Conflict``): try later.
         """
         what = KINDS[kind]
-        key = Key(network_scope(network), what.row.__name__, id)
+        key = Key(what.scope(parent), what.row.__name__, id)
         written: int | None = None
         for attempt in range(1, ATTEMPTS + 1):
             found = self._dfdb.store.get(key)

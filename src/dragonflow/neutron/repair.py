@@ -37,7 +37,9 @@ PAGE = 50
 """Objects between two looks at the journal, and between two calls of ``pace``."""
 
 _KIND_OF_ROW = {kind.row.__name__: name for name, kind in KINDS.items()}
-_NETWORKS, _HOSTS = "net:", "host:"
+_HOSTS = "host:"
+_SCOPES = tuple(dict.fromkeys(kind.scope("*") for kind in KINDS.values()))
+"""Where the rows of Neutron's objects lie: ``net:*``, ``router:*``."""
 
 
 class Finding(NamedTuple):
@@ -126,7 +128,7 @@ class Repair:
         yield Finding(REGION.kind, REGION.id, "missing: nobody has said that the DF DB is whole", whole)
 
     def _compare(self, fix: bool) -> Iterator[Finding]:
-        snapshot = self._store.snapshot([_NETWORKS + "*", _HOSTS + "*"])
+        snapshot = self._store.snapshot([*_SCOPES, _HOSTS + "*"])
         records = {record.key: record for record in snapshot.records}
         everything = iter(self._neutron.all())
         while page := list(itertools.islice(everything, self._page)):
@@ -221,7 +223,7 @@ class Repair:
             if key.scope.startswith(_HOSTS) and key.kind == Binding.__name__:
                 if difference := self._binding(key):
                     yield self._mend_binding(key, difference, fix)
-            elif key.scope.startswith(_NETWORKS) and kind is not None:
+            elif kind is not None and key.scope.startswith(KINDS[kind].scope("")):
                 if difference := self._row(kind, key):
                     yield self._mend_row(kind, key, difference, fix)
             elif self._store.get(key) is not None:
@@ -238,7 +240,7 @@ class Repair:
             yield Finding(record.key.kind, record.key.id, difference, fix and self._remove(record))
 
     def _keys(self, kind: str, pool: Pool, fix: bool) -> Iterator[Finding]:
-        snapshot = self._store.snapshot([pool.scope, _NETWORKS + "*"])
+        snapshot = self._store.snapshot([pool.scope, KINDS[kind].scope("*")])
         rows = [
             row
             for record in snapshot.records
@@ -294,7 +296,7 @@ class Repair:
 
     def _sync(self, kind: str, id: str, scope: str) -> bool:
         try:
-            self._mirror.sync(kind, id, scope.removeprefix(_NETWORKS), force=True)
+            self._mirror.sync(kind, id, scope.removeprefix(KINDS[kind].scope("")), force=True)
         except (StoreCorrupt, Conflict) as error:
             LOG.error("df: %s %s not mended: %s", kind, id, error)
             return False

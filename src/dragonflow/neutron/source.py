@@ -11,10 +11,12 @@ from neutron_lib import constants, exceptions
 from neutron_lib.context import get_admin_context
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
+from oslo_config import cfg
 
-from dragonflow.model import LogicalPort, LogicalSwitch, Row, Subnet, network_scope
-from dragonflow.neutron import db, translate
-from dragonflow.store.keys import NETWORK, PORT, Pool
+from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Row, Subnet, network_scope, router_scope
+from dragonflow.neutron import db, l3, translate
+from dragonflow.neutron.db import ROUTER_KIND
+from dragonflow.store.keys import NETWORK, PORT, ROUTER, Pool
 from dragonflow.store.protocol import Key
 
 NETWORK_KIND, SUBNET_KIND, PORT_KIND = "network", "subnet", "port"
@@ -24,32 +26,35 @@ RowMaker = Callable[[int], Row]
 
 
 class Kind(NamedTuple):
-    """A kind of Neutron object: the row that it becomes, and the pool from which it gets its key."""
+    """A kind of Neutron object: the row that it becomes, the pool of its key, and the scope that follows from its parent's id."""
 
     row: type[Row]
     pool: Pool | None
+    scope: Callable[[str], str] = network_scope
 
 
 KINDS = {
     NETWORK_KIND: Kind(LogicalSwitch, NETWORK),
     SUBNET_KIND: Kind(Subnet, None),
     PORT_KIND: Kind(LogicalPort, PORT),
+    ROUTER_KIND: Kind(LogicalRouter, ROUTER, router_scope),
 }
 """In the order in which they refer to each other: what is referred to comes first."""
 
 
 class Found(NamedTuple):
-    """An object of Neutron's: its kind, the network in whose scope its row lies, and what makes the row."""
+    """An object of Neutron's: its kind, its parent (the network in whose scope its row lies; or itself), its row's maker."""
 
     kind: str
     id: str
-    network: str
+    parent: str
     make: RowMaker
 
     @property
     def key(self) -> Key:
         """Where its row lies."""
-        return Key(network_scope(self.network), KINDS[self.kind].row.__name__, self.id)
+        kind = KINDS[self.kind]
+        return Key(kind.scope(self.parent), kind.row.__name__, self.id)
 
 
 class Source(Protocol):
@@ -82,6 +87,9 @@ class Plugin:
                         port = plugin.get_port(context, id)
                         others = port_objects.PortBinding.get_objects(context, port_id=id, status=constants.INACTIVE)
                         return port_maker(port, db.generation(context, id), _bindings(others))
+                    case "router":
+                        found = list(routers(context, [id]))
+                        return found[0].make if found else None
         except exceptions.NotFound:
             return None
         raise ValueError(f"no such kind of Neutron object: {kind}")
@@ -91,7 +99,7 @@ class Plugin:
         return db.revision(get_admin_context(), kind, id)  # type: ignore[no-any-return]
 
     def all(self) -> Iterator[Found]:
-        """Everything there is; networks and subnets come before the ports that lie on them."""
+        """Everything there is; networks and subnets come before the ports that lie on them, and routers last."""
         context = get_admin_context()
         plugin = directory.get_plugin()
         for network in plugin.get_networks(context):
@@ -105,11 +113,24 @@ class Plugin:
         for port in plugin.get_ports(context):
             make = port_maker(port, generations.get(port["id"], 0), _bindings(others.get(port["id"], [])))
             yield Found(PORT_KIND, port["id"], port["network_id"], make)
+        if (plugin := l3.plugin()) is not None:
+            yield from routers(context, [router["id"] for router in plugin.get_routers(context, fields=["id"])])
+
+
+def routers(context: Any, ids: Collection[str]) -> Iterator[Found]:
+    """Those of the routers that are there and Dragonflow's."""
+    ours = sorted(db.our_routers(context, l3.providers(), ids))
+    if not ours:
+        return
+    interfaces = db.router_interfaces(context, ours)
+    for router in l3.plugin().get_routers(context, filters={"id": ours}):
+        name = router["id"]
+        yield Found(ROUTER_KIND, name, name, router_maker(router, interfaces[name]))
 
 
 def network_maker(network: dict[str, Any]) -> RowMaker:
     """Makes the row of a network as Neutron's API tells it."""
-    return partial(translate.logical_switch, network)
+    return partial(translate.logical_switch, network, dns_domain=cfg.CONF.dns_domain or "")
 
 
 def subnet_maker(subnet: dict[str, Any]) -> RowMaker:
@@ -120,6 +141,11 @@ def subnet_maker(subnet: dict[str, Any]) -> RowMaker:
 def port_maker(port: dict[str, Any], generation: int, others: Collection[translate.PortBinding]) -> RowMaker:
     """Makes the row of a port as Neutron's API tells it; ``others`` are its inactive bindings."""
     return lambda key: translate.logical_port(port, key, generation, others)
+
+
+def router_maker(router: dict[str, Any], interfaces: Collection[tuple[str, str]]) -> RowMaker:
+    """Makes the row of a router as Neutron's API tells it; ``interfaces`` are port and network of each."""
+    return lambda key: translate.logical_router(router, key, interfaces)
 
 
 def _bindings(objects: list[Any]) -> list[translate.PortBinding]:

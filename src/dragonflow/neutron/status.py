@@ -20,7 +20,7 @@ from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import directory
 
 from dragonflow.model import PortStatus, status_scope
-from dragonflow.neutron import db
+from dragonflow.neutron import db, l3
 from dragonflow.neutron.agenda import Agenda
 from dragonflow.neutron.db import PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
@@ -63,12 +63,14 @@ def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
     """The status to which the port must turn now; None if it stands right or nobody may say.
 
     Only the host to which the port is bound now may say anything, and only about its present binding. A port that is switched
-    off is DOWN whatever its host says.
+    off is DOWN whatever its host says. A router's interface is on no host and on all: it is ACTIVE as soon as all can know of it.
     """
-    if not port.ours or port.vif_type in UNBOUND_VIF_TYPES:
+    if not port.routing and (not port.ours or port.vif_type in UNBOUND_VIF_TYPES):
         return None
     if not port.admin_up:
         return "DOWN" if port.status == ACTIVE else None
+    if port.routing:
+        return "ACTIVE" if port.status != ACTIVE and not port.unwritten else None
     if row is None or row.chassis != port.host or row.generation != port.generation or row.status == port.status:
         return None
     if row.status == "ACTIVE":
@@ -81,7 +83,7 @@ class Neutron:
 
     def ports(self, ids: Collection[str] | None = None) -> Iterable[PortNow]:
         """All ports, or these, as they are now."""
-        return db.ports_now(get_admin_context(), DRIVER, ids)
+        return db.ports_now(get_admin_context(), DRIVER, ids, l3.providers())
 
     def mark(self) -> object:
         """Equals the one before if no port or binding has changed, as far as that can be told cheaply."""

@@ -12,10 +12,14 @@ from dragonflow.model import (
     AddressPair,
     AllocationPool,
     Binding,
+    DhcpOption,
     FixedIP,
     HostRoute,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
+    Route,
+    RouterInterface,
     Subnet,
 )
 
@@ -31,8 +35,8 @@ class PortBinding(NamedTuple):
     active: bool
 
 
-def logical_switch(network: Mapping[str, Any], key: int) -> LogicalSwitch:
-    """A network's row. Of a multi-segment network the first segment counts."""
+def logical_switch(network: Mapping[str, Any], key: int, dns_domain: str = "") -> LogicalSwitch:
+    """A network's row. Of a multi-segment network the first segment counts. ``dns_domain`` is for networks without their own."""
     segment = (network.get("segments") or [network])[0]
     return LogicalSwitch(
         id=network["id"],
@@ -43,6 +47,7 @@ def logical_switch(network: Mapping[str, Any], key: int) -> LogicalSwitch:
         physical_network=segment.get("provider:physical_network"),
         segmentation_id=segment.get("provider:segmentation_id"),
         mtu=network["mtu"],
+        dns_domain=network.get("dns_domain") or dns_domain,
         admin_up=network["admin_state_up"],
         external=network.get("router:external", False),
         revision=network.get("revision_number", 0),
@@ -114,7 +119,32 @@ def logical_port(
             )
         ),
         port_security=port.get("port_security_enabled", True),
+        dhcp_options=tuple(
+            sorted(
+                (
+                    DhcpOption(option["opt_name"], option["opt_value"] or "", option["ip_version"])
+                    for option in port.get("extra_dhcp_opts") or ()
+                ),
+                key=lambda option: (option.ip_version, option.name),
+            )
+        ),
+        dns_name=port.get("dns_name") or "",
         revision=port.get("revision_number", 0),
+    )
+
+
+def logical_router(router: Mapping[str, Any], key: int, interfaces: Collection[tuple[str, str]]) -> LogicalRouter:
+    """A router's row; ``interfaces`` are the port and the network of each."""
+    routes = (Route(str(route["destination"]), str(route["nexthop"])) for route in router.get("routes", ()))
+    return LogicalRouter(
+        id=router["id"],
+        key=key,
+        name=router["name"],
+        project=router["project_id"],
+        admin_up=router["admin_state_up"],
+        routes=tuple(sorted(routes, key=lambda route: (route.destination, route.nexthop))),
+        interfaces=tuple(RouterInterface(port, network) for port, network in sorted(interfaces)),
+        revision=router.get("revision_number", 0),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dragonflow.apps import APPS
 from dragonflow.controller.view import Me
-from dragonflow.model import Chassis, LogicalPort, LogicalSwitch, Row
+from dragonflow.model import Chassis, LogicalPort, LogicalRouter, LogicalSwitch, Row
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
 
@@ -17,7 +17,10 @@ _TABLE = re.compile(r"table=(\w+)")
 _NETWORK = re.compile(
     r"metadata=(?P<match>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?|(?P<load>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?->metadata"
 )
+_ROUTER = re.compile(r"\breg1=(?P<match>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?|(?P<load>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?->reg1\b")
 _PORT = re.compile(r"reg[67]=(?P<match>0x[0-9a-f]+)|(?P<load>0x[0-9a-f]+)->reg[67]")
+
+_Keyed = LogicalPort | LogicalRouter | LogicalSwitch
 
 
 def cookie_of(line: str) -> str | None:
@@ -33,10 +36,11 @@ class Book:
         self._objects = {(type(row).__name__, row.id): row for row in rows}
         self._networks = self._by_key(LogicalSwitch)
         self._ports = self._by_key(LogicalPort)
+        self._routers = self._by_key(LogicalRouter)
         self._owners = {cookie(owner): owner for owner in _owners(self._objects)}
         self._tables = {str(table.number): table.name for app in APPS for table in app.tables()}
 
-    def _by_key(self, kind: type[LogicalSwitch | LogicalPort]) -> dict[int, LogicalSwitch | LogicalPort]:
+    def _by_key(self, kind: type[_Keyed]) -> dict[int, _Keyed]:
         return {row.key: row for row in self._objects.values() if isinstance(row, kind)}
 
     def explain(self, line: str) -> dict[str, Any] | None:
@@ -63,18 +67,25 @@ class Book:
             return f"port {_named(row)} ({row.mac} {' '.join(row.ips)}, on {row.chassis or 'no chassis'})"
         if isinstance(row, LogicalSwitch):
             return f"network {_named(row)} ({row.network_type} {row.segmentation_id})"
+        if isinstance(row, LogicalRouter):
+            return f"router {_named(row)}"
         if isinstance(row, Chassis):
             return f"chassis {row.id} (VTEP {row.tunnel_ip})"
         return f"the host {owner.id} itself" if owner.kind == Me.__name__ else f"{owner.kind} {owner.id}"
 
     def _numbers(self, line: str) -> Iterator[tuple[str, str]]:
-        for kind, pattern, rows in (("network", _NETWORK, self._networks), ("port", _PORT, self._ports)):
+        known = (
+            ("network", _NETWORK, self._networks),
+            ("router", _ROUTER, self._routers),
+            ("port", _PORT, self._ports),
+        )
+        for kind, pattern, rows in known:
             for found in pattern.finditer(line):
                 if row := rows.get(int(found["match"] or found["load"], 16)):
                     yield found[0], f"{kind} {_named(row)}"
 
 
-def _named(row: LogicalPort | LogicalSwitch) -> str:
+def _named(row: _Keyed) -> str:
     return f"{row.name} {row.id}" if row.name else row.id
 
 

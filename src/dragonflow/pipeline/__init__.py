@@ -1,15 +1,20 @@
 """The language in which apps say what a switch should do."""
 
 from dragonflow.pipeline.action import (
+    CONTROLLER,
     IN_PORT,
     Action,
+    ApplyMeter,
+    DecTtl,
     Move,
     Output,
     OutputTo,
     PopVlan,
+    Punt,
     PushVlan,
     Resubmit,
     SetField,
+    Spread,
     load,
     move,
     set_field,
@@ -30,18 +35,22 @@ from dragonflow.pipeline.facts import (
     TunnelPort,
 )
 from dragonflow.pipeline.match import Match, match
+from dragonflow.pipeline.punt import PacketOut, Punted, PuntKind, punt_meter
 from dragonflow.pipeline.registers import DESTINATION, FROM_TUNNEL, NETWORK, SOURCE, Bits
 from dragonflow.pipeline.table import Stage, Table
 
 __all__ = [
+    "CONTROLLER",
     "DESTINATION",
     "FROM_TUNNEL",
     "IN_PORT",
     "NETWORK",
     "SOURCE",
     "Action",
+    "ApplyMeter",
     "Bits",
     "Bucket",
+    "DecTtl",
     "Distributed",
     "Fact",
     "Flow",
@@ -54,12 +63,17 @@ __all__ = [
     "Output",
     "OutputTo",
     "Owner",
+    "PacketOut",
     "Place",
     "PopVlan",
+    "Punt",
+    "PuntKind",
+    "Punted",
     "PushVlan",
     "Remote",
     "Resubmit",
     "SetField",
+    "Spread",
     "Stage",
     "Table",
     "Trouble",
@@ -67,5 +81,6 @@ __all__ = [
     "load",
     "match",
     "move",
+    "punt_meter",
     "set_field",
 ]

@@ -12,6 +12,9 @@ from dragonflow.pipeline.registers import Bits
 IN_PORT = 0xFFFFFFF8
 """The port from which the packet came (OFPP_IN_PORT); plain output to that port is dropped by the switch."""
 
+CONTROLLER = 0xFFFFFFFD
+"""Where packets come from that the controller makes (OFPP_CONTROLLER)."""
+
 
 class Output(msgspec.Struct, frozen=True):
     """Send to an OpenFlow port."""
@@ -65,7 +68,32 @@ class ApplyMeter(msgspec.Struct, frozen=True):
     meter: int
 
 
-Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit | ApplyMeter
+class Punt(msgspec.Struct, frozen=True):
+    """Send the packet as it is now to the controller, for the handler of this ``kind`` (one of ``punt.PuntKind``).
+
+    ``data`` is what the handler should know, such as the id of the port. It is the flow's own word, not the packet's.
+    """
+
+    kind: int
+    data: bytes = b""
+
+
+class DecTtl(msgspec.Struct, frozen=True):
+    """Take one from the TTL or hop limit. Tables before see to it that there is more than one left."""
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Write into ``target`` which of ``paths`` ways (0 … paths-1) a packet takes (NXAST_MULTIPATH, modulo_n).
+
+    All packets of a TCP connection take the same, both ways, and so do all others between two addresses, fragments too (the hash
+    is ``symmetric_l3l4``).
+    """
+
+    target: Bits
+    paths: int
+
+
+Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit | ApplyMeter | DecTtl | Spread | Punt
 
 
 def set_field(**fields: Any) -> tuple[SetField, ...]:
@@ -89,3 +117,7 @@ def move(source: str, target: str) -> Move:
     if width != FIELDS[target].bits:
         raise ValueError(f"{source} has {width} bits, {target} has {FIELDS[target].bits}")
     return Move(FIELDS[source], 0, FIELDS[target], 0, width)
+
+
+FORGET_PORT = SetField(FIELDS["nxm_in_port"], 0xFFFF)
+"""From here on the packet counts as come in by no port (OFPP_NONE), so it may also go out where it came in."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
+from dragonflow.pipeline.punt import PuntKind
 from dragonflow.pipeline.registers import LAYOUT, Bits
 from dragonflow.pipeline.table import Table
 
@@ -36,12 +37,17 @@ class AppLike(Protocol):
         """Its own tables."""
         ...
 
+    def answering(self) -> Mapping[PuntKind, Any]:
+        """Its handlers of punted packets."""
+        ...
+
 
 def check(apps: Sequence[AppLike], layout: Sequence[tuple[str, Bits, str]] = LAYOUT) -> None:
     """Refuse what can't work.
 
     :raises PipelineError: names and tables that are there twice, a way to a table that no app has, a table that no way leads
-        to, places that rest on each other or on no app's, two apps that place the same ports, named bits that overlap.
+        to, places that rest on each other or on no app's, two apps that place the same ports or answer the same packets, named
+        bits that overlap.
     """
     wrong = [*_check_names(apps), *_check_tables(apps), *_check_places(apps), *_check_bits(layout)]
     if wrong:
@@ -57,6 +63,8 @@ def _check_names(apps: Sequence[AppLike]) -> Iterator[str]:
         yield f"two apps are called {name}"
     for words in _twice(app.places for app in apps if app.places):
         yield f"two apps place {words}"
+    for kind in _twice(kind.name for app in apps for kind in app.answering()):
+        yield f"two apps answer {kind}"
 
 
 def _check_tables(apps: Sequence[AppLike]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+_NICIRA = 0x0000
 _NXM = 0x0001
 _ERICSSON = 0x1000
 _BASIC = 0x8000
@@ -90,6 +91,9 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     ("tun_ipv6_dst", 128, _NXM, 110, None, True),
     *_REGISTERS,
     ("metadata", 64, _BASIC, 2, None, True),
+    # for actions only: registers 12 to 15 in one, and in_port in the form in which it can be written
+    ("xxreg3", 128, _NXM, 114, "actions", True),
+    ("nxm_in_port", 16, _NICIRA, 0, "actions", False),
 )
 
 
@@ -117,6 +121,7 @@ _FAMILIES = {32: AF_INET, 128: AF_INET6}
 _MAC = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 _NEEDS: Mapping[str, tuple[str, Callable[[Mapping[str, tuple[int, int]]], bool]]] = {
+    "actions": ("nothing at all: it is for actions only", lambda _: False),
     "vlan": ("vlan_vid with bit 12 set", lambda found: bool(found.get("vlan_vid", (0, 0))[0] & _VLAN_PRESENT)),
     "ip": ("eth_type=0x0800 or 0x86dd", lambda found: _is(found, eth_type=(0x0800, 0x86DD))),
     "ipv4": ("eth_type=0x0800", lambda found: _is(found, eth_type=(0x0800,))),

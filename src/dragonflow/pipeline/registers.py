@@ -33,12 +33,25 @@ SOURCE = Bits("reg6", 0, 32)
 DESTINATION = Bits("reg7", 0, 32)
 FROM_TUNNEL = Bits("reg0", 0, 1)
 SCRATCH = Bits("reg8", 0, 32)
+ROUTER = Bits("reg1", 0, 24)
+PATH = Bits("reg2", 0, 16)
+NEXT_HOP = tuple(Bits(f"reg{number}", 0, 32) for number in range(12, 16))
+NEXT_HOP_IPV6 = "xxreg3"
+"""The field that all words of ``NEXT_HOP`` make up."""
 
 LAYOUT: tuple[tuple[str, Bits, str], ...] = (
     ("NETWORK", NETWORK, "key of the logical switch in which the packet is"),
     ("SOURCE", SOURCE, "key of the logical port from which it came; 0 if from another chassis"),
     ("DESTINATION", DESTINATION, "key of the logical port to which it goes"),
     ("FROM_TUNNEL", FROM_TUNNEL, "1 if it came from another chassis; it isn't sent to a chassis again"),
+    ("ROUTER", ROUTER, "key of the logical router that forwards the packet now"),
+    ("PATH", PATH, "which of several next hops of equal cost the packet takes, from 0 on"),
+    *(
+        (f"NEXT_HOP_{number}", word, f"word {number} of the address to which the packet goes next" + first)
+        for number, (word, first) in enumerate(
+            zip(NEXT_HOP, ("; of IPv4 there is only this one", "", "", ""), strict=True)
+        )
+    ),
     ("SCRATCH", SCRATCH, "holds a value for a moment within one flow's actions; no table may count on it"),
 )
 """All named bits and what they mean; ``check`` refuses overlaps."""

@@ -23,6 +23,8 @@ class Stage(IntEnum):
 
     CLASSIFICATION = 0
     RESOLUTION = 4
+    SERVICES = 6
+    ROUTING = 8
     SWITCHING = 12
     DELIVERY = 24
 

@@ -38,6 +38,9 @@ NETWORK = Pool("network", 1, 2**24 - 1)
 PORT = Pool("port", 1, 2**31 - 1)
 """Keys of ports."""
 
+ROUTER = Pool("router", 1, 2**24 - 1)
+"""Keys of routers."""
+
 
 class Exhausted(StoreError):
     """All keys of the pool are taken."""

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dragonflow.model.ovs import OvsPort
 from dragonflow.pipeline.facts import Fact, Owner
+from dragonflow.pipeline.punt import PacketOut
 from dragonflow.switch.bundle import Synced, bring_up_to_date
 from dragonflow.switch.ledger import Clash, Degraded, Ledger
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
 from dragonflow.switch.ovsdb import Ovsdb
+from dragonflow.switch.packet_in import encode_packet_out
 from dragonflow.switch.readback import GroupsUnreadable, read_back
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,9 @@ class Switch:
     """All on one asyncio loop. ``openflow`` and ``ovsdb`` are ``unix:PATH`` or ``tcp:ADDRESS:PORT``.
 
     ``on_ports(present, gone)`` is told of the bridge's ports (first of all that there are); ``on_connect()`` that a bridge was
-    connected and read back, which is when a ``sync`` makes sense again. Losing the switch loses nothing: what is wanted is kept,
-    and what the next one has is read back before anything is sent.
+    connected and read back, which is when a ``sync`` makes sense again; ``on_packet(body)`` of each packet that a flow punts,
+    as ``packet_in.decode_packet_in`` reads it. Losing the switch loses nothing: what is wanted is kept, and what the next one has
+    is read back before anything is sent.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class Switch:
         datapath_type: str = "system",
         on_ports: Callable[[list[OvsPort], list[str]], None],
         on_connect: Callable[[], None],
+        on_packet: Callable[[bytes], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._target = openflow
         self._bridge = bridge
         self._on_connect = on_connect
+        self._on_packet = on_packet
         self._ledger = Ledger(now)
         self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
         self._connection: Connection | None = None
@@ -112,6 +117,17 @@ class Switch:
                 self._connection = None
                 raise
 
+    def send(self, out: PacketOut) -> bool:
+        """Send a packet. Returns whether it is on its way; it isn't without a switch, or with one that is slow to take more.
+
+        :raises ValueError: the packet is too long.
+        """
+        message = encode_packet_out(out)
+        try:
+            return self._connection is not None and self._connection.post(message)
+        except Disconnected:
+            return False
+
     async def run(self) -> None:
         """Keep connected to OVSDB and to the bridge for ever; ends only by being cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -146,6 +162,7 @@ class Switch:
         async with self._syncing:
             self._ledger.forgive()
             flows = await self._read(connection)
+            await connection.listen(self._on_packet)
             self._connection = connection
             self.connections += 1
         logger.info("Connected to %s, which has %d flows", self._target, flows)

@@ -20,10 +20,10 @@ import msgspec
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App
+from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Binding, Chassis, CodecError, OvsPort, Row, decode, host_scope
-from dragonflow.model.rows import CHASSIS_SCOPE
+from dragonflow.model import Chassis, CodecError, OvsPort, Row, decode
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Record, Store
 from dragonflow.switch.ledger import Change, Ledger, describe
@@ -68,18 +68,20 @@ async def read_world(store: Store, chassis: str) -> World:
 
     :raises LookupError: the DF DB doesn't know the chassis.
     """
-    pointers = await store.snapshot([CHASSIS_SCOPE, host_scope(chassis)])
-    rows = _rows(pointers.records)
-    me = next((row for row in rows if isinstance(row, Chassis) and row.id == chassis), None)
+    replica = Replica()
+    while missing := needed_scopes(chassis, replica) - replica.scopes:
+        snapshot = await store.snapshot(missing)
+        for scope in missing:
+            records = [record for record in snapshot.records if record.key.scope == scope]
+            replica.reset_scope(scope, _rows(records), snapshot.revision)
+    me = replica.get(Chassis, chassis)
     if me is None:
         raise LookupError(f"the DF DB has no chassis {chassis}")
-    bindings = [row for row in rows if isinstance(row, Binding)]
-    snapshot = await store.snapshot(needed_scopes(chassis, bindings))
     identity = Me(chassis=me.id, tunnel_ip=me.tunnel_ip, tunnel_types=me.tunnel_types)
-    return World.of(identity, *_rows(snapshot.records))
+    return World.held_by(replica, identity)
 
 
-def _rows(records: Sequence[Record]) -> list[Row]:
+def _rows(records: Sequence[Record]) -> list[tuple[Row, int]]:
     rows = []
     for record in records:
         try:
@@ -87,7 +89,7 @@ def _rows(records: Sequence[Record]) -> list[Row]:
         except CodecError:
             continue
         if row.scope == record.key.scope:
-            rows.append(row)
+            rows.append((row, record.revision))
     return rows
 
 

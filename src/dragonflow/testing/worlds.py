@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import permutations
+from math import factorial
+from random import Random
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,19 +16,23 @@ import msgspec
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
+    DHCP_PORT,
+    ROUTER_INTERFACE,
     Alive,
     Binding,
     Chassis,
     FixedIP,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
     OvsPort,
     PortStatus,
+    RouterInterface,
     Subnet,
 )
 from dragonflow.model.rows import ROWS
 
-AnyRow = LogicalSwitch | Subnet | LogicalPort | Binding | Chassis | Alive | PortStatus
+AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | Binding | Chassis | Alive | PortStatus
 
 T = TypeVar("T")
 
@@ -69,12 +75,19 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
             replica.upsert(it, revision)
 
 
-def permuted(states: Iterable[T], limit: int = 720) -> Iterator[Sequence[T]]:
-    """Every order of the states (at most ``limit`` of them): what holds at the end must hold whatever the way."""
-    for count, order in enumerate(permutations(states)):
-        if count == limit:
-            return
-        yield order
+def permuted(states: Iterable[T], limit: int = 120) -> Iterator[Sequence[T]]:
+    """Every order of the states: what holds at the end must hold whatever the way.
+
+    If there are more than ``limit``, so many of them, drawn by chance, but the same ones each time.
+    """
+    states = list(states)
+    if factorial(len(states)) <= limit:
+        yield from permutations(states)
+        return
+    chance = Random(0)
+    for _ in range(limit):
+        chance.shuffle(states)
+        yield tuple(states)
 
 
 def network(name: str = "net", key: int = 1, **fields: Any) -> LogicalSwitch:
@@ -92,6 +105,24 @@ def port(name: str, key: int, on: str | None = "here", net: str = "net", **field
         **fields,
     }
     return LogicalPort(id=name, key=key, network=net, chassis=on, **values)
+
+
+def subnet(name: str = "v4", cidr: str = "10.0.0.0/16", net: str = "net", **fields: Any) -> Subnet:
+    """A subnet with DHCP. ``v4`` and ``v6`` are those of which ``port`` has addresses."""
+    return Subnet(**{"id": name, "network": net, "cidr": cidr, "revision": 1, **fields})
+
+
+def interface(of: str, key: int, *ips: FixedIP, net: str = "net", **fields: Any) -> LogicalPort:
+    """The port by which router ``of`` stands in a network, named ROUTER-NETWORK."""
+    name = fields.pop("id", f"{of}-{net}")
+    values = {"device_owner": ROUTER_INTERFACE, "device_id": of, "fixed_ips": ips, **fields}
+    return port(name, key, on=None, net=net, **values)
+
+
+def router(name: str, key: int, *networks: str, **fields: Any) -> LogicalRouter:
+    """A router with an interface (see ``interface``) in each of the networks."""
+    interfaces = tuple(RouterInterface(f"{name}-{net}", net) for net in networks)
+    return LogicalRouter(**{"id": name, "key": key, "interfaces": interfaces, "revision": 1, **fields})
 
 
 def chassis(name: str, tunnel_ip: str, **fields: Any) -> Chassis:
@@ -123,10 +154,35 @@ ACROSS: tuple[Object, ...] = (*PAIR, chassis("there", "192.0.2.2"), tunnel_port(
 MIGRATING: tuple[Object, ...] = (*ACROSS, port("d", 14, on="there", standby=("here",)), tap("d", 4))
 """A fourth one is about to move here: it is plugged, but still runs on the other chassis."""
 
+SUBNETS: tuple[Object, ...] = (
+    *(subnet("v4", "10.0.0.0/24"), subnet("v6", "fd00::/64")),
+    *(subnet("far4", "10.1.0.0/24", "far"), subnet("far6", "fd01::/64", "far")),
+)
+
+ROUTED: tuple[Object, ...] = (
+    *ACROSS,
+    *SUBNETS,
+    network("far", 2),
+    router("r", 1, "net", "far"),
+    interface("r", 21, FixedIP("v4", "10.0.0.1"), FixedIP("v6", "fd00::1")),
+    interface("r", 22, FixedIP("far4", "10.1.0.1"), FixedIP("far6", "fd01::1"), net="far"),
+    port("x", 31, net="far", on="there", fixed_ips=(FixedIP("far4", "10.1.0.31"), FixedIP("far6", "fd01::1f"))),
+)
+"""A router joins the network to another, in which there is a port on the other chassis."""
+
+SERVED: tuple[Object, ...] = (
+    *PAIR,
+    subnet(gateway_ip="10.0.0.1"),
+    port("dhcp", 15, on=None, device_owner=DHCP_PORT, fixed_ips=(FixedIP("v4", "10.0.0.2"),)),
+)
+"""The two ports' network has a subnet with DHCP, and a port for its server."""
+
 STATES: dict[str, Callable[[], World]] = {
     "alone": lambda: World.of(ME, *ALONE),
     "pair": lambda: World.of(ME, *PAIR),
     "across": lambda: World.of(ME, *ACROSS),
+    "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
+    "routed": lambda: World.of(ME, *ROUTED),
 }
 """Worlds by name."""

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,19 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from dragonflow.cli import show
+from dragonflow.cli.main import app
 from dragonflow.model import (
     Alive,
+    Binding,
     BridgeMapping,
     Chassis,
     FixedIP,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
     PortStatus,
+    Route,
+    RouterInterface,
     Row,
     Subnet,
     encode,
@@ -43,6 +48,17 @@ ROWS: list[Row] = [
     LogicalPort(id="p2", key=11, network="n1", mac="fa:16:3e:00:00:02", chassis="h2", generation=1, revision=1),
     LogicalPort(id="p3", key=12, network="n2", mac="fa:16:3e:00:00:03", chassis="h2", generation=1, revision=1),
     LogicalPort(id="p4", key=13, network="n1", mac="fa:16:3e:00:00:04", revision=1),
+    LogicalRouter(
+        id="r1",
+        key=3,
+        name="edge",
+        routes=(Route("0.0.0.0/0", "10.0.0.9"),),
+        interfaces=(RouterInterface("p1", "n1"), RouterInterface("gone", "n2")),
+        revision=1,
+    ),
+    Binding(id="p1", host="h1", network="n1", generation=2),
+    Binding(id="p2", host="h2", network="n1", generation=1),
+    Binding(id="p3", host="h2", network="n2", generation=1),
     Chassis(id="h1", tunnel_ip="192.0.2.1", bridge_mappings=(BridgeMapping("physnet1", "br-ex"),)),
     Chassis(id="h2", tunnel_ip="192.0.2.2"),
     Alive(id="h1", since=1.0),
@@ -69,7 +85,7 @@ def url(tmp_path: Path) -> str:
 
 
 def shown(url: str, what: str) -> list[dict[str, Any]]:
-    result = CliRunner().invoke(show.app, [what, "--store-url", url, "--json"])
+    result = CliRunner().invoke(app, ["show", what, "--store-url", url, "--json"])
     assert result.exit_code == 0, result.output
     assert "LogicalPort bad" in result.stderr
     rows: list[dict[str, Any]] = json.loads(result.stdout)
@@ -88,7 +104,7 @@ def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: s
 
 
 def port(url: str, *options: str) -> Result:
-    return CliRunner().invoke(show.app, ["port", "--store-url", url, *options], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["show", "port", "--store-url", url, *options], env={"COLUMNS": "200"})
 
 
 def test_a_port_tells_whose_word_counts_and_why(url: str, tmp_path: Path) -> None:
@@ -96,33 +112,84 @@ def test_a_port_tells_whose_word_counts_and_why(url: str, tmp_path: Path) -> Non
     shown = json.loads(port(url, "p2", "--json", *nobody).stdout)
     assert shown["port"]["mac"] == "fa:16:3e:00:00:02"
     assert shown["statuses"][0]["counts"] == "not: it speaks of binding 0, the present one is 1"
-    assert "no controller answers" in shown["here"]["error"]
+    assert "no controller answers" in shown["controllers"][0]["error"]
     text = port(url, "p3", *nobody).stdout
     assert "probe failed: too far" in text
     assert "yes" in text
 
 
-def test_a_port_shows_how_the_local_controller_sees_it(url: str, tmp_path: Path) -> None:
-    control = str(tmp_path / "control.sock")
-    answer = {
-        "place": {"kind": "local", "ofport": 5},
-        "said": {"status": "DOWN"},
-        "probe": {"verdict": "failed", "reason": "dropped in table x", "at": 1.0, "trace": ["96. arp", "    drop"]},
-        "interfaces": [],
-        "degraded": None,
-    }
+LOCAL: dict[str, Any] = {
+    "chassis": "h1",
+    "in_sync": True,
+    "place": {"kind": "local", "ofport": 5},
+    "said": {"status": "DOWN"},
+    "probe": {"verdict": "failed", "reason": "dropped in table x", "at": 1.0, "trace": ["96. arp", "    drop"]},
+    "interfaces": [],
+    "degraded": None,
+}
+
+
+def with_controllers(
+    url: str, tmp_path: Path, port_id: str, *answers: dict[str, Any], options: Sequence[str] = ()
+) -> str:
+    """What is shown of a port if these controllers can be asked."""
 
     async def serve() -> str:
-        server = asyncio.create_task(ControlServer(control, {"port": lambda of: answer if of == "p1" else {}}).run())
-        while not Path(control).exists():
+        paths = [tmp_path / f"{number}.sock" for number in range(len(answers))]
+        servers = [
+            asyncio.create_task(ControlServer(str(path), {"port": lambda of, it=answer: it}).run())
+            for path, answer in zip(paths, answers, strict=True)
+        ]
+        while not all(path.exists() for path in paths):
             await asyncio.sleep(0)
-        found = await asyncio.to_thread(port, url, "p1", "--control-socket", control)
-        server.cancel()
+        sockets = [option for path in paths for option in ("--control-socket", str(path))]
+        found = await asyncio.to_thread(port, url, port_id, *sockets, *options)
+        for server in servers:
+            server.cancel()
         return found.stdout
 
-    text = asyncio.run(serve())
-    for words in ("kind local, ofport 5", "failed", "dropped in table x", "96. arp"):
+    return asyncio.run(serve())
+
+
+def test_a_port_shows_how_the_local_controller_sees_it(url: str, tmp_path: Path) -> None:
+    text = with_controllers(url, tmp_path, "p1", LOCAL)
+    for words in ("local, OpenFlow port 5", "failed", "dropped in table x", "96. arp"):
         assert words in text
+
+
+NOT_ALIVE = "its controller is not alive: the flows are those of when it was"
+ON_H1 = {"kind": "remote", "chassis": "h1", "address": "192.0.2.1"}
+
+
+def test_each_chassis_place_is_told_and_how_it_is_known(url: str, tmp_path: Path) -> None:
+    def places(port_id: str, *answers: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(
+            with_controllers(url, tmp_path, port_id, *answers, options=["--json"])
+        )["places"]
+        return found
+
+    here = {"chassis": "h1", "place": {"kind": "local", "ofport": None}, "basis": "reported", "notes": []}
+    there = {"chassis": "h2", "place": {**ON_H1, "ofport": None}, "basis": "expected", "notes": [NOT_ALIVE]}
+    assert places("p1") == [here, there]
+    asked = {**here, "place": LOCAL["place"], "basis": "seen"}
+    assert places("p1", LOCAL) == [asked, there]
+    agrees = {**LOCAL, "chassis": "h2", "place": {**ON_H1, "ofport": 100}}
+    assert places("p1", LOCAL, agrees) == [asked, {**there, "place": agrees["place"], "basis": "seen"}]
+    behind = {**LOCAL, "chassis": "h2", "place": None, "in_sync": False}
+    notes = ["by the DF DB it should be remote on h1 by 192.0.2.1", "its switch doesn't have everything yet", NOT_ALIVE]
+    assert places("p1", behind) == [here, {**there, "place": None, "basis": "seen", "notes": notes}]
+    stray = {**LOCAL, "chassis": "h9", "place": {**ON_H1, "ofport": 100}}
+    notes = ["by the DF DB it doesn't follow the port's network"]
+    assert places("p1", stray)[2:] == [{"chassis": "h9", "place": stray["place"], "basis": "seen", "notes": notes}]
+    down = {"chassis": "h2", "place": None, "basis": "expected", "notes": ["probe failed: too far", NOT_ALIVE]}
+    assert places("p3") == [down]
+
+
+def test_people_see_where_chassis_place_a_port(url: str, tmp_path: Path) -> None:
+    text = with_controllers(url, tmp_path, "p1", LOCAL)
+    cells = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if "│" in line]
+    assert ["", "h1", "local, OpenFlow port 5", "its controller", "-", ""] in cells
+    assert ["", "h2", "remote on h1 by 192.0.2.1", "the DF DB", NOT_ALIVE, ""] in cells
 
 
 @pytest.mark.parametrize(("beginning", "says"), [("p", "several ports begin with p"), ("x", "no port of the DF DB")])
@@ -151,15 +218,22 @@ def test_tunnels_join_the_chassis_of_a_tunnelled_network(url: str) -> None:
     assert tunnel["networks"] == ["blue"]
 
 
-@pytest.mark.parametrize("what", ["ports", "networks", "chassis", "tunnels"])
+def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
+    (edge,) = shown(url, "routers")
+    assert (edge["name"], edge["key"], edge["admin_up"]) == ("edge", 3, True)
+    assert edge["interfaces"] == ["blue: 10.0.0.5", "flat: no port gone"]
+    assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
+
+
+@pytest.mark.parametrize("what", ["ports", "networks", "routers", "chassis", "tunnels"])
 def test_people_get_a_table(url: str, what: str) -> None:
-    result = CliRunner().invoke(show.app, [what, "--store-url", url], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["show", what, "--store-url", url], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "at revision" in result.stdout
 
 
 @pytest.mark.parametrize("url", ["paper://nowhere", "nonsense"])
 def test_a_url_that_no_driver_knows_is_refused(url: str) -> None:
-    result = CliRunner().invoke(show.app, ["ports", "--store-url", url])
+    result = CliRunner().invoke(app, ["show", "ports", "--store-url", url])
     assert result.exit_code == 1
     assert "store_url" in result.stderr

@@ -14,15 +14,26 @@ from dragonflow.apps import APPS
 from dragonflow.apps.base import App
 from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
-from dragonflow.controller.replica import Replica
+from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
-from dragonflow.model import AddressPair, LogicalPort, OvsPort, Row
+from dragonflow.model import (
+    DHCP_PORT,
+    AddressPair,
+    DhcpOption,
+    FixedIP,
+    LogicalPort,
+    OvsPort,
+    Route,
+    RouterInterface,
+    Row,
+    Subnet,
+)
 from dragonflow.pipeline import Fact, Locality, Owner
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
 from dragonflow.testing.worlds import World
 
-SCOPES = ("chassis", "net:n1", "net:n2")
+SCOPES = ("chassis", "net:n1", "net:n2", "router:r1")
 PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
@@ -48,6 +59,14 @@ network_rows = st.builds(
     ),
 )
 
+SUBNETS = {"s1": ("10.0.0.0/24", "n1"), "s2": ("fd00::/64", "n2"), "s3": ("fd01::/64", "n1")}
+
+subnet_rows = st.builds(
+    lambda name, fields: worlds.subnet(name, *SUBNETS[name], **fields),
+    st.sampled_from(tuple(SUBNETS)),
+    st.sampled_from(({}, {"enable_dhcp": False}, {"ipv6_address_mode": "slaac"})),
+)
+
 variations = st.sampled_from(
     (
         *({"on": on} for on in ("here", "b", "c", None)),
@@ -65,6 +84,8 @@ variations = st.sampled_from(
         {"admin_up": False},
         {"port_security": False},
         {"fixed_ips": ()},
+        {"on": None, "device_owner": DHCP_PORT},
+        {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
         {},
         {},
@@ -86,6 +107,33 @@ ovs_ports = (
     )
     | st.builds(worlds.tunnel_port, st.sampled_from(("geneve", "vxlan")), st.sampled_from((None, 100, 101)))
     | st.just(OvsPort(id="df-geneve", ofport=102))
+)
+
+
+GATEWAYS = {"n1": FixedIP("s1", "10.0.0.1"), "n2": FixedIP("s2", "fd00::1")}
+ROUTES = (Route("10.9.0.0/16", "10.0.0.8"), Route("10.9.0.0/16", "10.0.0.9"), Route("::/0", "fd00::9"))
+
+
+def interface(net: str, **fields: Any) -> LogicalPort:
+    """The router's interface in one of the networks."""
+    return worlds.interface("r1", 20 + int(net[1:]), GATEWAYS[net], net=net, **fields)
+
+
+router_rows = st.builds(
+    lambda fields: worlds.router("r1", 9, "n1", "n2", **fields),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "admin_up": st.booleans(),
+            "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
+            "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
+        },
+    ),
+) | st.builds(
+    interface,
+    st.sampled_from(("n1", "n2")),
+    admin_up=st.booleans(),
+    mac=st.sampled_from(("02:00:00:00:00:dd", "02:00:00:00:00:ee")),
 )
 
 
@@ -118,6 +166,7 @@ class History(RuleBasedStateMachine):
         self.delivered = 0
         self.wanted: dict[Owner, tuple[Fact, ...]] = {}
         self.places: dict[str, Locality] = {}
+        self.held: dict[tuple[type[Any], str], Object] = {}
 
     @initialize()
     def follow_all(self) -> None:
@@ -126,15 +175,21 @@ class History(RuleBasedStateMachine):
         ports = [
             worlds.port(name, int(name[1:]), on=on, net=NETWORKS[name]) for name, on in zip(PORTS, HOSTS, strict=True)
         ]
-        for row in (worlds.chassis("b", "192.0.2.2"), worlds.network("n1", 1), worlds.network("n2", 2), *ports):
+        routed = (
+            *(worlds.subnet(name, *subnet) for name, subnet in SUBNETS.items()),
+            *(interface(net) for net in GATEWAYS),
+            worlds.router("r1", 9, "n1", "n2", routes=ROUTES),
+        )
+        rows = (worlds.chassis("b", "192.0.2.2"), worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
+        for row in rows:
             self.write(row)
         for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
             self.plug(OvsPort(id=name, ofport=ofport, iface_id=of))
         self.plug(worlds.tunnel_port())
-        self.deliver(9)
+        self.deliver(len(self.log))
         self.settle()
 
-    @rule(row=chassis_rows | network_rows | port_rows | port_rows)
+    @rule(row=chassis_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows)
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
@@ -231,6 +286,11 @@ class History(RuleBasedStateMachine):
                 self.wanted[owner] = facts
             else:
                 self.wanted.pop(owner, None)
+        for change in settled.changes:
+            assert self.held.pop((change.model, change.id), None) == change.old
+            if change.new is not None:
+                self.held[change.model, change.id] = change.new
+        assert self.held == {(type(it), it.id): it for it in World.held_by(self.replica, self.me).objects}
         for event in settled.events:
             self._follow(event)
         assert self.places == dict(self.engine.places)
@@ -296,7 +356,7 @@ class History(RuleBasedStateMachine):
             assert before is not None
             assert kind_of(before) == event.kind
         if event.change == "updated":
-            assert before != event.locality
+            assert before == event.before != event.locality
         if event.change == "deleted":
             assert before == event.locality
             del self.places[event.port]
@@ -391,6 +451,20 @@ def a_port_migrates(history: History) -> None:
         history.compare()
 
 
+def a_router_changes(history: History) -> None:
+    for fields in ({"admin_up": False}, {"routes": ROUTES[:1]}, {"interfaces": ()}, {"routes": ROUTES}):
+        _deliver(history, worlds.router("r1", 9, "n1", "n2", **fields))
+        history.compare()
+    for changed in (interface("n1", admin_up=False), interface("n1", mac="02:00:00:00:00:dd"), interface("n1")):
+        _deliver(history, changed)
+        history.compare()
+    _delete(history, Subnet, "s1")
+    history.deliver(1)
+    history.compare()
+    _deliver(history, worlds.subnet("s1", "10.0.0.0/25", "n1"))
+    history.compare()
+
+
 def a_row_turns_bad_and_good(history: History) -> None:
     _deliver(history, worlds.port("p1", 1, net="n1", mac="no mac"))
     history.compare()
@@ -418,6 +492,7 @@ SCRIPTS = (
     *(
         news_comes_in_while_settling,
         a_port_migrates,
+        a_router_changes,
         a_row_turns_bad_and_good,
         old_news_comes_late,
         a_snapshot_lacks_rows,

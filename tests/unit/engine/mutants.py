@@ -88,9 +88,9 @@ class PlacesStay(Engine):
 class FailuresKeepFacts(Engine):
     """A rendering that fails leaves the facts of the last one."""
 
-    def _render(self, order: int, owner: Any, moved: Any, *, endless: bool) -> tuple[Fact, ...]:
+    def _render(self, order: int, owner: Any, since: float, moved: Any, *, endless: bool) -> tuple[Fact, ...]:
         kept: dict[Any, tuple[Fact, ...]] = self.__dict__.setdefault("kept", {})
-        facts = super()._render(order, owner, moved, endless=endless)
+        facts = super()._render(order, owner, since, moved, endless=endless)
         if "failed" in "".join(self._troubles.get(owner, ())) and self._replica.get(self._models[owner.kind], owner.id):
             return kept.get(owner, ())
         kept[owner] = facts

@@ -146,7 +146,7 @@ def test_a_plug_on_a_large_network_leaves_the_other_ports_alone() -> None:
     worlds.load(replica, worlds.port("new", 999), worlds.tap("new", 9), revision=2)
     settled = engine.settle()
     assert {owner.id for owner in settled.facts} == {"new"}
-    assert settled.rendered <= 5
+    assert settled.rendered <= 2 * len(APPS), "none of the other ports"
 
 
 def test_a_rendering_that_fails_loses_its_facts_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from dragonflow.model import Chassis, FixedIP, LogicalPort, LogicalSwitch
+from dragonflow.model import Chassis, FixedIP, LogicalPort, LogicalRouter, LogicalSwitch
 from dragonflow.observe.explain import Book
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
@@ -17,7 +17,7 @@ PORT = LogicalPort(
     chassis="h1",
     revision=1,
 )
-ROWS = [NET, PORT, Chassis(id="h1", tunnel_ip="192.0.2.1")]
+ROWS = [NET, PORT, LogicalRouter(id="r1", key=0x21, name="edge", revision=1), Chassis(id="h1", tunnel_ip="192.0.2.1")]
 
 
 def line(owner: Owner) -> str:
@@ -53,6 +53,19 @@ def test_flows_of_networks_and_of_the_host_itself() -> None:
     assert explained(line(Owner("l2", "LogicalSwitch", "n1")))["object"] == "network blue n1 (geneve 77)"
     assert explained(line(Owner("resolution", "Me", "h1")))["object"] == "the host h1 itself"
     assert explained(line(Owner("tunnel", "Chassis", "h1")))["object"] == "chassis h1 (VTEP 192.0.2.1)"
+
+
+def test_flows_of_routers() -> None:
+    entry = explained(
+        f" cookie={cookie(Owner('l3', 'LogicalRouter', 'r1')):#x}, table=66, priority=50,ip,reg1=0x21/0xffffff,reg12=0x21 "
+        "actions=set_field:0x5/0xffffff->metadata,set_field:0x21/0xffffff->reg1,set_field:0x21->reg12,goto_table:68"
+    )
+    assert (entry["table"], entry["app"], entry["object"]) == ("routes", "l3", "router edge r1")
+    assert entry["numbers"] == {
+        "0x5/0xffffff->metadata": "network blue n1",
+        "reg1=0x21/0xffffff": "router edge r1",
+        "0x21/0xffffff->reg1": "router edge r1",
+    }
 
 
 def test_a_cookie_of_nobody_is_said_to_be_so() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dragonflow.pipeline import IN_PORT, Action, Move, Output, OutputTo, PopVlan, PushVlan, Resubmit, SetField, match
-from dragonflow.pipeline.action import ApplyMeter
+from dragonflow.pipeline.action import ApplyMeter, Punt, Spread
 from dragonflow.pipeline.fields import FIELDS
 from dragonflow.pipeline.match import Match
+from dragonflow.pipeline.registers import PATH
 
 _ND = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_code": 0}
 CONTEXTS: tuple[tuple[dict[str, int], tuple[str, ...]], ...] = (
@@ -92,6 +93,8 @@ actions: st.SearchStrategy[tuple[Action, ...]] = st.lists(
         st.tuples(st.builds(OutputTo, st.integers(1, 1000))),
         st.tuples(st.builds(Resubmit, st.integers(0, 250))),
         st.tuples(st.builds(ApplyMeter, st.integers(1, 100))),
+        st.tuples(st.builds(Punt, st.integers(0, 255), st.binary(max_size=40))),
+        st.tuples(st.builds(Spread, st.just(PATH), st.integers(1, 64))),
         st.just((PushVlan(), PopVlan())),
         st.tuples(_set_field()),
         st.tuples(_move()),

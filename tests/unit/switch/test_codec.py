@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import actions, matches
 
-from dragonflow.pipeline import Bits, Output, OutputTo, match, set_field
+from dragonflow.pipeline import Bits, Output, OutputTo, Punt, match, set_field
 from dragonflow.pipeline import match as make_match
 from dragonflow.pipeline.match import Match
 from dragonflow.switch.openflow import messages
@@ -46,6 +46,13 @@ def printed(wire: bytes) -> str:
             ),
             "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,ip,reg6=0x5,nw_dst=10.0.0.0/24 "
             "cookie:0xdf00000000000001 actions=set_field:fa:16:3e:00:00:01->eth_src,output:3,goto_table:9",
+        ),
+        (
+            messages.flow_add(
+                flow_name(7, 100, match(in_port=5)), flow_contents(bytes(8), (Punt(2, b"port-1"), Output(3)), None)
+            ),
+            "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,in_port=5 "
+            "actions=controller(userdata=02.70.6f.72.74.2d.31),output:3",
         ),
         (
             messages.flow_delete(flow_name(7, 100, match(in_port=5))),

@@ -15,9 +15,11 @@ from dragonflow.neutron.db.ports import (
     revision,
     standby_now,
 )
+from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_routers, router_interfaces
 
 __all__ = [
     "RECORDED",
+    "ROUTER_KIND",
     "Entry",
     "JournalEntry",
     "Owed",
@@ -34,7 +36,9 @@ __all__ = [
     "generation",
     "generations",
     "listen",
+    "listen_to_routers",
     "of_nova",
+    "our_routers",
     "owe",
     "owed",
     "pending",
@@ -46,6 +50,7 @@ __all__ = [
     "record_all",
     "refused",
     "revision",
+    "router_interfaces",
     "standby_now",
     "strike",
     "unblock",

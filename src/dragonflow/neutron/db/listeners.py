@@ -89,11 +89,18 @@ def _binding_deleted(_mapper: Any, connection: Any, binding: Any) -> None:
 
 
 def _port_changed(connection: Any, binding: Any) -> None:
-    values = sa.select(sa.literal("port"), models_v2.Port.id, models_v2.Port.network_id, Now()).where(
-        models_v2.Port.id == binding.port_id
-    )
+    port = models_v2.Port
+    values = sa.select(sa.literal("port"), port.id, port.network_id, Now()).where(port.id == binding.port_id)
+    write_entry(connection, binding, values)
+
+
+def write_entry(connection: Any, written: Any, values: Any) -> None:
+    """A journal entry in the transaction that writes the object ``written``, and a word to the journal after its commit.
+
+    ``values`` is a select of kind, id, parent and time.
+    """
     connection.execute(sa.insert(JournalEntry).from_select(["kind", "object_id", "parent", "created_at"], values))
-    session = orm.object_session(binding)
+    session = orm.object_session(written)
     if session is not None:
         sa.event.listen(session, "after_commit", _tell, once=True)
 

@@ -7,17 +7,24 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from neutron.db import models_v2
+from neutron.db.models import l3 as l3_models
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
 from neutron_lib.db import standard_attr
 from sqlalchemy import orm
 
-from dragonflow.neutron.db.models import PortGeneration
+from dragonflow.neutron.db.models import JournalEntry, PortGeneration
 from dragonflow.neutron.db.retry import retry_deadlocks
+from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_interface
 
 PAGE = 500
-_MODELS = {"network": models_v2.Network, "subnet": models_v2.Subnet, "port": models_v2.Port}
+_MODELS = {
+    "network": models_v2.Network,
+    "subnet": models_v2.Subnet,
+    "port": models_v2.Port,
+    ROUTER_KIND: l3_models.Router,
+}
 
 
 class PortNow(NamedTuple):
@@ -31,6 +38,8 @@ class PortNow(NamedTuple):
     generation: int
     ours: bool
     migrating: bool = False
+    routing: bool = False
+    unwritten: bool = False
 
 
 class StandbyNow(NamedTuple):
@@ -43,7 +52,7 @@ class StandbyNow(NamedTuple):
 
 @retry_deadlocks
 def revision(context: Any, kind: str, id: str) -> int | None:
-    """The revision number of a network, subnet or port; None if there is no such object."""
+    """The revision number of a network, subnet, port or router; None if there is no such object."""
     model, attributes = _MODELS[kind], standard_attr.StandardAttribute
     query = sa.select(attributes.revision_number).join(model, model.standard_attr_id == attributes.id)
     with db_api.CONTEXT_READER.using(context):
@@ -65,24 +74,28 @@ def generations(context: Any) -> dict[str, int]:
         return dict(context.session.execute(sa.select(PortGeneration.port_id, PortGeneration.generation)).all())
 
 
-def ports_now(context: Any, driver: str, ids: Collection[str] | None = None) -> Iterator[PortNow]:
+def ports_now(
+    context: Any, driver: str, ids: Collection[str] | None = None, providers: Collection[str] = ()
+) -> Iterator[PortNow]:
     """The ports as they are now, of all or of the given ids, in pages of ``PAGE`` each in a transaction of its own.
 
-    ``ours`` says that ``driver`` bound the port to its host; ``migrating``, that further hosts are prepared for it.
+    ``ours`` says that ``driver`` bound the port to its host; ``migrating``, that further hosts are prepared for it; ``routing``,
+    that it is an interface of a router of one of the L3 ``providers``; ``unwritten``, that the journal is still to write its
+    rows or its router's.
     """
     if ids is not None:
         wanted = sorted(ids)
         for start in range(0, len(wanted), PAGE):
-            yield from _page(context, driver, models_v2.Port.id.in_(wanted[start : start + PAGE]))
+            yield from _page(context, driver, providers, models_v2.Port.id.in_(wanted[start : start + PAGE]))
         return
     last = ""
-    while page := _page(context, driver, models_v2.Port.id > last):
+    while page := _page(context, driver, providers, models_v2.Port.id > last):
         yield from page
         last = page[-1].id
 
 
 @retry_deadlocks
-def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
+def _page(context: Any, driver: str, providers: Collection[str], condition: Any) -> list[PortNow]:
     port, binding, level = models_v2.Port, ml2_models.PortBinding, ml2_models.PortBindingLevel
     other = orm.aliased(ml2_models.PortBinding)
     ours = sa.exists().where(level.port_id == port.id, level.host == binding.host, level.driver == driver)
@@ -97,6 +110,8 @@ def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
             sa.func.coalesce(PortGeneration.generation, 0),
             ours,
             migrating,
+            is_interface(providers, port) if providers else sa.false(),
+            is_being_written(port) if providers else sa.false(),
         )
         .join(binding, sa.and_(binding.port_id == port.id, binding.status == constants.ACTIVE))
         .outerjoin(PortGeneration, PortGeneration.port_id == port.id)
@@ -105,10 +120,7 @@ def _page(context: Any, driver: str, condition: Any) -> list[PortNow]:
         .limit(PAGE)
     )
     with db_api.CONTEXT_READER.using(context):
-        return [
-            PortNow(*row)._replace(ours=bool(row[-2]), migrating=bool(row[-1]))
-            for row in context.session.execute(query)
-        ]
+        return [PortNow(*row[:6], *map(bool, row[6:])) for row in context.session.execute(query)]
 
 
 @retry_deadlocks
@@ -121,9 +133,12 @@ def ports_mark(context: Any) -> tuple[Any, ...]:
     ports = sa.select(sa.func.count(), sa.func.sum(attributes.revision_number), sa.func.max(attributes.id))
     bindings = sa.select(sa.func.count(), sa.func.sum(PortGeneration.generation))
     others = sa.select(sa.func.count()).select_from(ml2_models.PortBinding)
+    interfaces = sa.select(sa.func.count()).select_from(l3_models.RouterPort)
+    unwritten = sa.select(sa.func.count(), sa.func.max(JournalEntry.seq))
     with db_api.CONTEXT_READER.using(context):
         of_ports = ports.join(models_v2.Port, models_v2.Port.standard_attr_id == attributes.id)
-        queries = (of_ports, bindings, others.where(ml2_models.PortBinding.status == constants.INACTIVE))
+        standby = others.where(ml2_models.PortBinding.status == constants.INACTIVE)
+        queries = (of_ports, bindings, standby, interfaces, unwritten)
         return tuple(value for query in queries for value in context.session.execute(query).one())
 
 

@@ -18,10 +18,12 @@ from dragonflow.switch.openflow.messages import (
     COMMIT,
     DISCARD,
     HEADER,
+    NX_PACKET_IN2,
     OPEN,
     VERSION,
     Message,
     Type,
+    ask_for_packets,
     bundle_add,
     bundle_control,
 )
@@ -78,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._watched = range(0)
         self._errors: list[OpenFlowError] = []
         self._heard = False
+        self._on_packet: Callable[[bytes], None] | None = None
         self._keepalive: asyncio.Task[None] | None = None
 
     @classmethod
@@ -125,6 +128,25 @@ class Connection(asyncio.Protocol):
     async def barrier(self) -> None:
         """Return when the switch has done all that was sent before."""
         await self.request(_BARRIER)
+
+    async def listen(self, on_packet: Callable[[bytes], None]) -> None:
+        """From now on ``on_packet`` is told of each punted packet: the properties of an NXT_PACKET_IN2. It must not raise.
+
+        :raises Refused: the switch can't tell of packets in this form.
+        """
+        self._on_packet = on_packet
+        for refused in await self.send(tuple(ask_for_packets())):
+            raise refused
+
+    def post(self, message: Message) -> bool:
+        """Send a message whose fate nobody waits for. Returns False, and sends nothing, while the switch is slow to take more.
+
+        :raises Disconnected: there is no connection.
+        """
+        if not self._writable.is_set():
+            return False
+        self._write(_frame(message, next(self._xids)))
+        return True
 
     async def send(self, messages: Sequence[Message]) -> list[Refused]:
         """Send messages one by one, outside any bundle, then wait for a barrier; returns what was refused."""
@@ -250,6 +272,9 @@ class Connection(asyncio.Protocol):
             self._write(_frame(Message(Type.ECHO_REPLY, body), xid))
         elif kind == Type.ERROR:
             self._take_error(decode_error(xid, body))
+        elif kind == Type.EXPERIMENTER and body.startswith(NX_PACKET_IN2):
+            if self._on_packet is not None:
+                self._on_packet(body[len(NX_PACKET_IN2) :])
         elif asked := self._asked.get(xid):
             more = False
             if kind == Type.MULTIPART_REPLY:

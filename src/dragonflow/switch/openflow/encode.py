@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 from dragonflow.pipeline.action import (
     Action,
     ApplyMeter,
+    DecTtl,
     Move,
     Output,
     OutputTo,
     PopVlan,
+    Punt,
     PushVlan,
     Resubmit,
     SetField,
+    Spread,
 )
 from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.match import Match, Shape
@@ -99,10 +102,19 @@ _PUSH_VLAN = Struct(">HHH2x")
 _POP_VLAN = Struct(">HH4x").pack(18, 8)
 _RESUBMIT = Struct(">HHIHHB3x")
 _COPY_FIELD = Struct(">HHHHH2x")
+_DEC_TTL = Struct(">HH4x").pack(24, 8)
+_MULTIPATH = Struct(">HHIHHH2xHHI2xH4s")
+
+_CONTROLLER2 = Struct(">HHIH6x")
+_PROPERTY = Struct(">HH")
 
 NICIRA = 0x00002320
-_NX_RESUBMIT_TABLE = 14
+_NX_RESUBMIT_TABLE, _NX_CONTROLLER2 = 14, 37
+_NX_MULTIPATH = 10
+_SYMMETRIC_L3L4, _MODULO_N = 2, 0
 _NX_IN_PORT = 0xFFF8
+_NX_USERDATA = 3
+"""NXAC2PT_USERDATA. Without NXAC2PT_MAX_LEN the whole packet is sent."""
 
 
 def _set_field_frame(field: Field, copies: int) -> tuple[bytes, bytes]:
@@ -132,6 +144,20 @@ def _move(action: Move) -> bytes:
     return frame + action.source.header + action.target.header + bytes(4)
 
 
+def _punt(action: Punt) -> bytes:
+    data = bytes((action.kind, *action.data))
+    length = _PROPERTY.size + len(data)
+    userdata = _PROPERTY.pack(_NX_USERDATA, length) + data + _PADDING[length & 7]
+    return _CONTROLLER2.pack(0xFFFF, _CONTROLLER2.size + len(userdata), NICIRA, _NX_CONTROLLER2) + userdata
+
+
+def _spread(action: Spread) -> bytes:
+    target = action.target
+    where = target.offset << 6 | target.width - 1
+    how = (_NX_MULTIPATH, _SYMMETRIC_L3L4, 0, _MODULO_N, action.paths - 1, 0)
+    return _MULTIPATH.pack(0xFFFF, _MULTIPATH.size, NICIRA, *how, where, FIELDS[target.field].header)
+
+
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     Output: lambda action: _OUTPUT.pack(0, 16, action.port, 0),
     OutputTo: lambda action: _NUMBERED.pack(22, 8, action.group),
@@ -141,6 +167,9 @@ _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     PopVlan: lambda _: _POP_VLAN,
     Resubmit: lambda action: _RESUBMIT.pack(0xFFFF, 16, NICIRA, _NX_RESUBMIT_TABLE, _NX_IN_PORT, action.table),
     ApplyMeter: lambda action: _NUMBERED.pack(29, 8, action.meter),
+    DecTtl: lambda _: _DEC_TTL,
+    Spread: _spread,
+    Punt: _punt,
 }
 
 

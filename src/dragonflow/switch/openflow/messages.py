@@ -11,6 +11,8 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
+from dragonflow.switch.openflow.encode import NICIRA
+
 VERSION = 6
 """OpenFlow 1.5 on the wire."""
 
@@ -29,8 +31,11 @@ class Type(IntEnum):
     ERROR = 1
     ECHO_REQUEST = 2
     ECHO_REPLY = 3
+    EXPERIMENTER = 4
     FEATURES_REQUEST = 5
     FEATURES_REPLY = 6
+    SET_CONFIG = 9
+    PACKET_OUT = 13
     FLOW_MOD = 14
     GROUP_MOD = 15
     MULTIPART_REQUEST = 18
@@ -180,6 +185,36 @@ def bundle_add(bundle: int, xid: int, message: Message) -> bytes:
     length = len(body)
     head = _BUNDLE_ADD.pack(6, 34, length + 24, xid, bundle, _ATOMIC_ORDERED, 6, kind, length + 8, xid)
     return head + body
+
+
+NX_PACKET_IN2 = Struct(">II").pack(NICIRA, 30)
+"""What the body of an NXT_PACKET_IN2 begins with."""
+
+_PACKET_IN_FORMAT = Struct(">III")
+_NX_SET_PACKET_IN_FORMAT, _NX_FORMAT_PACKET_IN2 = 16, 2
+
+
+def ask_for_packets() -> Iterator[Message]:
+    """Have punted packets sent whole, with the pipeline's fields and the flow's user data.
+
+    Open vSwitch tells a connection to its management socket of packets only if that asks for some of their bytes (the miss send
+    length); what flows punt comes whole.
+    """
+    yield Message(Type.SET_CONFIG, Struct(">HH").pack(0, 0xFFFF))
+    wanted = _PACKET_IN_FORMAT.pack(NICIRA, _NX_SET_PACKET_IN_FORMAT, _NX_FORMAT_PACKET_IN2)
+    yield Message(Type.EXPERIMENTER, wanted)
+
+
+_PACKET_OUT = Struct(">IH2x")
+_NOT_BUFFERED = 0xFFFFFFFF
+
+
+def packet_out(packet: bytes, match: bytes, actions: bytes) -> Message:
+    """Do the actions with a packet; ``match`` (encoded) says its ``in_port``. :raises ValueError: it is too long."""
+    body = _PACKET_OUT.pack(_NOT_BUFFERED, len(actions)) + match + actions + packet
+    if len(body) + HEADER.size > MAX_MESSAGE:
+        raise ValueError(f"a packet of {len(packet)} bytes; a message holds {MAX_MESSAGE} with all that goes along")
+    return Message(Type.PACKET_OUT, body)
 
 
 _MULTIPART = Struct(">HH4x")

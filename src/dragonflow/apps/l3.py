@@ -1,0 +1,345 @@
+"""Routing, on the chassis where a packet starts.
+
+A router has no place of its own: each chassis that has a port behind it does its work, as if it had one in the rack. A packet to
+the MAC of one of its interfaces is routed where its sender is, and leaves for the destination's chassis as a packet of the
+destination's network, so nobody on its way has to know of routers.
+
+::
+
+    router ──► router_local ──► routes ──┬──────────► neighbours ──► l2_lookup
+    (whose     (echo requests,   (longest └► paths ──►   │  (MAC of the next hop)
+     MAC?)      lifetime)         prefix)   (ECMP)       └► router again, if the next hop is another router
+
+Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
+link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
+address, if it is on this chassis 3 more.
+
+What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any, NamedTuple
+
+from dragonflow.apps import icmp
+from dragonflow.apps.base import App, answers, renders
+from dragonflow.apps.icmp import Complaint
+from dragonflow.apps.l2 import L2
+from dragonflow.apps.wiring import addresses
+from dragonflow.controller.view import Me, View
+from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Subnet
+from dragonflow.pipeline import (
+    IN_PORT,
+    NETWORK,
+    SOURCE,
+    Action,
+    ApplyMeter,
+    DecTtl,
+    Distributed,
+    Fact,
+    Local,
+    Match,
+    Move,
+    Output,
+    PacketOut,
+    Place,
+    Punt,
+    Punted,
+    PuntKind,
+    Resubmit,
+    Spread,
+    Stage,
+    Table,
+    Trouble,
+    load,
+    match,
+    move,
+    punt_meter,
+    set_field,
+)
+from dragonflow.pipeline.action import FORGET_PORT
+from dragonflow.pipeline.registers import NEXT_HOP, NEXT_HOP_IPV6, PATH, ROUTER
+
+_IPV4, _IPV6 = {"eth_type": 0x0800}, {"eth_type": 0x86DD}
+_ECHO_REQUEST = {4: {**_IPV4, "ip_proto": 1, "icmpv4_type": 8}, 6: {**_IPV6, "ip_proto": 58, "icmpv6_type": 128}}
+_ECHO_REPLY = {4: {"icmpv4_type": 0}, 6: {"icmpv6_type": 129}}
+_ADDRESS = {4: ("ipv4_src", "ipv4_dst"), 6: ("ipv6_src", "ipv6_dst")}
+_SCRATCH = {4: NEXT_HOP[0].field, 6: NEXT_HOP_IPV6}
+
+_NEVER_ROUTED = (
+    *({**_IPV4, "ipv4_dst": prefix} for prefix in ("224.0.0.0/3", "127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/8")),
+    *({**_IPV6, "ipv6_dst": prefix} for prefix in ("ff00::/8", "fe80::/10", "::/127")),
+)
+"""Multicast and broadcast, loopback, link-local and unspecified destinations (RFC 1812 §5.3.7, RFC 4291 §2.5)."""
+
+_LIFETIME = 255
+"""TTL or hop limit of what a router sends itself."""
+
+_ECHO, _OWN, _MARTIAN, _TOLD_EXPIRED, _EXPIRED, _FORWARD = 50, 40, 30, 25, 20, 10
+_NOWHERE, _ROUTES = 1, 2
+"""Priorities of routes: packets to nowhere, and from where on longer prefixes count more."""
+
+_TOLD = {Complaint.TIME_EXCEEDED: b"t", Complaint.NO_ROUTE: b"n"}
+"""What a flow says to the handler about the packet."""
+
+_RATE, _BURST = 20, 40
+"""Packets a second, and at once, of which a port is told that they weren't forwarded (RFC 1812 §4.3.2.8)."""
+
+Prefix = IPv4Network | IPv6Network
+
+
+class _Exit(NamedTuple):
+    """A subnet to which a router is connected: by which MAC, in which network (its key)."""
+
+    prefix: Prefix
+    network: int
+    mac: str
+
+
+class L3(App):
+    """Routers between networks, distributed over all chassis.
+
+    What is missing, or administratively down, closes: the MAC of an interface whose router isn't known, or is down, takes packets
+    and drops them.
+    """
+
+    name = "l3"
+    places = "interfaces of routers"
+
+    neighbours = Table(
+        "neighbours",
+        Stage.ROUTING,
+        slot=4,
+        purpose="Find the MAC of the next hop and hand the packet to its network.",
+        matches=(NETWORK, "eth_type", *NEXT_HOP),
+        next=(L2.lookup,),
+    )
+    paths = Table(
+        "paths",
+        Stage.ROUTING,
+        slot=3,
+        purpose="Take the next hop that was chosen among several of equal cost.",
+        matches=(ROUTER, PATH, "eth_type", "ipv4_dst", "ipv6_dst"),
+        next=(neighbours,),
+    )
+    routes = Table(
+        "routes",
+        Stage.ROUTING,
+        slot=2,
+        purpose="Find the longest prefix of the router's routes: which network comes next, and which address in it.",
+        matches=(ROUTER, SOURCE, "eth_type", "ipv4_dst", "ipv6_dst"),
+        next=(paths, neighbours),
+    )
+    local = Table(
+        "router_local",
+        Stage.ROUTING,
+        slot=1,
+        purpose="Answer pings of the router's own addresses; drop what may not be routed, or has no lifetime left.",
+        matches=(
+            ROUTER,
+            NETWORK,
+            SOURCE,
+            "eth_type",
+            "ip_proto",
+            "icmpv4_type",
+            "icmpv6_type",
+            "ipv4_dst",
+            "ipv6_dst",
+            "ip_ttl",
+        ),
+        next=(routes,),
+    )
+    entry = Table(
+        "router",
+        Stage.ROUTING,
+        purpose="Pick out packets to the MAC of a router's interface.",
+        matches=(NETWORK, SOURCE, "eth_dst", "eth_type", "ip_proto", "icmpv6_type"),
+        next=(local,),
+        miss=L2.lookup,
+    )
+
+    @renders(Me)
+    def host(self, me: Me, view: View) -> Iterator[Fact]:
+        """What is the same for all routers."""
+        yield from super().host(me, view)
+        for fields in _NEVER_ROUTED:
+            yield self.local.flow(_MARTIAN, match(**fields))
+        for family in (_IPV4, _IPV6):
+            for lifetime in (0, 1):
+                yield self.local.flow(_EXPIRED, match(**family, ip_ttl=lifetime))
+            yield self.local.flow(_FORWARD, match(**family), goto=self.routes)
+
+    @renders(LogicalRouter)
+    def router(self, router: LogicalRouter, view: View) -> Iterator[Fact]:
+        """The extra routes. A next hop that lies in no connected subnet waits until it does."""
+        if not router.admin_up or not router.routes:
+            return
+        ports = [view.get(LogicalPort, interface.port) for interface in router.interfaces]
+        exits = [way for port in ports if port is not None for way in _exits(port, view)]
+        hops: dict[Prefix, list[tuple[_Exit, str]]] = {}
+        for route in router.routes:
+            prefix, hop = ip_network(route.destination, strict=False), ip_address(route.nexthop)
+            way = next((way for way in exits if hop in way.prefix), None)
+            if prefix.version != hop.version or (way is None and None not in ports):
+                yield Trouble(
+                    f"route to {route.destination}: {route.nexthop} is in no subnet that the router is connected to"
+                )
+            elif way is not None:
+                hops.setdefault(prefix, []).append((way, str(hop)))
+        for prefix, ways in hops.items():
+            priority, here = _ROUTES + 2 * prefix.prefixlen, _to(router.key, prefix)
+            if len(ways) == 1:
+                ((way, address),) = ways
+                yield self.routes.flow(priority, here, *_leave(way, address), goto=self.neighbours)
+                continue
+            yield self.routes.flow(priority, here, Spread(PATH, len(ways)), goto=self.paths)
+            for number, (way, address) in enumerate(ways):
+                chosen = _to(router.key, prefix, number)
+                yield self.paths.flow(priority, chosen, *_leave(way, address), goto=self.neighbours)
+
+    @renders(LogicalPort)
+    def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
+        """An interface's place and work; and for any port of a routed network, how routers find it."""
+        network = view.get(LogicalSwitch, port.network)
+        if network is None:
+            return
+        if port.router is not None:
+            yield from self._interface(port, network, view)
+        if not view.where(LogicalPort, routed_network=port.network):
+            return
+        where = view.locality(port.id)
+        if where is None:
+            return
+        last: tuple[Action, ...] = set_field(eth_dst=port.mac)
+        goto: Table | None = L2.lookup
+        if port.router is not None:  # another router's: it goes on routing
+            last, goto = (*last, Resubmit(self.entry.number)), None
+        for ip in port.ips:
+            yield self.neighbours.flow(10, _is_next(network.key, ip), *last, goto=goto)
+        if isinstance(where, Local):
+            meter = punt_meter(PuntKind.UNFORWARDED, where.ofport, _RATE, _BURST)
+            yield meter
+            source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
+            expired = Punt(PuntKind.UNFORWARDED, _TOLD[Complaint.TIME_EXCEEDED])
+            for family in (_IPV4, _IPV6):
+                yield self.local.flow(_TOLD_EXPIRED, match(source, **family, ip_ttl=1), limit, expired)
+            no_route = Punt(PuntKind.UNFORWARDED, _TOLD[Complaint.NO_ROUTE])
+            yield self.routes.flow(_NOWHERE, match(source), limit, no_route)
+
+    @answers(PuntKind.UNFORWARDED)
+    def unforwarded(self, punted: Punted, view: View) -> Iterator[PacketOut]:
+        """Tell the sender, from the interface at which the packet came, by the way on which an answer of a port's would go."""
+        complaint = next((it for it, told in _TOLD.items() if told == punted.data), None)
+        received = icmp.read(punted.packet)
+        if complaint is None or received is None:
+            return
+        router = next((it for it in view.all(LogicalRouter) if it.key == punted.read(ROUTER)), None)
+        ports = (view.get(LogicalPort, interface.port) for interface in (() if router is None else router.interfaces))
+        port = next((it for it in ports if it is not None and _mac(it) == received.eth_dst), None)
+        address = None if port is None else _answering(port, received.source, view)
+        if address is not None:
+            back = load(NETWORK, punted.read(NETWORK)), load(SOURCE, punted.read(SOURCE)), Resubmit(self.entry.number)
+            yield PacketOut(icmp.complain(received, complaint, address), back)
+
+    def _interface(self, port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[Fact]:
+        ours = match((NETWORK, network.key), eth_dst=port.mac)
+        router = served(port, network, view)
+        if router is None:
+            yield self.entry.flow(10, ours)
+            return
+        yield Place(port.id, Distributed())
+        yield self.entry.flow(10, ours, load(ROUTER, router.key), goto=self.local)
+        for ip in addresses(port):
+            version = ip_address(ip).version
+            destination = {_ADDRESS[version][1]: ip}
+            if version == 6 and ip_address(ip).is_link_local:
+                here, back, goto = (NETWORK, network.key), _straight_back(port.mac), None
+            else:
+                here, back, goto = (ROUTER, router.key), (), self.routes
+            asks = match(here, **_ECHO_REQUEST[version], **destination)
+            yield self.local.flow(_ECHO, asks, *_echo(version), *back, goto=goto)
+            family = _IPV4 if version == 4 else _IPV6
+            yield self.local.flow(_OWN, match(here, **family, **destination))
+        for way in _connected(port, network, view):
+            priority = _ROUTES + 2 * way.prefix.prefixlen + 1
+            yield self.routes.flow(priority, _to(router.key, way.prefix), *_leave(way), goto=self.neighbours)
+
+
+def served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRouter | None:
+    """The router that the interface is to serve now: both know each other, and all is switched on."""
+    router = view.get(LogicalRouter, port.device_id)
+    if router is None or not (router.admin_up and port.admin_up and network.admin_up):
+        return None
+    return router if any(interface.port == port.id for interface in router.interfaces) else None
+
+
+def _exits(port: LogicalPort, view: View) -> Iterator[_Exit]:
+    network = view.get(LogicalSwitch, port.network)
+    if network is not None and port.router is not None and served(port, network, view) is not None:
+        yield from _connected(port, network, view)
+
+
+def _connected(port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[_Exit]:
+    """The subnets to which an interface connects its router."""
+    found = {fixed.subnet: view.get(Subnet, fixed.subnet) for fixed in port.fixed_ips}
+    for subnet in found.values():
+        if subnet is not None:
+            yield _Exit(ip_network(subnet.cidr), network.key, port.mac)
+
+
+def _mac(port: LogicalPort) -> bytes:
+    return bytes.fromhex(port.mac.replace(":", ""))
+
+
+def _answering(port: LogicalPort, asker: icmp.Address, view: View) -> icmp.Address | None:
+    """The interface's address in the asker's own subnet; if there is none, its first of that family."""
+    found: icmp.Address | None = None
+    for fixed in port.fixed_ips:
+        address, subnet = ip_address(fixed.ip), view.get(Subnet, fixed.subnet)
+        if address.version != asker.version:
+            continue
+        if subnet is not None and asker in ip_network(subnet.cidr):
+            return address
+        found = found or address
+    return found
+
+
+def _to(router: int, prefix: Prefix, path: int | None = None) -> Match:
+    """Packets that a router has for a prefix; of several paths those that take this one."""
+    fields: dict[str, Any] = dict(_IPV4 if prefix.version == 4 else _IPV6)
+    if prefix.prefixlen:
+        fields[_ADDRESS[prefix.version][1]] = str(prefix)
+    return match((ROUTER, router), *(() if path is None else ((PATH, path),)), **fields)
+
+
+def _is_next(network: int, ip: str) -> Match:
+    """Packets that go to this address of the network next."""
+    packed = ip_address(ip).packed
+    words = zip(NEXT_HOP, (int.from_bytes(packed[at : at + 4], "big") for at in range(0, len(packed), 4)), strict=False)
+    return match((NETWORK, network), *words, **(_IPV4 if len(packed) == 4 else _IPV6))
+
+
+def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
+    """Go over into the network of the exit, towards the next hop, or towards the destination itself."""
+    version = way.prefix.version
+    over: tuple[Action, ...] = (DecTtl(), load(NETWORK, way.network), *set_field(eth_src=way.mac), FORGET_PORT)
+    if next_hop is None:
+        return (*over, move(_ADDRESS[version][1], _SCRATCH[version]))
+    return (*over, *set_field(**{_SCRATCH[version]: int(ip_address(next_hop))}))
+
+
+@lru_cache(maxsize=2)
+def _echo(version: int) -> tuple[Action, ...]:
+    """Turn an echo request into its reply (RFC 792, RFC 4443 §4.2)."""
+    source, destination = _ADDRESS[version]
+    spare = _SCRATCH[version]
+    swapped: tuple[Move, ...] = (move(source, spare), move(destination, source), move(spare, destination))
+    return (*swapped, *set_field(**_ECHO_REPLY[version], ip_ttl=_LIFETIME))
+
+
+def _straight_back(mac: str) -> tuple[Action, ...]:
+    """To the sender in the same network: link-local addresses mean nothing to routes."""
+    return (move("eth_src", "eth_dst"), *set_field(eth_src=mac), Output(IN_PORT))

@@ -1,0 +1,110 @@
+"""Where each chassis must place a port, as far as the DF DB tells: by the apps themselves, on the rows that each chassis follows.
+
+The DF DB doesn't hold interfaces. It is taken for granted that a chassis has the tunnel ports that it offers, and that a port is
+plugged where a status row says that it works. OpenFlow ports are made up, so they mean nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from dragonflow.apps import APPS
+from dragonflow.apps.tunnel import tunnel_name
+from dragonflow.controller.engine import Engine
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.topology import needed_scopes
+from dragonflow.controller.view import Me
+from dragonflow.model import Alive, Binding, Chassis, LogicalPort, LogicalSwitch, OvsPort, PortStatus, Row, Subnet
+from dragonflow.pipeline.facts import Locality
+
+M = TypeVar("M", bound=Any)
+
+_OF_HOSTS = (Alive, Binding, Chassis, PortStatus)
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Where a chassis must place the port (of ``place`` only the OpenFlow port is made up), and what it would complain of."""
+
+    chassis: str
+    place: Locality | None
+    troubles: tuple[str, ...]
+
+
+def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
+    """For each chassis that follows the port's network, given all rows of the DF DB. Costs milliseconds a chassis."""
+    known = _Rows(rows)
+    family = [it for it in known.all(LogicalPort) if it is port or (port.device_id and it.device_id == port.device_id)]
+    networks = {it.scope for it in family}
+    named = {name for it in family for name in (it.chassis, *it.standby)}
+    near: list[Row] = [row for row in rows if not isinstance(row, _OF_HOSTS) and _is_near(row, networks)]
+    near += family
+    for chassis in known.all(Chassis):
+        scopes = needed_scopes(chassis.id, known)
+        if port.scope in scopes:
+            seen = [row for row in near if row.scope in scopes]
+            peers = [it for it in known.all(Chassis) if it is chassis or it.id in named]
+            yield _expect(port, chassis, (*seen, *peers), known)
+
+
+def _is_near(row: Row, networks: Container[str]) -> bool:
+    """Whether the place of a port of these networks may rest on the row. Other ports are no matter, but for its device's."""
+    if isinstance(row, LogicalSwitch | Subnet):
+        return row.scope in networks
+    return not isinstance(row, LogicalPort)
+
+
+def _expect(port: LogicalPort, chassis: Chassis, seen: Iterable[Row], known: _Rows) -> Expected:
+    replica = Replica()
+    for row in seen:
+        if row.scope not in replica.scopes:
+            replica.reset_scope(row.scope, (), 0)
+        replica.upsert(row, 1)
+        if isinstance(row, LogicalPort) and _works(row, chassis, known):
+            replica.upsert_port(OvsPort(id=f"tap-{row.id}", ofport=row.key, iface_id=row.id, attached_mac=row.mac))
+    for number, kind in enumerate(chassis.tunnel_types, 1):
+        name = tunnel_name(kind)
+        replica.upsert_port(OvsPort(id=name, ofport=(1 << 24) + number, tunnel=name))
+    me = Me(chassis=chassis.id, tunnel_ip=chassis.tunnel_ip, tunnel_types=chassis.tunnel_types)
+    engine = Engine(APPS, replica, me)
+    engine.settle()
+    troubles = {owner: said for owner, said in engine.degraded.items() if owner.id in (port.id, port.network)}
+    return Expected(chassis.id, engine.locality(port.id), tuple(dict.fromkeys(troubles.values())))
+
+
+def _works(port: LogicalPort, chassis: Chassis, known: _Rows) -> bool:
+    """Whether the chassis has said that it has the port plugged, for the present binding."""
+    return any(
+        it.chassis == chassis.id and it.status == "ACTIVE" and it.generation == port.generation
+        for it in known.where(PortStatus, id=port.id)
+    )
+
+
+class _Rows:
+    """All rows of a DF DB. Unlike a controller's replica it holds a row of each host where several speak of one port."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._of: dict[type[Any], list[Any]] = {}
+        for row in sorted(rows, key=lambda row: row.id):
+            self._of.setdefault(type(row), []).append(row)
+        self._indices: dict[tuple[type[Any], str], dict[Any, list[Any]]] = {}
+
+    def all(self, model: type[M]) -> Sequence[M]:
+        """All of a kind, by id."""
+        return self._of.get(model, ())
+
+    def get(self, model: type[M], id: str) -> M | None:
+        """The first of that id, or None."""
+        return next(iter(self.where(model, id=id)), None)
+
+    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+        """Those whose field has the value, by id."""
+        ((field, value),) = condition.items()
+        index = self._indices.get((model, field))
+        if index is None:
+            index = self._indices[model, field] = {}
+            for row in self.all(model):
+                index.setdefault(getattr(row, field), []).append(row)
+        return tuple(index.get(value, ()))
