@@ -336,9 +336,8 @@ class TestStatus(df_ml2.DfMl2TestCase):
     def test_the_ports_as_they_are_now(self):
         self.chassis("h2")
         (now,) = Neutron().ports()
-        assert (self.id, "DOWN", True, "h1", "ovs", db.generation(get_admin_context(), self.id), True, False) == tuple(
-            now
-        )
+        generation = db.generation(get_admin_context(), self.id)
+        assert now == db.PortNow(self.id, "DOWN", True, "h1", "ovs", generation, ours=True)
         assert [now] == list(Neutron().ports([self.id, "unknown"]))
         with mock.patch("dragonflow.neutron.db.ports.PAGE", 2):
             for _ in range(4):
