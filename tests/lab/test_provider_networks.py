@@ -45,10 +45,8 @@ def peer(lab: Lab) -> Iterator[Callable[..., Callable[[str], bool]]]:
 def test_a_vlan_and_a_flat_network_lead_to_machines_outside_and_a_router_to_a_tunnelled_one(
     lab: Lab, cloud: Cloud, ping: Callable[..., bool], peer: Callable[..., Callable[[str], bool]]
 ) -> None:
-    vlan, flat = (
-        cloud.network("10.3.0.0/24", "fd03::/64", gateways=True, **VLAN),
-        cloud.network("10.3.0.0/24", "fd03::/64", **FLAT),
-    )
+    vlan = cloud.network("10.3.0.0/24", "fd03::/64", gateways=True, **VLAN)
+    flat = cloud.network("10.3.0.0/24", "fd03::/64", **FLAT)
     assert (vlan["mtu"], flat["mtu"]) == (1500, 1500)
     tunnelled = cloud.network("10.4.0.0/24", "fd04::/64", gateways=True)
     cloud.router(vlan, tunnelled)
