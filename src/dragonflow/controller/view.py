@@ -22,6 +22,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     tunnel_types: tuple[str, ...] = ("geneve",)
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
+    metadata: bool = False
 
     @property
     def id(self) -> str:

@@ -63,6 +63,12 @@ class TunnelPort(msgspec.Struct, frozen=True):
     remote: str | None = None
 
 
+class InternalPort(msgspec.Struct, frozen=True):
+    """An interface of the host itself on the integration bridge (Open vSwitch's type "internal")."""
+
+    name: str
+
+
 class Local(msgspec.Struct, frozen=True):
     """The port is handled on this chassis alone, at this OpenFlow port."""
 
@@ -97,4 +103,4 @@ class Trouble(msgspec.Struct, frozen=True):
     reason: str
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | Place | Trouble
+Fact = Flow | Group | Bucket | Meter | TunnelPort | InternalPort | Place | Trouble

@@ -20,7 +20,7 @@ from dragonflow.switch.ledger import Tunnel
 logger = logging.getLogger(__name__)
 
 TUNNEL_MARK = "df-tunnel"
-"""The key of Interface.external_ids by which tunnel ports of ours are known; its value is the fact's name."""
+"""The key of Interface.external_ids by which ports that we made are known; its value is the fact's name."""
 
 OPENFLOW = "OpenFlow15"
 _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
@@ -61,7 +61,7 @@ class Ovsdb:
         self._wake = asyncio.Event()
 
     def want_tunnels(self, tunnels: Mapping[str, Tunnel], *, sweep: bool) -> None:
-        """These tunnel ports should stand; with ``sweep`` those of ours that nobody wants go."""
+        """These ports (tunnels, and internal ones) should stand; with ``sweep`` those of ours that nobody wants go."""
         if tunnels != self._tunnels or sweep != self._sweep:
             self._tunnels, self._sweep, self._unsettled = dict(tunnels), sweep, True
             self._wake.set()
@@ -210,8 +210,9 @@ class Ovsdb:
                 bridge.addvalue("ports", there[name])
             interface = there[name].interfaces[0]
             _assign(interface, "type", tunnel.type)
-            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
-            _assign(interface, "options", {**_read(interface, "options", {}), **options})
+            if tunnel.local is not None:
+                options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
+                _assign(interface, "options", {**_read(interface, "options", {}), **options})
             _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), TUNNEL_MARK: name})
 
     @staticmethod
