@@ -57,7 +57,7 @@ class Udhcpc:
         script.write_text(SCRIPT.replace("OUT", str(self.out)))
         script.chmod(0o755)
         wanted = [it for name in ("121", "249", "mtu", "ntpsrv", "bootfile") for it in ("-O", name)]
-        command = ["udhcpc", "-f", "-i", "eth0", "-s", str(script), "-t", "3", "-T", "1", *wanted, *options]
+        command = ["udhcpc", "-f", "-i", "eth0", "-s", str(script), "-t", "3", "-T", "1", "-A", "1", *wanted, *options]
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", vm, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -6,13 +6,12 @@ Who restarts Open vSwitch may get another interface of the same name; sockets th
 
 from __future__ import annotations
 
-import logging
 import socket
 import subprocess
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from dragonflow.metadata.address import HOSTS_IPV4, HOSTS_IPV6, INTERFACE, MAC, PORT
-
-LOG = logging.getLogger(__name__)
 
 BACKLOG = 256
 """Connections that may wait to be taken."""
@@ -33,24 +32,46 @@ def index() -> int | None:
         return None
 
 
-def configure() -> None:
-    """Give the interface its MAC and addresses and switch it on; what is right already stays. Failures are logged."""
-    for commands in (_IPV4, _IPV6):  # a host may have IPv6 switched off
-        done = subprocess.run(
-            ["ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            LOG.warning("%s: %s", INTERFACE, done.stderr.strip())
+def ensure() -> None:
+    """Give the interface its MAC and addresses and switch it on, if something of that is missing.
+
+    What is right is left alone: each change of a host's addresses and routes makes Open vSwitch in user space read them anew.
+
+    :raises OSError: it can't be done.
+    """
+    families: list[tuple[tuple[str, ...], IPv4Address | IPv6Address]] = [(_IPV4, HOSTS_IPV4 + 1)]
+    if _has_ipv6():
+        families.append((_IPV6, HOSTS_IPV6))
+    for commands, address in families:
+        if not _is_ours(address):
+            batch = "\n".join(commands)
+            done = subprocess.run(["ip", "-batch", "-"], input=batch, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise OSError(f"ip: {done.stderr.strip()}")
+
+
+def _is_ours(address: IPv4Address | IPv6Address) -> bool:
+    """Whether the host takes packets to the address for its own."""
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+        return True
+
+
+def _has_ipv6() -> bool:
+    """Whether the host has IPv6 on the interface."""
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
 
 
 def listeners() -> list[socket.socket]:
     """Listening sockets on the interface, for IPv4 and, if the host has it, IPv6. :raises OSError: the port is taken."""
-    found = [_listen(socket.AF_INET, "0.0.0.0")]
-    try:
-        found.append(_listen(socket.AF_INET6, "::"))
-    except OSError as error:
-        LOG.warning("%s: no metadata by IPv6: %s", INTERFACE, error)
-    return found
+    families = [(socket.AF_INET, "0.0.0.0"), *([(socket.AF_INET6, "::")] if _has_ipv6() else [])]
+    return [_listen(*it) for it in families]
 
 
 def _listen(family: socket.AddressFamily, address: str) -> socket.socket:

@@ -18,10 +18,7 @@ from dragonflow.metadata.whose import Asker, Instance, Whose
 LOG = logging.getLogger(__name__)
 
 _LOOK = 1.0
-"""Seconds between two looks at the interface."""
-
-_CONFIGURE = 30
-"""Looks after which its addresses are given again, should somebody have taken them away."""
+"""Seconds between two looks at the interface, and at its addresses: somebody may have taken them away."""
 
 _ANSWER = 5.0
 """Seconds that the controller may take to answer."""
@@ -75,21 +72,22 @@ async def _listen(proxy: Proxy) -> None:
     """Listen on the interface for ever. When there is a new one of its name, on that."""
     on: int | None = None
     servers: list[asyncio.Server] = []
-    looks = 0
+    trouble = ""
     while True:
         found = interface.index()
         if found != on:
             for server in servers:
                 server.close()
-            servers, on, looks = [], found, 0
-        if found is not None and looks % _CONFIGURE == 0:
-            await asyncio.to_thread(interface.configure)
-        if found is not None and not servers:
-            try:
-                servers = [await asyncio.start_server(proxy.serve, sock=it) for it in interface.listeners()]
-                LOG.info("listening on %s, port %d", INTERFACE, PORT)
-            except OSError as error:
-                if looks % _CONFIGURE == 0:
-                    LOG.warning("can't listen on %s, port %d: %s", INTERFACE, PORT, error)
-        looks += 1
+            servers, on = [], found
+        try:
+            if found is not None:
+                await asyncio.to_thread(interface.ensure)
+                if not servers:
+                    servers = [await asyncio.start_server(proxy.serve, sock=it) for it in interface.listeners()]
+                    LOG.info("listening on %s, port %d", INTERFACE, PORT)
+            trouble = ""
+        except OSError as error:
+            if str(error) != trouble:
+                LOG.warning("can't serve on %s, port %d: %s", INTERFACE, PORT, error)
+            trouble = str(error)
         await asyncio.sleep(_LOOK)
