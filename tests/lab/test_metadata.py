@@ -40,6 +40,10 @@ def test_each_guest_gets_its_own_metadata_wherever_it_is(lab: Lab, cloud: Cloud)
         assert_is(ask(lab, vm, IPV4, *(f"-H{name}: {value}" for name, value in FORGED.items())), port)
     assert ask(lab, vms[0], f"{IPV4}/password", "--data", "x" * 5000)["body"] == "x" * 5000
 
+    routes = lab.exec(vms[2].port_id, "ip", "route", "delete", "169.254.169.254")
+    assert routes.returncode == 0, routes.stderr
+    assert_is(ask(lab, vms[2], IPV4), ports[2])  # by its default route, to the router's MAC
+
     lab.process("store").stop()
     try:
         assert_is(ask(lab, vms[2], IPV4), ports[2])

@@ -4,8 +4,8 @@ What a port sends to 169.254.169.254 or fe80::a9fe:a9fe, TCP port 80, goes to th
 link, or by a gateway. On this way the addresses are others, which say from which logical port a packet came, and with them alone
 the way back is found. Both ways are flows without any state; no guest can be taken for another, whatever it sends.
 
-Cost in flows: 2 for each IPv4 address of a port of this chassis, 2 for its link-local IPv6 address, and one meter; 4 for the
-chassis (two questions of ARP and ND in ``resolution``, two for the interface in ``classification``).
+Cost in flows: 2 for each IPv4 address of a port of this chassis, 2 for its link-local IPv6 address, and one meter; 3 for the
+chassis (a question of ARP and one of ND in ``resolution``, and what the proxy sends in ``classification``).
 """
 
 from __future__ import annotations
