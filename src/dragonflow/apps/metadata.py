@@ -95,7 +95,7 @@ class Metadata(App):
                 10,
                 match((SOURCE, port.key), **way.family, **way.asked, tcp_dst=address.GUESTS_PORT),
                 ApplyMeter(meter.id),
-                *set_field(eth_src=port.mac, eth_dst=address.MAC, **way.handed, tcp_dst=address.PORT),
+                *set_field(eth_dst=address.MAC, **way.handed, tcp_dst=address.PORT),
                 Output(proxy),
             )
             yield self.replies.flow(

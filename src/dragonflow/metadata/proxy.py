@@ -63,7 +63,8 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection of a guest until either side ends it."""
-        guest = asker(writer.get_extra_info("peername")[0], writer.get_extra_info("sockname")[0])
+        there, here = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
+        guest = asker(there[0], here[0]) if there and here else None  # it may be gone already
         if guest is None or self._open.total() >= MOST or self._open[guest.key] >= MOST_OF_ONE:
             writer.transport.abort()
             return
