@@ -10,7 +10,7 @@ UV_VERSION=0.13.9
 PACKAGES=(
     openvswitch-switch mariadb-server mariadb-client    # the lab's switches, and its Neutron's SQL
     etcd-server etcd-client redis-server redis-sentinel # the DF DB and the bus as production runs them
-    iproute2 ethtool iputils-ping procps udhcpc         # hosts and VMs as network namespaces
+    iproute2 ethtool iputils-ping procps curl udhcpc    # hosts and VMs as network namespaces
     tcpdump iperf3 faketime                             # tests that look at packets, and at a clock that is wrong
     isc-dhcp-client dhcpcd-base                         # and at what DHCP clients do
     python3-venv ca-certificates git

@@ -114,6 +114,24 @@ CONTROLLER_OPTS = [
     ),
 ]
 
+METADATA_OPTS = [
+    cfg.StrOpt(
+        "metadata_proxy_shared_secret",
+        secret=True,
+        help="Signs whose request it is that goes to Nova's metadata API; the same as Nova's option of this name, group "
+        "[neutron]. Unset: this chassis serves no metadata.",
+    ),
+    cfg.HostAddressOpt(
+        "nova_metadata_host", default="127.0.0.1", help="Where Nova's metadata API is: a name or an address."
+    ),
+    cfg.PortOpt("nova_metadata_port", default=8775, help="Its TCP port."),
+    cfg.StrOpt("nova_metadata_protocol", default="http", choices=["http", "https"], help="How to speak to it."),
+    cfg.StrOpt(
+        "auth_ca_cert", help="With https: file of the CA that Nova's certificate must be of. Unset: the usual ones."
+    ),
+    cfg.BoolOpt("nova_metadata_insecure", default=False, help="With https: accept any certificate."),
+]
+
 
 class ConfigError(Exception):
     """The configuration is wrong; the message names the option and the fix."""
@@ -144,4 +162,4 @@ def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt]) -> None:
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """For oslo-config-generator."""
-    return [(GROUP, [*STORE_OPTS, *CONTROLLER_OPTS])]
+    return [(GROUP, [*STORE_OPTS, *CONTROLLER_OPTS, *METADATA_OPTS])]

@@ -57,7 +57,7 @@ class Udhcpc:
         script.write_text(SCRIPT.replace("OUT", str(self.out)))
         script.chmod(0o755)
         wanted = [it for name in ("121", "249", "mtu", "ntpsrv", "bootfile") for it in ("-O", name)]
-        command = ["udhcpc", "-f", "-i", "eth0", "-s", str(script), "-t", "3", "-T", "1", *wanted, *options]
+        command = ["udhcpc", "-f", "-i", "eth0", "-s", str(script), "-t", "3", "-T", "1", "-A", "1", *wanted, *options]
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", vm, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -230,13 +230,14 @@ async def test_dhclient_takes_the_lease_and_gives_it_back(here: TestChassis, tmp
 DHCPCD = """\
 mkdir -p /run/dhcpcd
 for each in /run/dhcpcd /var/lib/dhcpcd; do mount -t tmpfs none $each; done  # seen in here alone, and gone with it
-exec dhcpcd -4 --oneshot --nobackground --config /dev/null --script /bin/true --option classless_static_routes eth0
+exec dhcpcd --nobackground --config /dev/null --script /bin/true "$@" eth0
 """
 
 
 async def test_dhcpcd_takes_the_lease(here: TestChassis, tmp_path: Path) -> None:
     a = await here.vm(A)
-    done = await asyncio.to_thread(inside, a, "sh", "-c", DHCPCD)
+    options = ("-4", "--oneshot", "--option", "classless_static_routes")
+    done = await asyncio.to_thread(inside, a, "sh", "-c", DHCPCD, "sh", *options)
     assert done.returncode == 0, done.stderr
     assert "inet 10.0.0.11/16 " in inside(a, "ip", "-4", "address", "show", "dev", "eth0").stdout
     routes = inside(a, "ip", "-4", "route").stdout
@@ -307,6 +308,22 @@ async def test_dhclient_gets_information_alone_where_addresses_are_not_dhcps(her
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
     assert "RCV: Reply message on eth0" in done.stderr, done.stderr
     assert "fd00::53 example.org." in (tmp_path / "told").read_text()
+
+
+async def test_dhcpcd_is_led_to_its_ipv6_lease_by_the_routers_advertisement(here: TestChassis) -> None:
+    """It asks for none before a router has told that there are any."""
+    gateway = worlds.interface("r", 21, FixedIP("v6", "fd00::1"))
+    await here.now(msgspec.structs.replace(V6, gateway_ip="fd00::1"), worlds.router("r", 1, "net"), gateway)
+    a = await here.vm(A)
+    await linked(a)
+    client = subprocess.Popen(["ip", "netns", "exec", a, "sh", "-c", DHCPCD, "sh", "-6"], stderr=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(20):
+            while "inet6 fd00::b/128 " not in inside(a, "ip", "-6", "address", "show", "dev", "eth0").stdout:
+                await asyncio.sleep(0.1)
+    finally:
+        client.terminate()
+        client.wait()
 
 
 async def linked(vm: str) -> None:

@@ -48,8 +48,8 @@ def test_info_describes_every_part(lab: Lab) -> None:
     assert httpx.get(region["neutron_url"]).is_success
     assert Path(urlsplit(region["dfdb_url"]).path).is_file()
     processes = {each["name"]: each for each in region["processes"]}
-    parts = {f"{part}-{host}" for part in ("controller", "ovs", "ovsdb") for host in HOSTS}
-    assert set(processes) == {"neutron", "mariadb", "nova", "store"} | parts
+    parts = {f"{part}-{host}" for part in ("controller", "metadata", "ovs", "ovsdb") for host in HOSTS}
+    assert set(processes) == {"neutron", "mariadb", "nova", "nova-metadata", "store"} | parts
     assert [name for name, each in processes.items() if each["role"]] == ["neutron"]  # it leads, being the only one
     del processes["store"]  # SQLite is no process
     for each in processes.values():

@@ -59,7 +59,9 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
-            for scope in sorted({"chassis", "net:net", "net:far", "net:vlan", "net:flat", "router:r"}):
+            for scope in sorted(
+                {f"net:{net}" for net in ("net", "far", "vlan", "flat", "other")} | {"chassis", "router:r"}
+            ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)
             replica.reset_ports(state.ports)

@@ -1,5 +1,5 @@
-"""Where a packet comes from: the port of this chassis, or from outside the network in which another chassis sent it, or somebody
-on a physical network."""
+"""Where a packet comes from: the port of this chassis, the network in which another chassis sent it, somebody on a physical
+network, or the metadata proxy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.metadata import Metadata, proxy_ofport
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.wiring import interfaces, is_standby
-from dragonflow.controller.view import View
+from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, SOURCE, Fact, Local, Place, Stage, Table, Trouble, load, match
 
@@ -44,10 +45,19 @@ class Classification(App):
     ports = Table(
         "ports",
         Stage.CLASSIFICATION,
-        purpose="Find out where the packet comes from: a local port, a known chassis, or a physical bridge. Others are dropped.",
+        purpose="Find out where the packet comes from: a local port, a known chassis, a physical bridge, or the metadata proxy. "
+        "Others are dropped.",
         matches=("in_port", "tun_ipv4_src", "tun_ipv6_src"),
-        next=(tunnelled, physical, Resolution.known),
+        next=(tunnelled, physical, Resolution.known, Metadata.replies),
     )
+
+    @renders(Me)
+    def host(self, me: Me, view: View) -> Iterator[Fact]:
+        """Let in what the host's own proxy sends."""
+        yield from super().host(me, view)
+        proxy = proxy_ofport(view)
+        if proxy is not None:
+            yield self.ports.flow(20, match(in_port=proxy), goto=Metadata.replies)
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:

@@ -13,6 +13,7 @@ What is answered, and what isn't:
   unanswered: the question is flooded and the silence is true.
 - For an address of a distributed port, such as a router's interface, everything: questions to itself and probes too, for nobody
   else could answer.
+- For the metadata service's addresses, in every network, if this chassis serves it and no port has such an address.
 - Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP).
 
 A claim to somebody else's address (an ARP announcement by another port) is answered in the owner's name, as RFC 5227 §2.4 lets
@@ -28,8 +29,11 @@ from typing import Any
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.metadata import proxy_ofport
 from dragonflow.apps.wiring import addresses, standby_ofport
 from dragonflow.controller.view import Me, View
+from dragonflow.metadata.address import GUESTS_IPV4, GUESTS_IPV6
+from dragonflow.metadata.address import MAC as METADATA_MAC
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
     IN_PORT,
@@ -54,7 +58,7 @@ _SOLICITATION = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_type": 135, "icmpv6
 _BROADCAST = {"eth_dst": "ff:ff:ff:ff:ff:ff"}
 _IPV6_MULTICAST = {"eth_dst": "33:33:00:00:00:00/ff:ff:00:00:00:00"}
 
-_PROBE_HERE, _HERE, _PROBE, _OWN, _SHARED, _KNOWN = 60, 50, 40, 40, 30, 20
+_PROBE_HERE, _HERE, _PROBE, _OWN, _SHARED, _KNOWN, _METADATA = 60, 50, 40, 40, 30, 20, 10
 
 _ROUTER, _SOLICITED, _OVERRIDE = 0x80000000, 0x40000000, 0x20000000
 """Flags R, S and O of a Neighbour Advertisement, as its reserved word holds them (RFC 4861 §4.4)."""
@@ -147,6 +151,10 @@ class Resolution(App):
         yield self.advertisement.flow(
             10, match(**{**_SOLICITATION, "icmpv6_type": 136}), move("eth_src", "nd_tll"), Output(IN_PORT)
         )
+        if proxy_ofport(view) is not None:
+            for ip in (str(GUESTS_IPV4), str(GUESTS_IPV6)):
+                reply = _reply(METADATA_MAC, ip, _SOLICITED | _OVERRIDE)
+                yield self.known.flow(_METADATA, match(**_asks(ip)), *reply, goto=self.answer)
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dragonflow.cli.common import ConfigFiles, Json, fail
-from dragonflow.config import CONTROLLER_OPTS, GROUP, STORE_OPTS, ConfigError, load
+from dragonflow.config import CONTROLLER_OPTS, GROUP, METADATA_OPTS, STORE_OPTS, ConfigError, load
 from dragonflow.observe import log, metrics
 from dragonflow.observe.control import ControlError, ask
 from dragonflow.store.protocol import StoreError
@@ -26,7 +26,7 @@ def controller(
 
     log.set_up(debug=debug)
     try:
-        settings = Settings.of(load(config_file or (), STORE_OPTS, CONTROLLER_OPTS)[GROUP])
+        settings = Settings.of(load(config_file or (), STORE_OPTS, CONTROLLER_OPTS, METADATA_OPTS)[GROUP])
         running = Controller(settings)
         if settings.metrics_address:
             metrics.serve(*settings.metrics_address)

@@ -37,6 +37,7 @@ from dragonflow.controller.announce import announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
+from dragonflow.controller.instances import instance_of
 from dragonflow.controller.intake import NOT_WHOLE, Intake
 from dragonflow.controller.locality import plain
 from dragonflow.controller.probe import Mode, Planner
@@ -45,6 +46,8 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
+from dragonflow.metadata.settings import Settings as Nova
+from dragonflow.metadata.whose import Asker, Whose
 from dragonflow.model import BridgeMapping, Chassis, LogicalPort, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
@@ -81,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True):
     metrics_address: tuple[str, int] | None = None
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
+    metadata: bool = False
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -108,12 +112,18 @@ class Settings(msgspec.Struct, frozen=True):
             metrics_address=_listening(options.metrics_address) if options.metrics_address else None,
             dhcp_lease_time=options.dhcp_lease_time,
             dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
+            metadata=_serves_metadata(options),
         )
 
     @property
     def me(self) -> Me:
         """The chassis as apps see it."""
-        return Me.of(self.chassis, dhcp_lease_time=self.dhcp_lease_time, dhcp_dns_servers=self.dhcp_dns_servers)
+        return Me.of(
+            self.chassis,
+            dhcp_lease_time=self.dhcp_lease_time,
+            dhcp_dns_servers=self.dhcp_dns_servers,
+            metadata=self.metadata,
+        )
 
 
 def _address(text: str | None) -> str:
@@ -130,6 +140,13 @@ def _dns_server(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
+
+
+def _serves_metadata(options: Any) -> bool:
+    if options.metadata_proxy_shared_secret is None:
+        return False
+    Nova.of(options)  # the proxy, a process of its own, would refuse them too, but guests were led to it by then
+    return True
 
 
 def _mappings(texts: Sequence[str]) -> tuple[BridgeMapping, ...]:
@@ -198,12 +215,14 @@ class Controller:
                 "port": self._port,
                 "shutdown": self._shut_down,
                 "events": self._log.kept,
+                "metadata": self._instance,
             },
             {"events": self._log.follow},
         )
         self._stop = asyncio.Event()
         self._shutting_down = False
         self._confirmed = False
+        self._knows = False
         self._said: dict[str, Claim] = {}
         self._mods = 0
         self._unconfirmed = Unconfirmed()
@@ -258,6 +277,7 @@ class Controller:
         while not await self._follow_news():
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
+        self._knows = True
         gc.disable()  # the first rendering makes much and drops nothing; looking for garbage would cost a third more
         confirmed = await self._settle()
         gc.enable()
@@ -400,6 +420,11 @@ class Controller:
             "interfaces": [msgspec.to_builtins(it) for it in self._replica.where(OvsPort, iface_id=port)],
             "degraded": self._broken().get(port),
         }
+
+    def _instance(self, asker: Any) -> Any:
+        """For the metadata proxy: whose port it is that asks. What is known stays known while the DF DB is away."""
+        instance = instance_of(msgspec.convert(asker, Asker), self._view()) if self._knows else None
+        return Whose(instance, self._knows)
 
     def _name_of(self, port: str) -> str:
         row = self._replica.get(LogicalPort, port)

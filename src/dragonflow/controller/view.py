@@ -23,6 +23,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     bridge_mappings: tuple[BridgeMapping, ...] = ()
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
+    metadata: bool = False
 
     @classmethod
     def of(cls, chassis: Chassis, **settings: Any) -> Me:

@@ -1,11 +1,12 @@
-"""The ground that hosts stand on: a fabric that joins them, and each host with its Open vSwitch and its controller.
+"""The ground that hosts stand on: a fabric that joins them, and each host with its Open vSwitch, controller and metadata proxy.
 
 ::
 
     namespace LAB-fabric                     namespace LAB-host1
       bridge region1, 198.18.1.254 ── veth ── underlay ─ br-phy (VTEP 198.18.1.1)
       bridge region2, 198.18.2.254            br-int ◄── dragonflow controller ── 127.0.0.1 ── uplink ── the region's servers
-      routes between them                       ║ └ tap… ── veth ── eth0 in LAB-vm-…
+      routes between them                       ║ ├ tap… ── veth ── eth0 in LAB-vm-…
+                                                ║ └ df-metadata ── metadata proxy ── Nova's stand-in, 198.18.1.254:8775
       bridge physnet1 ─────────────── veth ── physical ─ br-ex                        (see ``physical``)
 
 Nothing of it touches the machine's own network, so every lab uses the same addresses (198.18.0.0/15, RFC 2544).
@@ -23,6 +24,7 @@ from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.physical import PHYSICAL_BRIDGE, PHYSICAL_NETWORK, PhysicalNetwork
 from dragonflow.lab.system import LabError, wait_until
 from dragonflow.lab.vswitch import VSwitch
+from dragonflow.metadata.address import INTERFACE, PORT
 
 INTEGRATION_BRIDGE = "br-int"
 MAX_HOSTS = 250
@@ -126,8 +128,13 @@ class Host:
         self.switch = VSwitch(directory, netns)
         self.control_socket = directory / "controller.sock"
         self.config = directory / "dragonflow.conf"
-        program = [str(Path(sys.executable).with_name("dragonflow")), "controller", "--config-file", str(self.config)]
-        self.controller = Daemon(f"controller{suffix}", home, directory, program, netns=netns)
+        dragonflow = str(Path(sys.executable).with_name("dragonflow"))
+        given = ("--config-file", str(self.config))
+        self.controller = Daemon(
+            f"controller{suffix}", home, directory, [dragonflow, "controller", *given], netns=netns
+        )
+        proxy = [dragonflow, "metadata-proxy", *given]
+        self.metadata = Daemon(f"metadata{suffix}", home, directory, proxy, netns=netns)
         self.uplink = Uplink(f"uplink{suffix}", home, directory, netns, servers) if servers else None
 
     def configure(self, settings: Mapping[str, str]) -> None:
@@ -174,9 +181,19 @@ class Host:
         )
         fabric.physical(self.region).join(f"p{self.region}h{self.index}", self.netns, self.switch)
 
+    def start_metadata(self) -> None:
+        """Start the metadata proxy; returns when it listens."""
+        self.metadata.start()
+        wait_until(self._serves_metadata, f"{self.metadata.name} to listen", START_TIMEOUT)
+
+    def _serves_metadata(self) -> bool:
+        self.metadata.expect_alive()
+        return INTERFACE in system.run(["ss", "-Htln", f"sport = {PORT}"], netns=self.netns)
+
     def down(self) -> None:
         """Stop everything that runs here; the namespace stays."""
         self.controller.kill()
+        self.metadata.kill()
         if self.uplink is not None:
             self.uplink.daemon.kill()
         self.switch.stop_vswitchd(kill=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dragonflow.lab import nova_metadata, system
 from dragonflow.lab.daemon import Daemon, session_of
 from dragonflow.lab.faults import Disk, Loss, leader_pid, wrong_clock
-from dragonflow.lab.host import Fabric, Host
+from dragonflow.lab.host import Fabric, Host, gateway
 from dragonflow.lab.mariadb import MariaDB
 from dragonflow.lab.neutron import Neutrons
 from dragonflow.lab.process import Group, Process, Server
@@ -70,6 +71,15 @@ class Region:
         self.nova_events = self.directory / "nova-events.jsonl"
         nova = [sys.executable, "-m", "dragonflow.lab.nova", str(self.nova_port), str(self.nova_events)]
         self.nova = Daemon(f"nova{tail}", home, self.directory, nova)
+        self._metadata_secret = f"the secret of {lab.name}"
+        program = [sys.executable, nova_metadata.__file__, gateway(state.index), str(nova_metadata.PORT)]
+        self.nova_metadata = Daemon(
+            f"nova-metadata{tail}",
+            home,
+            self.directory,
+            [*program, self._metadata_secret],
+            netns=f"{lab.name}-fabric",
+        )
         self.hosts = {
             name: Host(
                 name,
@@ -92,6 +102,7 @@ class Region:
         found |= {
             f"mariadb{tail}": Server(self.mariadb.daemon, self.mariadb.start),
             f"nova{tail}": Server(self.nova, self._start_nova),
+            self.nova_metadata.name: Server(self.nova_metadata, self._start_nova_metadata),
             f"store{tail}": self.store if isinstance(self.store, SQLite) else Group(self.store),
         }
         if self.bus is not self.store and self.bus.processes:
@@ -101,6 +112,7 @@ class Region:
         for host in self.hosts.values():
             found |= {
                 host.controller.name: Server(host.controller, lambda host=host: self.start_controller(host)),  # type: ignore[misc]
+                host.metadata.name: Server(host.metadata, host.start_metadata),
                 f"ovs{tail}-{host.name}": SwitchDaemon(host, "ovs-vswitchd"),
                 f"ovsdb{tail}-{host.name}": SwitchDaemon(host, "ovsdb-server"),
             }
@@ -114,6 +126,16 @@ class Region:
         bus = self.bus.url if self.loss is None else self.loss.url(self.bus.url)
         return {"store_url": self.store.url, "pubsub_url": bus}
 
+    @property
+    def _of_hosts(self) -> dict[str, str]:
+        """The group [df] of all its hosts."""
+        metadata = {
+            "metadata_proxy_shared_secret": self._metadata_secret,
+            "nova_metadata_host": gateway(self.index),
+            "nova_metadata_port": str(nova_metadata.PORT),
+        }
+        return self.settings | metadata
+
     def up(self, fabric: Fabric, progress: Callable[[str], None]) -> None:
         """Bring it up; returns when Neutron answers and shows every host's agent alive."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -126,8 +148,9 @@ class Region:
             for each in hosts:
                 each.result()
             for host in self.hosts.values():
-                host.configure(self.settings)
+                host.configure(self._of_hosts)
                 host.controller.start()
+                host.metadata.start()
             progress(
                 f"{self.name}: the DF DB at {self.store.url}, {len(hosts)} hosts with Open vSwitch and a controller"
             )
@@ -137,6 +160,8 @@ class Region:
             server.wait()
             progress(f"{self.name}: Neutron answers at {server.url}")
         self.wait_for_agents()
+        for host in self.hosts.values():
+            host.start_metadata()
         progress(f"{self.name}: Neutron sees every chassis alive")
 
     def _start_servers(self) -> None:
@@ -148,6 +173,7 @@ class Region:
 
     def _start_neutrons(self) -> None:
         self._start_nova()
+        self._start_nova_metadata()
         self.mariadb.start()
         for server in self.neutrons:
             server.configure(sql_url=self.mariadb.url, nova_port=self.nova_port, driver=self.settings)
@@ -156,6 +182,14 @@ class Region:
     def _start_nova(self) -> None:
         self.nova.start()
         wait_until(self._nova_ready, f"{self.nova.name} to listen", 20)
+
+    def _start_nova_metadata(self) -> None:
+        self.nova_metadata.start()
+        wait_until(self._nova_metadata_ready, f"{self.nova_metadata.name} to listen", 20)
+
+    def _nova_metadata_ready(self) -> bool:
+        self.nova_metadata.expect_alive()
+        return bool(system.run(["ss", "-Htln", f"sport = {nova_metadata.PORT}"], netns=self.nova_metadata.netns))
 
     def _nova_ready(self) -> bool:
         self.nova.expect_alive()
@@ -209,6 +243,7 @@ class Region:
         daemons = [
             *(server.daemon for server in self.neutrons),
             self.nova,
+            self.nova_metadata,
             *(host.controller for host in self.hosts.values()),
             self.mariadb.daemon,
         ]

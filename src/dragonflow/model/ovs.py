@@ -9,8 +9,8 @@ class OvsPort(msgspec.Struct, frozen=True, kw_only=True):
     """An interface on the integration bridge. ``id`` is its name; ``ofport`` is None until OVS has given one.
 
     ``iface_id`` is ``external_ids:iface-id`` (the Neutron port, see os-vif and OVS's IntegrationGuide), ``tunnel`` the
-    tunnel fact whose port this is (``external_ids:df-tunnel``), ``patch`` the bridge to which a patch port of ours leads
-    (``external_ids:df-patch``), ``error`` what OVS complains of.
+    fact (of a tunnel port or an internal port) whose port this is (``external_ids:df-tunnel``), ``patch`` the bridge to which a
+    patch port of ours leads (``external_ids:df-patch``), ``error`` what OVS complains of.
     """
 
     id: str

@@ -24,7 +24,7 @@ import msgspec
 
 LOG = logging.getLogger(__name__)
 
-Answer = Callable[[], Any] | Callable[[str], Any]
+Answer = Callable[[], Any] | Callable[[Any], Any]
 """Takes the name of an object if it is about one; may be a coroutine function, if the answer needs time."""
 
 Stream = Callable[[Any], AsyncGenerator[Any, None]]

@@ -74,6 +74,12 @@ class PatchPort(msgspec.Struct, frozen=True):
     bridge: str
 
 
+class InternalPort(msgspec.Struct, frozen=True):
+    """An interface of the host itself on the integration bridge (Open vSwitch's type "internal")."""
+
+    name: str
+
+
 class Local(msgspec.Struct, frozen=True):
     """The port is handled on this chassis alone, at this OpenFlow port."""
 
@@ -111,4 +117,4 @@ class Trouble(msgspec.Struct, frozen=True):
     reason: str
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | PatchPort | Place | Trouble
+Fact = Flow | Group | Bucket | Meter | TunnelPort | InternalPort | PatchPort | Place | Trouble

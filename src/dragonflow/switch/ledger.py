@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dragonflow.pipeline.action import Action, ApplyMeter, OutputTo
-from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, Meter, Owner, PatchPort, TunnelPort
+from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, InternalPort, Meter, Owner, PatchPort, TunnelPort
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
@@ -94,11 +94,11 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Tunnel(NamedTuple):
-    """The contents of a tunnel port; ``remote`` is "flow" where flows say where packets go."""
+    """The contents of a tunnel port; ``remote`` is "flow" where flows say where packets go. An internal port has no ends."""
 
     type: str
-    local: str
-    remote: str
+    local: str | None = None
+    remote: str | None = None
 
 
 class Patch(NamedTuple):
@@ -191,7 +191,7 @@ class Ledger:
 
     @property
     def tunnels(self) -> Mapping[str, Tunnel]:
-        """The tunnel ports wanted, by name."""
+        """The tunnel ports wanted, and internal ones, by name."""
         return {name: tunnel for name in self._tunnels if (tunnel := self._tunnels.wanted(name)) is not None}
 
     @property
@@ -423,6 +423,8 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
             claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst))] = None
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote or "flow")] = None
+        elif isinstance(fact, InternalPort):
+            claims[Kind.TUNNEL, fact.name, Tunnel("internal")] = None
         elif isinstance(fact, PatchPort):
             claims[Kind.PATCH, fact.name, Patch(fact.peer, fact.bridge)] = None
     return tuple(chain.from_iterable(claims))

@@ -22,7 +22,7 @@ from dragonflow.switch.ledger import Patch, Tunnel
 logger = logging.getLogger(__name__)
 
 TUNNEL_MARK = "df-tunnel"
-"""The key of Interface.external_ids by which tunnel ports of ours are known; its value is the fact's name."""
+"""The key of Interface.external_ids by which ports that we made are known; its value is the fact's name."""
 
 PATCH_MARK = "df-patch"
 """The same for patch ports; its value is the bridge to which the port leads."""
@@ -77,7 +77,7 @@ class Ovsdb:
         self._wake = asyncio.Event()
 
     def want(self, tunnels: Mapping[str, Tunnel], patches: Mapping[str, Patch], *, sweep: bool) -> None:
-        """These tunnel and patch ports should stand; with ``sweep`` those of ours that nobody wants go.
+        """These ports (of tunnels, internal ones, and patches) should stand; with ``sweep`` those of ours that nobody wants go.
 
         A pair of patch ports stands only while the bridge at its other end does, and has the same type of data path.
         """
@@ -231,7 +231,9 @@ class Ovsdb:
     def _ports_of_ours(self, idl: Idl, bridge: Any, tunnels: Mapping[str, Tunnel]) -> Iterator[tuple[str, _Port]]:
         """All that should stand, by name."""
         for name, tunnel in tunnels.items():
-            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
+            options: dict[str, str] = {}
+            if tunnel.local is not None and tunnel.remote is not None:
+                options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
             yield name, _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name))
         unjoined = {}
         for name, patch in self._patches.items():

@@ -15,6 +15,7 @@ import msgspec
 
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
+from dragonflow.metadata.address import INTERFACE
 from dragonflow.model import (
     DHCP_PORT,
     ROUTER_INTERFACE,
@@ -153,6 +154,11 @@ def vlan(name: str, key: int, number: int, **fields: Any) -> LogicalSwitch:
     return network(name, key, **values)
 
 
+def metadata_port(ofport: int | None = 101) -> OvsPort:
+    """The host's interface that the switch makes for the metadata app."""
+    return OvsPort(id=INTERFACE, ofport=ofport, tunnel=INTERFACE)
+
+
 # Named states, each on top of the one before where that makes sense
 
 ALONE: tuple[Object, ...] = (network(), port("a", 11), tap("a", 1))
@@ -200,12 +206,26 @@ SERVED: tuple[Object, ...] = (
 )
 """The two ports' network has a subnet with DHCP, and a port for its server."""
 
+_OF_A = (FixedIP("v4", "10.0.0.11"),)
+
+TOLD: tuple[Object, ...] = (
+    *(network(), network("other", 2), metadata_port()),
+    *(
+        port("a", 11, device_id="i"),
+        tap("a", 1),
+        port("s", 14, net="other", device_id="j", fixed_ips=_OF_A),
+        tap("s", 3),
+    ),
+)
+"""Two ports of two networks have the same addresses, and metadata."""
+
 STATES: dict[str, Callable[[], World]] = {
     "alone": lambda: World.of(ME, *ALONE),
     "pair": lambda: World.of(ME, *PAIR),
     "across": lambda: World.of(ME, *ACROSS),
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
+    "told": lambda: World.of(ME, *TOLD),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
 }

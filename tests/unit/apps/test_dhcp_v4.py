@@ -348,3 +348,12 @@ def test_what_is_wrong_with_a_ports_options_is_told() -> None:
 
 def test_a_port_that_went_meanwhile_is_not_answered() -> None:
     assert answers(DISCOVER, NET, V4) == []
+
+
+@pytest.mark.parametrize("gateway", [None, "10.0.0.1"])
+def test_where_this_chassis_serves_metadata_its_address_is_on_link(gateway: str | None) -> None:
+    """A gateway may be no router of anybody's; that chassis answers ARP for the address in every network."""
+    me, subnet = msgspec.structs.replace(ME, metadata=True), with_options(V4, gateway_ip=gateway)
+    offer = answer(asked(("message-type", "discover")), NET, subnet, A, SERVER, me=me)
+    default = [f"0.0.0.0/0:{gateway}"] if gateway else []
+    assert said(offer)["classless_static_routes"] == ["169.254.169.254/32:0.0.0.0", *default]

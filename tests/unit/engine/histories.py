@@ -90,6 +90,7 @@ variations = st.sampled_from(
         {"on": None, "device_owner": DHCP_PORT},
         {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
+        *({"device_id": "i"}, {"device_id": "i", "fixed_ips": (FixedIP("s1", "10.0.0.1"), FixedIP("s1", "10.0.0.2"))}),
         {},
         {},
     )
@@ -111,6 +112,7 @@ ovs_ports = (
     | st.builds(worlds.tunnel_port, st.sampled_from(("geneve", "vxlan")), st.sampled_from((None, 100, 101)))
     | st.just(OvsPort(id="df-geneve", ofport=102))
     | st.builds(worlds.patch_port, ofport=st.sampled_from((None, 110, 111)))
+    | st.builds(worlds.metadata_port, st.sampled_from((None, 103, 104)))
 )
 
 

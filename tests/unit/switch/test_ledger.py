@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_switch import ModelSwitch
 
-from dragonflow.pipeline import Bucket, Fact, Flow, Group, Meter, Output, OutputTo, PatchPort, TunnelPort, match
+from dragonflow.pipeline import (
+    Bucket,
+    Fact,
+    Flow,
+    Group,
+    InternalPort,
+    Meter,
+    Output,
+    OutputTo,
+    PatchPort,
+    TunnelPort,
+    match,
+)
 from dragonflow.pipeline.action import ApplyMeter
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import Ledger, Tunnel, cookie
@@ -59,6 +71,7 @@ _facts = st.one_of(
     st.builds(lambda number, meter: (flow(number, ApplyMeter(meter)), Meter(meter, 9, 1)), _small, _small),
     st.builds(lambda number, address: TunnelPort(f"t{number}", "geneve", f"10.0.0.{address}"), _small, _small),
     st.builds(lambda number, bridge: PatchPort(f"p{number}", f"q{number}", f"br{bridge}"), _small, _small),
+    st.builds(lambda number: InternalPort(f"t{number}"), _small),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.dhcp import v4, v6
 from dragonflow.apps.dhcp.common import subnets
-from dragonflow.apps.l3 import L3
+from dragonflow.apps.metadata import Metadata
 from dragonflow.controller.view import View
 from dragonflow.model import DHCP_PORT, LogicalPort, LogicalSwitch
 from dragonflow.packet import dhcpv4, dhcpv4_options, dhcpv6, dhcpv6_options
@@ -70,7 +70,7 @@ class Dhcp(App):
         Stage.SERVICES,
         purpose="Hand what DHCP clients ask to the controller.",
         matches=(SOURCE, "eth_src", "eth_type", "ip_proto", "ipv4_dst", "ipv6_dst", "udp_src", "udp_dst"),
-        miss=L3.entry,
+        miss=Metadata.requests,
     )
 
     @renders(LogicalPort)

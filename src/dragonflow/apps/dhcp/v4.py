@@ -23,6 +23,8 @@ _NO_PORT = (SERVER_ADDRESS, SERVER_MAC)
 BROADCAST = IPv4Address("255.255.255.255")
 _METADATA = IPv4Network("169.254.169.254/32")
 _ANYWHERE = IPv4Network("0.0.0.0/0")
+_ON_LINK = IPv4Address(0)
+"""As a route's router: the destination needs none (RFC 3442). The metadata service answers ARP in every network."""
 _NO_DNS = ("0.0.0.0",)
 _ALWAYS = (Code.SERVER, Code.LEASE_TIME, Code.RENEWAL, Code.REBINDING, Code.MASK, Code.MTU)
 """Given whether or not the client asks for them; the MTU, because guests that don't ask for it lose packets in tunnels."""
@@ -142,7 +144,8 @@ def _options(lease: Lease, view: View) -> dict[int, bytes]:
     if gateway is not None:
         options[Code.ROUTER] = gateway.packed
     told = [*_on_link(lease, view), *((net, router) for net, router in given if net != _ANYWHERE)]
-    if (metadata := gateway or _of_dhcp_port(lease)) is not None:
+    metadata = _ON_LINK if view.me.metadata else gateway or _of_dhcp_port(lease)
+    if metadata is not None:
         told.append((_METADATA, metadata))
     if told:
         if gateway is not None:
@@ -155,7 +158,7 @@ def _on_link(lease: Lease, view: View) -> Iterator[tuple[IPv4Network, IPv4Addres
     """Routes to the network's other subnets, which need no router."""
     for subnet in view.where(Subnet, network=lease.subnet.network):
         if subnet.id != lease.subnet.id and ":" not in subnet.cidr:
-            yield IPv4Network(subnet.cidr), IPv4Address(0)
+            yield IPv4Network(subnet.cidr), _ON_LINK
 
 
 def _of_dhcp_port(lease: Lease) -> IPv4Address | None:
