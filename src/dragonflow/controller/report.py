@@ -89,13 +89,17 @@ def claims(chassis: str, replica: Replica, locality: Callable[[str], Locality | 
 
 def _why_down(port: LogicalPort, replica: Replica) -> str:
     """In words for operators: what keeps the port from having a place here."""
+    return "switched off (admin_state_up is false)" if not port.admin_up else _why_not_here(port, replica)
+
+
+def _why_not_here(port: LogicalPort, replica: Replica) -> str:
     network = replica.get(LogicalSwitch, port.network)
-    if not port.admin_up:
-        return "switched off (admin_state_up is false)"
     if network is None:
         return f"network {port.network} has no row in the DF DB"
     if not network.admin_up:
         return f"network {port.network} is switched off (admin_state_up is false)"
+    if port.parent is not None:
+        return f"the parent port of its trunk, {port.parent}, is not here"
     if interfaces(port, replica):
         return "no app gives the port a place here"
     for interface in replica.where(OvsPort, iface_id=port.id):

@@ -8,6 +8,8 @@ import msgspec
 
 _TABLE = re.compile(r"\s*(\d+)\. (.*)")
 _OUTPUT = re.compile(r"\s*output:(\d+)")
+_VLAN = re.compile(r"\s*(?:set_field:(\d+)->vlan_vid|push_vlan:|(pop_vlan))")
+_BUCKET = re.compile(r"\s*bucket \d+$")
 _SET_TUNNEL = re.compile(r"\s*set_field:(\S+)->(tun_id|tun_dst|tun_ipv6_dst)")
 _REFUSED = re.compile(r"\s*>+ *(.*skipping .*output|Nonexistent output port|.*dropping packet|OFPPC_)", re.IGNORECASE)
 _OURS = re.compile(r"cookie 0xdf[0-9a-f]{14}\b")
@@ -18,11 +20,12 @@ _SHOWN = 12
 
 
 class Out(msgspec.Struct, frozen=True):
-    """An output: the OpenFlow port, and for one to a tunnel the VNI and the VTEP that were set before it."""
+    """An output: the OpenFlow port, and what was set before it: for a tunnel the VNI and the VTEP, and a VLAN tag."""
 
     ofport: int
     vni: int | None = None
     vtep: str | None = None
+    vlan: int | None = None
 
 
 class Traced(msgspec.Struct, frozen=True):
@@ -43,7 +46,7 @@ def parse(text: str) -> Traced:
     tables: list[int] = []
     outputs: list[Out] = []
     way: list[str] = []
-    last, foreign, vni, vtep = "", False, None, None
+    last, foreign, vni, vtep, vlan = "", False, None, None, None
     for line in text.splitlines():
         if not line or line.startswith(_NO_STEP):
             continue
@@ -56,8 +59,12 @@ def parse(text: str) -> Traced:
                 vni = int(found[1].partition("/")[0], 0)
             else:
                 vtep = found[1]
+        elif _BUCKET.match(line):
+            vlan = None  # a bucket has the packet as it came to the group
+        elif found := _VLAN.match(line):
+            vlan = None if found[2] else int(found[1] or 0) & 0xFFF
         elif found := _OUTPUT.match(line):
-            outputs.append(Out(int(found[1]), vni, vtep))
+            outputs.append(Out(int(found[1]), vni, vtep, vlan))
         elif outputs and _REFUSED.match(line):
             outputs.pop()
     return Traced(tuple(tables), last, foreign, tuple(outputs), tuple(way[-_SHOWN:]))

@@ -42,6 +42,12 @@ Datapath actions: 3
         ),
         ("    set_field:2001:db8::2->tun_ipv6_dst\n    output:3\n", (Out(3, None, "2001:db8::2"),)),
         ("    group:16777217\n     bucket 11\n            resubmit(,192)\n            output:4\n", (Out(4),)),
+        (
+            "    group:16777217\n    bucket 53\n            set_field:ANY->in_port\n            push_vlan:0x8100\n"
+            "            set_field:4198->vlan_vid\n            output:4\n    bucket 12\n            output:5\n",
+            (Out(4, vlan=102), Out(5)),
+        ),
+        ("    pop_vlan\n    output:2\n", (Out(2),)),
     ],
 )
 def test_outputs_are_those_that_reach_a_port(steps: str, outputs: tuple[Out, ...]) -> None:
