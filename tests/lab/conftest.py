@@ -85,6 +85,11 @@ class Cloud:
         compute = {"device_id": str(uuid.uuid4()), "device_owner": "compute:nova", "binding:host_id": host}
         return self._make("port", {"network_id": network["id"]} | (compute if host else {}) | body)
 
+    def trunk(self, **body: Any) -> dict[str, Any]:
+        """A trunk."""
+        made: dict[str, Any] = self._make("trunk", body)
+        return made
+
     def get(self, port_id: str) -> dict[str, Any]:
         """The port as Neutron has it now."""
         port: dict[str, Any] = self._neutron.get(f"/ports/{port_id}").json()["port"]

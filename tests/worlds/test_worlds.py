@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from dragonflow.apps import APPS
+from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.controller.engine import Engine
@@ -60,7 +61,7 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
             for scope in sorted(
-                {f"net:{net}" for net in ("net", "far", "vlan", "flat", "other")} | {"chassis", "router:r"}
+                {f"net:{net}" for net in ("net", "far", "vlan", "flat", "other", "tags")} | {"chassis", "router:r"}
             ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)
@@ -208,6 +209,62 @@ def test_each_chassis_has_its_own_bucket() -> None:
     facts = compile_world(APPS, World.of(worlds.ME, NET, worlds.tunnel_port(), *others, *ports)).facts.values()
     ids = [fact.id for some in facts for fact in some if type(fact).__name__ == "Bucket"]
     assert len(set(ids)) == len(ids) == 198
+
+
+TRUNKED = {it.id: it for it in worlds.TRUNKED}
+
+
+def test_children_are_where_their_parents_are() -> None:
+    here = places(*worlds.TRUNKED)
+    assert (here["p"], here["p1"], here["p2"]) == (Local(5), Local(5, 101), Local(5, 102))
+    assert here["q"] == here["q1"] == Remote("there", 100, "192.0.2.2")
+
+
+@pytest.mark.parametrize("missing", ["p", "p1", "tags", "tap-p"])
+def test_a_child_without_all_it_needs_is_nowhere(missing: str) -> None:
+    rows = tuple(it for name, it in TRUNKED.items() if name != missing)
+    assert "p1" not in places(*rows)
+
+
+@pytest.mark.parametrize(
+    ("who", "fields"),
+    [
+        ("p", {"admin_up": False}),
+        ("p", {"chassis": "there"}),
+        ("p", {"parent": "p1", "vlan": 5}),
+        ("p1", {"admin_up": False}),
+        ("p1", {"chassis": None}),
+        ("tags", {"admin_up": False}),
+    ],
+)
+def test_a_child_is_not_here_if_it_or_its_parent_is_not(who: str, fields: dict[str, object]) -> None:
+    assert "p1" not in {
+        name
+        for name, place in places(*(TRUNKED | {who: msgspec.structs.replace(TRUNKED[who], **fields)}).values()).items()
+        if isinstance(place, Local)
+    }
+
+
+def test_a_trunk_that_moves_here_is_wired_with_its_children() -> None:
+    away = {"chassis": "there", "standby": ("here",)}
+    moving = TRUNKED | {name: msgspec.structs.replace(TRUNKED[name], **away) for name in ("p", "p1", "p2")}
+    compiled = compile_world(APPS, World.of(worlds.ME, *moving.values()))
+    assert {compiled.places[name] for name in ("p", "p1", "p2")} == {Remote("there", 100, "192.0.2.2")}
+    for name in ("p", "p1"):
+        flows = [fact for fact in compiled.facts[Owner("trunk", "LogicalPort", name)] if isinstance(fact, Flow)]
+        assert len(flows) == 3
+        assert any(Output(5) in flow.actions for flow in flows)
+
+
+def test_flows_per_trunk_are_as_its_app_says() -> None:
+    facts = compile_world(APPS, worlds.STATES["trunked"]()).facts
+
+    def count(name: str) -> int:
+        tables = Classification.ports.number, L2.delivery.number
+        found = [it for owner, some in facts.items() if owner.id == name for it in some if isinstance(it, Flow)]
+        return sum(flow.table in tables for flow in found)
+
+    assert {name: count(name) for name in ("a", "p", "p1", "p2")} == {"a": 2, "p": 4, "p1": 3, "p2": 3}
 
 
 ROUTED = {it.id: it for it in worlds.ROUTED}

@@ -9,11 +9,13 @@ from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
 from dragonflow.apps.provider import Provider
 from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.trunk import Trunk
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
 
 APPS: tuple[App, ...] = (
     Classification(),
+    Trunk(),
     Tunnel(),
     Provider(),
     Dhcp(),

@@ -13,7 +13,7 @@ from struct import Struct
 
 from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
-from dragonflow.apps.l2 import L2
+from dragonflow.apps.l2 import L2, to_port
 from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.wiring import addresses, link_local
 from dragonflow.controller.view import View
@@ -23,7 +23,6 @@ from dragonflow.pipeline import (
     ApplyMeter,
     Fact,
     Local,
-    Output,
     PacketOut,
     Punt,
     Punted,
@@ -91,7 +90,7 @@ class Advertisement(App):
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
         if isinstance(where, Local) and network is not None:
             for interface, subnets in _routers(port, view):
-                yield PacketOut(advertise(interface, subnets, network.mtu), (Output(where.ofport),))
+                yield PacketOut(advertise(interface, subnets, network.mtu), to_port(port))
 
 
 def _routers(port: LogicalPort, view: View) -> Iterator[tuple[LogicalPort, Sequence[Subnet]]]:

@@ -9,7 +9,7 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import Metadata, proxy_ofport
 from dragonflow.apps.resolution import Resolution
-from dragonflow.apps.wiring import interfaces, is_standby
+from dragonflow.apps.wiring import interfaces, wired
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, SOURCE, Fact, Local, Place, Stage, Table, Trouble, load, match
@@ -20,7 +20,7 @@ class Classification(App):
 
     A port is Local if Neutron has actively bound it to this chassis, it and its network are administratively up, and an interface
     with its id has an OpenFlow port. At the destination of a live migration what its interface sends is marked before that, but
-    the port isn't there until Neutron moves the binding (see ``wiring``).
+    the port isn't there until Neutron moves the binding (see ``wiring``). Children of trunks are another app's (``trunk``).
     """
 
     name = "classification"
@@ -47,7 +47,7 @@ class Classification(App):
         Stage.CLASSIFICATION,
         purpose="Find out where the packet comes from: a local port, a known chassis, a physical bridge, or the metadata proxy. "
         "Others are dropped.",
-        matches=("in_port", "tun_ipv4_src", "tun_ipv6_src"),
+        matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src"),
         next=(tunnelled, physical, Resolution.known, Metadata.replies),
     )
 
@@ -62,22 +62,16 @@ class Classification(App):
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The port's place and the marking of what it sends."""
-        here = port.chassis == view.me.chassis
-        if not (here or is_standby(port, view.me.chassis)) or not port.admin_up:
+        if port.parent is not None:
             return
-        network = view.get(LogicalSwitch, port.network)
-        if network is None or not network.admin_up:
+        ofport, network = wired(port, view.me.chassis, view), view.get(LogicalSwitch, port.network)
+        if ofport is None or network is None:
             return
-        found = interfaces(port, view)
-        if not found:
-            return
-        chosen, *others = found
+        chosen, *others = interfaces(port, view)
         if others:
             names = ", ".join(it.id for it in others)
             yield Trouble(f"several interfaces have iface-id {port.id}: {chosen.id} is used, not {names}")
-        ofport = chosen.ofport
-        assert ofport is not None
-        if here:
+        if port.chassis == view.me.chassis:
             yield Place(port.id, Local(ofport))
         yield self.ports.flow(
             20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Resolution.known

@@ -13,6 +13,8 @@ from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
     NETWORK,
+    SOURCE,
+    Action,
     Bits,
     Bucket,
     Fact,
@@ -36,9 +38,9 @@ _MULTICAST_BIT = "01:00:00:00:00:00/01:00:00:00:00:00"
 class L2(App):
     """Switch within networks.
 
-    A packet is never sent back to its sender: Open vSwitch drops plain output to the port from which it came. One that came from
-    outside (another chassis, a physical network) never leaves again, because the groups with ``HERE`` in their name hold local
-    ports alone.
+    A packet is never sent back to its sender: Open vSwitch drops plain output to the port from which it came. (To ports that
+    share an interface the app ``trunk`` delivers, and sees to that itself.) One that came from outside (another chassis, a
+    physical network) never leaves again, because the groups with ``HERE`` in their name hold local ports alone.
 
     Unicast to a MAC of nobody goes only to ports that may have any MAC (port security off); for ports with port security, the
     DF DB knows all. A MAC of an allowed address pair may move at any time without notice, so it is flooded.
@@ -57,7 +59,7 @@ class L2(App):
         "delivery",
         Stage.DELIVERY,
         purpose="Send the packet to its destination: a port of this chassis, another chassis, or a physical network.",
-        matches=(DESTINATION, FROM_TUNNEL),
+        matches=(DESTINATION, FROM_TUNNEL, SOURCE, "in_port", "vlan_vid"),
         next=(outside,),
     )
     lookup = Table(
@@ -95,16 +97,16 @@ class L2(App):
         yield self.lookup.flow(_OWN, match(key, eth_dst=port.mac), load(DESTINATION, port.key), goto=self.delivery)
         for mac in sorted({pair.mac for pair in port.address_pairs if pair.mac and pair.mac != port.mac}):
             yield from self._flood(_PAIR, {"eth_dst": mac}, network, GroupKind.FLOOD, GroupKind.FLOOD_HERE)
-        if standby is not None:
+        if standby is not None and not port.trunked:
             yield self.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 1)), Output(standby))
         if not isinstance(where, Local):
             return
-        yield self.delivery.flow(10, match((DESTINATION, port.key)), Output(where.ofport))
+        if not port.trunked:
+            yield self.delivery.flow(10, match((DESTINATION, port.key)), Output(where.ofport))
         for kind in GroupKind:
             if port.port_security and kind in (GroupKind.UNKNOWN, GroupKind.UNKNOWN_HERE):
                 continue
-            actions = load(DESTINATION, port.key), Resubmit(self.delivery.number)
-            yield Bucket(group_id(kind, network.key), port.key, actions)
+            yield Bucket(group_id(kind, network.key), port.key, to_port(port))
 
     def _flood(
         self, priority: int, fields: dict[str, Any], network: LogicalSwitch, anywhere: GroupKind, here: GroupKind
@@ -113,3 +115,8 @@ class L2(App):
         for from_tunnel, kind in ((0, anywhere), (1, here)):
             bits: tuple[tuple[Bits, int], ...] = ((NETWORK, network.key), (FROM_TUNNEL, from_tunnel))
             yield self.lookup.flow(priority, match(*bits, **fields), OutputTo(group_id(kind, network.key)))
+
+
+def to_port(port: LogicalPort) -> tuple[Action, ...]:
+    """What the controller does with a frame that it has made for a port of this chassis."""
+    return load(DESTINATION, port.key), Resubmit(L2.delivery.number)

@@ -30,11 +30,10 @@ from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.icmp import Complaint
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.wiring import addresses
+from dragonflow.apps.wiring import BACK_TO_SENDER, addresses
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Subnet
 from dragonflow.pipeline import (
-    IN_PORT,
     NETWORK,
     SOURCE,
     TOO_BIG,
@@ -47,7 +46,6 @@ from dragonflow.pipeline import (
     Local,
     Match,
     Move,
-    Output,
     PacketOut,
     Place,
     Punt,
@@ -163,7 +161,7 @@ class L3(App):
             "ipv6_dst",
             "ip_ttl",
         ),
-        next=(routes,),
+        next=(routes, L2.delivery),
     )
     entry = Table(
         "router",
@@ -279,7 +277,7 @@ class L3(App):
             version = ip_address(ip).version
             destination = {_ADDRESS[version][1]: ip}
             if version == 6 and ip_address(ip).is_link_local:
-                here, back, goto = (NETWORK, network.key), _straight_back(port.mac), None
+                here, back, goto = (NETWORK, network.key), _straight_back(port.mac), L2.delivery
             else:
                 here, back, goto = (ROUTER, router.key), (), self.routes
             asks = match(here, **_ECHO_REQUEST[version], **destination)
@@ -380,4 +378,4 @@ def _echo(version: int) -> tuple[Action, ...]:
 
 def _straight_back(mac: str) -> tuple[Action, ...]:
     """To the sender in the same network: link-local addresses mean nothing to routes."""
-    return (move("eth_src", "eth_dst"), *set_field(eth_src=mac), Output(IN_PORT))
+    return (move("eth_src", "eth_dst"), *set_field(eth_src=mac), *BACK_TO_SENDER)

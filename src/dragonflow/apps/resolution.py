@@ -30,13 +30,12 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import proxy_ofport
-from dragonflow.apps.wiring import addresses, standby_ofport
+from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, standby_ofport
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata.address import GUESTS_IPV4, GUESTS_IPV6
 from dragonflow.metadata.address import MAC as METADATA_MAC
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
-    IN_PORT,
     NETWORK,
     SOURCE,
     Action,
@@ -44,7 +43,6 @@ from dragonflow.pipeline import (
     Fact,
     Flow,
     Local,
-    Output,
     Stage,
     Table,
     match,
@@ -86,6 +84,7 @@ class Resolution(App):
         slot=2,
         purpose="Complete a Neighbour Advertisement: only as such does it have a target link-layer address to write.",
         matches=("eth_type", "ip_proto", "icmpv6_type", "icmpv6_code"),
+        next=(L2.delivery,),
     )
     answer = Table(
         "resolution_answer",
@@ -93,7 +92,7 @@ class Resolution(App):
         slot=1,
         purpose="Turn the question into the answer and send it back. The table before has put its MACs and flags in place.",
         matches=("eth_type", "arp_op", "ip_proto", "icmpv6_type", "icmpv6_code", "ipv6_src"),
-        next=(advertisement,),
+        next=(advertisement, L2.delivery),
     )
     known = Table(
         "resolution",
@@ -132,7 +131,8 @@ class Resolution(App):
             move("arp_tpa", SCRATCH.field),
             move("arp_spa", "arp_tpa"),
             move(SCRATCH.field, "arp_spa"),
-            Output(IN_PORT),
+            *BACK_TO_SENDER,
+            goto=L2.delivery,
         )
         yield self.answer.flow(
             10,
@@ -149,7 +149,11 @@ class Resolution(App):
             goto=self.advertisement,
         )
         yield self.advertisement.flow(
-            10, match(**{**_SOLICITATION, "icmpv6_type": 136}), move("eth_src", "nd_tll"), Output(IN_PORT)
+            10,
+            match(**{**_SOLICITATION, "icmpv6_type": 136}),
+            move("eth_src", "nd_tll"),
+            *BACK_TO_SENDER,
+            goto=L2.delivery,
         )
         if proxy_ofport(view) is not None:
             for ip in (str(GUESTS_IPV4), str(GUESTS_IPV6)):

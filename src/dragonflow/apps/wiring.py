@@ -5,6 +5,8 @@ A live migration's destination stands in ``LogicalPort.standby`` until Neutron m
 it is *wired*: what its interface sends is classified, and what other chassis send to it is delivered. The port's place stays
 where the guest still runs, so senders of this chassis go on to reach it there; and nothing is flooded to the waiting interface,
 whose queue would hand it to the guest when it wakes.
+
+A trunk's child is wired where its parent is.
 """
 
 from __future__ import annotations
@@ -16,8 +18,17 @@ from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
 from dragonflow.model import PHYSICAL_TYPES, BridgeMapping, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, load, move
+from dragonflow.pipeline.action import FORGET_PORT
 
 M = TypeVar("M", bound=Any)
+
+BACK_TO_SENDER: tuple[Action, ...] = (
+    move(SOURCE.field, DESTINATION.field),
+    load(FROM_TUNNEL, 1),
+    FORGET_PORT,
+)
+"""Before the way to ``delivery``: an answer that the switch made goes to the port that asked, wherever it is wired here."""
 
 
 class World(Protocol):
@@ -110,11 +121,19 @@ def is_standby(port: LogicalPort, chassis: str) -> bool:
     return chassis in port.standby and port.chassis != chassis
 
 
-def standby_ofport(port: LogicalPort, chassis: str, world: World) -> int | None:
-    """The OpenFlow port at which a port that is only prepared on ``chassis`` is wired; None if it isn't."""
-    if not is_standby(port, chassis) or not port.admin_up:
+def wired(port: LogicalPort, chassis: str, world: World) -> int | None:
+    """The OpenFlow port at which ``chassis`` has the port, be it bound there or only prepared; None if it has it nowhere."""
+    if not (port.chassis == chassis or is_standby(port, chassis)) or not port.admin_up:
         return None
     network = world.get(LogicalSwitch, port.network)
     if network is None or not network.admin_up:
         return None
+    if port.parent is not None:
+        parent = world.get(LogicalPort, port.parent)
+        return None if parent is None or parent.parent is not None else wired(parent, chassis, world)
     return next((it.ofport for it in interfaces(port, world)), None)
+
+
+def standby_ofport(port: LogicalPort, chassis: str, world: World) -> int | None:
+    """The OpenFlow port at which a port that is only prepared on ``chassis`` is wired; None if it isn't."""
+    return wired(port, chassis, world) if is_standby(port, chassis) else None

@@ -135,7 +135,7 @@ def _without_ofport(place: dict[str, Any]) -> dict[str, Any]:
 
 def _key(place: dict[str, Any] | None) -> tuple[Any, ...]:
     """What of a place can be compared."""
-    return () if place is None else tuple(place.get(name) for name in ("kind", "chassis", "address"))
+    return () if place is None else tuple(place.get(name) for name in ("kind", "chassis", "address", "vlan"))
 
 
 def _where(place: dict[str, Any] | None) -> str:
@@ -145,7 +145,9 @@ def _where(place: dict[str, Any] | None) -> str:
     words = str(place["kind"])
     if place["kind"] == "remote":
         words += f" on {place['chassis']}" + (f" by {place['address']}" if place["address"] else "")
-    return words if place.get("ofport") is None else f"{words}, OpenFlow port {place['ofport']}"
+    if place.get("ofport") is not None:
+        words += f", OpenFlow port {place['ofport']}"
+    return words if place.get("vlan") is None else f"{words}, VLAN {place['vlan']}"
 
 
 def _print_port(port: LogicalPort, shown: dict[str, Any]) -> None:
@@ -160,6 +162,10 @@ def _print_port(port: LogicalPort, shown: dict[str, Any]) -> None:
         "prepared on": " ".join(port.standby),
         "binding": f"{port.generation} ({port.vif_type})",
     }
+    if port.parent is not None:
+        facts["trunk"] = f"child of port {port.parent}, VLAN {port.vlan}"
+    elif port.trunk is not None:
+        facts["trunk"] = f"parent of trunk {port.trunk}"
     console.print(f"[bold]port {escape(port.id)}[/]", soft_wrap=True)
     for name, text in facts.items():
         console.print(f"  {name:<12} {escape(text) or '-'}", soft_wrap=True)

@@ -37,7 +37,11 @@ class Expected(msgspec.Struct, frozen=True):
 def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
     """For each chassis that follows the port's network, given all rows of the DF DB. Costs milliseconds a chassis."""
     known = _Rows(rows)
-    family = [it for it in known.all(LogicalPort) if it is port or (port.device_id and it.device_id == port.device_id)]
+    family = [
+        it
+        for it in known.all(LogicalPort)
+        if it is port or it.id == port.parent or (port.device_id and it.device_id == port.device_id)
+    ]
     networks = {it.scope for it in family}
     named = {name for it in family for name in (it.chassis, *it.standby)}
     near: list[Row] = [row for row in rows if not isinstance(row, _OF_HOSTS) and _is_near(row, networks)]
@@ -51,7 +55,7 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
 
 
 def _is_near(row: Row, networks: Container[str]) -> bool:
-    """Whether the place of a port of these networks may rest on the row. Other ports are no matter, but for its device's."""
+    """Whether the place of a port of these networks may rest on the row. Of other ports the family alone counts."""
     if isinstance(row, LogicalSwitch | Subnet):
         return row.scope in networks
     return not isinstance(row, LogicalPort)

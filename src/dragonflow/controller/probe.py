@@ -86,14 +86,14 @@ class Planner:
         sent = tuple(self._sent(port, ofport, network, peer, place) for peer, place in peers)
         if not sent:
             physical = physical_ofport(network, self._me.bridge_mappings, self._replica)
-            out = None if physical is None else Out(physical, vlan=_vlan(network))
-            sent = (Probe("a packet from this port", f"in_port={ofport},{_frame(port, None)}", out),)
+            leaving = None if physical is None else Out(physical, vlan=_vlan(network))
+            sent = (Probe("a packet from this port", f"{_enters(ofport, port.vlan)},{_frame(port, None)}", leaving),)
         return Plan(sent, self._got(port, ofport, network, peers))
 
     def _sent(
         self, port: LogicalPort, ofport: int, network: LogicalSwitch, peer: LogicalPort, place: Local | Remote
     ) -> Probe:
-        out = Out(place.ofport)
+        out = _at(place)
         where = "here"
         if isinstance(place, Remote):
             where = f"on {place.chassis}"
@@ -102,7 +102,7 @@ class Planner:
             else:
                 out = Out(place.ofport, network.segmentation_id, place.address)
         about = f"a packet from this port to port {peer.id} ({where})"
-        return Probe(about, f"in_port={ofport},{_frame(port, peer)}", out)
+        return Probe(about, f"{_enters(ofport, port.vlan)},{_frame(port, peer)}", out)
 
     def _got(
         self,
@@ -113,18 +113,18 @@ class Planner:
     ) -> Probe | None:
         """From a port of this chassis, if one was chosen to talk to; else from outside, by a tunnel or the physical network."""
         sender, place = peers[0] if peers else (None, None)
-        own = self._locality(port.id)
+        own, out = self._locality(port.id), Out(ofport, vlan=port.vlan)
         if isinstance(own, Remote):
             sender, place = None, own
         if isinstance(place, Local):
             about = f"a packet to this port from port {sender.id if sender else '?'} (here)"
-            return Probe(about, f"in_port={place.ofport},{_frame(sender, port)}", Out(ofport))
+            return Probe(about, f"{_enters(place.ofport, place.vlan)},{_frame(sender, port)}", out)
         physical = physical_ofport(network, self._me.bridge_mappings, self._replica)
         if physical is not None:
             vlan = _vlan(network)
             tagged = "" if vlan is None else f"dl_vlan={vlan},"
             about = f"a packet to this port from physical network {network.physical_network}"
-            return Probe(about, f"in_port={physical},{tagged}{_frame(sender, port)}", Out(ofport))
+            return Probe(about, f"in_port={physical},{tagged}{_frame(sender, port)}", out)
         if isinstance(place, Remote) and place.address is not None:
             entry: tuple[str, int, str] | None = (place.chassis, place.ofport, place.address)
         else:
@@ -135,7 +135,7 @@ class Planner:
         family = "tun_ipv6" if ":" in vtep else "tun"
         tunnel = f"{family}_src={vtep},{family}_dst={self._me.tunnel_ip}"
         flow = f"in_port={entered},tun_id={network.segmentation_id},{tunnel},{_frame(sender, port)}"
-        return Probe(f"a packet to this port by tunnel from {chassis}", flow, Out(ofport))
+        return Probe(f"a packet to this port by tunnel from {chassis}", flow, out)
 
     def _any_tunnel(self, network: LogicalSwitch) -> tuple[str, int, str] | None:
         """A chassis from which packets of the network may come: its name, our tunnel port, its VTEP."""
@@ -193,6 +193,16 @@ class Planner:
         return remote + local
 
 
+def _enters(ofport: int, vlan: int | None) -> str:
+    """Where a frame comes in, and with what tag."""
+    return f"in_port={ofport}" + ("" if vlan is None else f",dl_vlan={vlan}")
+
+
+def _at(place: Local | Remote) -> Out:
+    """Where what is for a port comes out; of a tunnel the rest is still to be said."""
+    return Out(place.ofport, vlan=place.vlan if isinstance(place, Local) else None)
+
+
 def _frame(sender: LogicalPort | None, receiver: LogicalPort | None) -> str:
     """A frame from one to the other that any guest may send any other; None is nobody known."""
     source, target = _mac(sender), _mac(receiver)
@@ -246,6 +256,6 @@ def _places(outs: Sequence[Out]) -> str:
     return ", ".join(
         f"OpenFlow port {out.ofport}"
         + (f" (VNI {out.vni} to {out.vtep})" if out.vtep else "")
-        + (f" (VLAN {out.vlan})" if out.vlan else "")
+        + ("" if out.vlan is None else f" (VLAN {out.vlan})")
         for out in outs
     )

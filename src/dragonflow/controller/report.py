@@ -102,17 +102,21 @@ def _cut_off(port: LogicalPort, me: Me, replica: Replica) -> str | None:
     return None
 
 
-def _why_down(port: LogicalPort, me: Me, replica: Replica) -> str:  # noqa: PLR0911 - a list of reasons
+def _why_down(port: LogicalPort, me: Me, replica: Replica) -> str:
     """In words for operators: what keeps the port from having a place here, or from being of use there."""
+    return "switched off (admin_state_up is false)" if not port.admin_up else _why_not_here(port, me, replica)
+
+
+def _why_not_here(port: LogicalPort, me: Me, replica: Replica) -> str:  # noqa: PLR0911 - a list of reasons
     network = replica.get(LogicalSwitch, port.network)
-    if not port.admin_up:
-        return "switched off (admin_state_up is false)"
     if network is None:
         return f"network {port.network} has no row in the DF DB"
     if not network.admin_up:
         return f"network {port.network} is switched off (admin_state_up is false)"
     if (cut_off := _cut_off(port, me, replica)) is not None:
         return cut_off
+    if port.parent is not None:
+        return f"the parent port of its trunk, {port.parent}, is not here"
     if interfaces(port, replica):
         return "no app gives the port a place here"
     for interface in replica.where(OvsPort, iface_id=port.id):

@@ -163,6 +163,10 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
 
     ``chassis`` is the host to which Neutron has actively bound the port, None while it is unbound; ``standby`` are the hosts
     that are prepared for it besides (inactive bindings: the targets of a live migration).
+
+    ``trunk`` is the trunk whose parent port it is: its interface carries tags, and only what is untagged is its own. A trunk's
+    child (Neutron's subport) has no interface: ``parent`` is the port whose interface carries it, tagged ``vlan``, and
+    ``chassis`` and ``standby`` are the parent's.
     """
 
     pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type", "security_groups")
@@ -186,6 +190,9 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     port_security: bool = True
     dhcp_options: tuple[DhcpOption, ...] = ()
     dns_name: str = ""
+    trunk: str | None = None
+    parent: str | None = None
+    vlan: int | None = None
     revision: int
 
     @property
@@ -196,6 +203,11 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     def ips(self) -> tuple[str, ...]:
         """The port's own addresses, without the subnets."""
         return tuple(fixed.ip for fixed in self.fixed_ips)
+
+    @property
+    def trunked(self) -> bool:
+        """Whether frames of several ports pass where this one is plugged."""
+        return self.trunk is not None or self.parent is not None
 
     @property
     def router(self) -> str | None:

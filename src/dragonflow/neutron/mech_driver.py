@@ -5,7 +5,7 @@
     *_precommit ── journal entry, provisioning block        (in Neutron's transaction)
     *_postcommit ─ wake the journal's worker
     bind_port ──── hosts ─ binding
-    AFTER_INIT ─── threads: journal · hosts · presence · election ─ (as leader) status · agents · nova · mender
+    AFTER_INIT ─── threads: journal · hosts · presence · election ─ (as leader) status · trunks · agents · nova · mender
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from dragonflow.neutron.nova import NovaKeeper, watch_answers
 from dragonflow.neutron.presence import Presence, server_name
 from dragonflow.neutron.source import NETWORK_KIND, PORT_KIND, SUBNET_KIND, Plugin
 from dragonflow.neutron.status import ACTIVE, Neutron, StatusKeeper
+from dragonflow.neutron.trunk import DragonflowTrunks, TrunkKeeper
 
 LOG = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Workers:
         options = self._options
         return _Duties(
             StatusKeeper(self.dfdb, options.reconcile_period, threads=options.status_threads),
+            TrunkKeeper(self.dfdb),
             agents.AgentKeeper(self.dfdb, options.agent_heartbeat),
             NovaKeeper(),
             Mender(self.dfdb, options.repair_rate),
@@ -160,6 +162,7 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         config.register(cfg.CONF)
         db.listen()
         self.workers = Workers(cfg.CONF.df)
+        self.trunks = DragonflowTrunks()
         self._refused = ("", "")
         registry.subscribe(self._after_init, resources.PROCESS, events.AFTER_INIT)
         registry.subscribe(self._recorded, db.RECORDED, events.AFTER_CREATE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -86,7 +86,8 @@ class Plugin:
                     case "port":
                         port = plugin.get_port(context, id)
                         others = port_objects.PortBinding.get_objects(context, port_id=id, status=constants.INACTIVE)
-                        return port_maker(port, db.generation(context, id), _bindings(others))
+                        part = trunkings(context, [id]).get(id)
+                        return port_maker(port, db.generation(context, id), _bindings(others), part)
                     case "router":
                         found = list(routers(context, [id]))
                         return found[0].make if found else None
@@ -110,11 +111,20 @@ class Plugin:
         others: dict[str, list[Any]] = {}
         for binding in port_objects.PortBinding.get_objects(context, status=constants.INACTIVE):
             others.setdefault(binding.port_id, []).append(binding)
-        for port in plugin.get_ports(context):
-            make = port_maker(port, generations.get(port["id"], 0), _bindings(others.get(port["id"], [])))
-            yield Found(PORT_KIND, port["id"], port["network_id"], make)
+        ports = plugin.get_ports(context)
+        parts = trunkings(context, [port["id"] for port in ports])
+        for port in ports:
+            name = port["id"]
+            bindings = _bindings(others.get(name, []))
+            make = port_maker(port, generations.get(name, 0), bindings, parts.get(name))
+            yield Found(PORT_KIND, name, port["network_id"], make)
         if (plugin := l3.plugin()) is not None:
             yield from routers(context, [router["id"] for router in plugin.get_routers(context, fields=["id"])])
+
+
+def trunkings(context: Any, ids: Sequence[str]) -> Mapping[str, translate.Trunking]:
+    """The parts that these ports have in trunks."""
+    return {} if directory.get_plugin("trunk") is None else db.trunkings(context, ids)
 
 
 def routers(context: Any, ids: Collection[str]) -> Iterator[Found]:
@@ -138,9 +148,15 @@ def subnet_maker(subnet: dict[str, Any]) -> RowMaker:
     return lambda _key: translate.subnet(subnet)
 
 
-def port_maker(port: dict[str, Any], generation: int, others: Collection[translate.PortBinding]) -> RowMaker:
-    """Makes the row of a port as Neutron's API tells it; ``others`` are its inactive bindings."""
-    return lambda key: translate.logical_port(port, key, generation, others)
+def port_maker(
+    port: dict[str, Any],
+    generation: int,
+    others: Collection[translate.PortBinding],
+    trunking: translate.Trunking | None,
+) -> RowMaker:
+    """Makes the row of a port as Neutron's API tells it; ``others`` are its inactive bindings, ``trunking`` its part in a
+    trunk, if it has one."""
+    return lambda key: translate.logical_port(port, key, generation, others, trunking)
 
 
 def router_maker(router: dict[str, Any], interfaces: Collection[tuple[str, str]]) -> RowMaker:

@@ -36,6 +36,7 @@ from dragonflow.neutron.source import (
     port_maker,
     routers,
     subnet_maker,
+    trunkings,
 )
 
 PAGE = 100
@@ -55,8 +56,10 @@ class Survey(Plugin):
             for subnet in plugin.get_subnets(get_admin_context(), filters={"id": page}):
                 yield Found(SUBNET_KIND, subnet["id"], subnet["network_id"], subnet_maker(subnet))
         for page in _pages(models_v2.Port):
+            parts = trunkings(get_admin_context(), page)
             for port, generation, others in _ports(get_admin_context(), page):
-                yield Found(PORT_KIND, port["id"], port["network_id"], port_maker(port, generation, others))
+                make = port_maker(port, generation, others, parts.get(port["id"]))
+                yield Found(PORT_KIND, port["id"], port["network_id"], make)
         for page in _pages(l3_models.Router):
             yield from routers(get_admin_context(), page)
 

@@ -35,6 +35,22 @@ class PortBinding(NamedTuple):
     active: bool
 
 
+class Trunking(NamedTuple):
+    """A port's part in a trunk.
+
+    Of a parent it is the id of the ``trunk``; of a child the ``parent`` port, the tag by which they are told apart, and the
+    parent's ``bindings``.
+    """
+
+    trunk: str | None = None
+    parent: str | None = None
+    vlan: int | None = None
+    bindings: tuple[PortBinding, ...] = ()
+
+
+_ALONE = Trunking()
+
+
 def logical_switch(network: Mapping[str, Any], key: int, dns_domain: str = "") -> LogicalSwitch:
     """A network's row. Of a multi-segment network the first segment counts. ``dns_domain`` is for networks without their own."""
     segment = (network.get("segments") or [network])[0]
@@ -84,11 +100,25 @@ def subnet(subnet: Mapping[str, Any]) -> Subnet:
 
 
 def logical_port(
-    port: Mapping[str, Any], key: int, generation: int, others: Collection[PortBinding] = ()
+    port: Mapping[str, Any],
+    key: int,
+    generation: int,
+    others: Collection[PortBinding] = (),
+    trunking: Trunking | None = None,
 ) -> LogicalPort:
-    """A port's row; ``others`` are its bindings beside the active one that the port dict tells."""
+    """A port's row; ``others`` are its bindings beside the active one that the port dict tells.
+
+    A trunk's child is where its parent is, at once; Neutron binds it there by itself a little later. Only if Neutron couldn't,
+    it is nowhere.
+    """
     mac = str(port["mac_address"])
-    vif_type = port.get("binding:vif_type") or "unbound"
+    vif_type, host = port.get("binding:vif_type") or "unbound", port.get("binding:host_id")
+    part = trunking or _ALONE
+    if part.parent is not None:
+        active = next((it for it in part.bindings if it.active), PortBinding("", "unbound", True))
+        others = part.bindings
+        if vif_type != "binding_failed":
+            host, vif_type = active.host, active.vif_type
     return LogicalPort(
         id=port["id"],
         key=key,
@@ -100,7 +130,7 @@ def logical_port(
         device_id=port["device_id"],
         device_owner=port["device_owner"],
         admin_up=port["admin_state_up"],
-        chassis=None if vif_type in UNBOUND_VIF_TYPES else port.get("binding:host_id") or None,
+        chassis=None if vif_type in UNBOUND_VIF_TYPES else host or None,
         standby=tuple(
             sorted(
                 binding.host
@@ -129,6 +159,9 @@ def logical_port(
             )
         ),
         dns_name=port.get("dns_name") or "",
+        trunk=part.trunk,
+        parent=part.parent,
+        vlan=part.vlan,
         revision=port.get("revision_number", 0),
     )
 

@@ -80,10 +80,11 @@ class InternalPort(msgspec.Struct, frozen=True):
     name: str
 
 
-class Local(msgspec.Struct, frozen=True):
-    """The port is handled on this chassis alone, at this OpenFlow port."""
+class Local(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The port is handled on this chassis alone, at this OpenFlow port; with ``vlan`` in frames that bear this tag."""
 
     ofport: int
+    vlan: int | None = None
 
 
 class Remote(msgspec.Struct, frozen=True):

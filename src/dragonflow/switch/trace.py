@@ -8,9 +8,9 @@ import msgspec
 
 _TABLE = re.compile(r"\s*(\d+)\. (.*)")
 _OUTPUT = re.compile(r"\s*output:(\d+)")
+_VLAN = re.compile(r"\s*(?:set_field:(\d+)->vlan_vid|push_vlan:|(pop_vlan))")
+_BUCKET = re.compile(r"\s*bucket \d+$")
 _SET_TUNNEL = re.compile(r"\s*set_field:(\S+)->(tun_id|tun_dst|tun_ipv6_dst)")
-_SET_VLAN = re.compile(r"\s*set_field:(\d+)->vlan_vid")
-_POP_VLAN = re.compile(r"\s*pop_vlan")
 _BRIDGE = re.compile(r"( +)bridge\(")
 _REFUSED = re.compile(r"\s*>+ *(.*skipping .*output|Nonexistent output port|.*dropping packet|OFPPC_)", re.IGNORECASE)
 _OURS = re.compile(r"cookie 0xdf[0-9a-f]{14}\b")
@@ -21,7 +21,7 @@ _SHOWN = 12
 
 
 class Out(msgspec.Struct, frozen=True):
-    """An output: the OpenFlow port, and what was set before it: for one to a tunnel the VNI and the VTEP, or a VLAN's number."""
+    """An output: the OpenFlow port, and what was set before it: for one to a tunnel the VNI and the VTEP, and a VLAN tag."""
 
     ofport: int
     vni: int | None = None
@@ -70,10 +70,10 @@ def parse(text: str) -> Traced:
                 vni = int(found[1].partition("/")[0], 0)
             else:
                 vtep = found[1]
-        elif found := _SET_VLAN.match(line):
-            vlan = int(found[1]) & 0xFFF
-        elif _POP_VLAN.match(line):
-            vlan = None
+        elif _BUCKET.match(line):
+            vlan = None  # a bucket has the packet as it came to the group
+        elif found := _VLAN.match(line):
+            vlan = None if found[2] else int(found[1] or 0) & 0xFFF
         elif found := _OUTPUT.match(line):
             outputs.append(Out(int(found[1]), vni, vtep, vlan))
         elif outputs and _REFUSED.match(line):

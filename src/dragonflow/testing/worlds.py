@@ -110,6 +110,11 @@ def port(name: str, key: int, on: str | None = "here", net: str = "net", **field
     return LogicalPort(id=name, key=key, network=net, chassis=on, **values)
 
 
+def child(name: str, key: int, of: str, vlan: int, net: str = "net", **fields: Any) -> LogicalPort:
+    """A child of the trunk whose parent port is ``of``."""
+    return port(name, key, net=net, parent=of, vlan=vlan, **fields)
+
+
 def subnet(name: str = "v4", cidr: str = "10.0.0.0/16", net: str = "net", **fields: Any) -> Subnet:
     """A subnet with DHCP. ``v4`` and ``v6`` are those of which ``port`` has addresses."""
     return Subnet(**{"id": name, "network": net, "cidr": cidr, "revision": 1, **fields})
@@ -199,6 +204,18 @@ PHYSICAL: tuple[Object, ...] = (
 )
 """Beside the two ports' network there are a VLAN and a flat one, which the other chassis is on too."""
 
+TRUNKED: tuple[Object, ...] = (
+    *ACROSS,
+    network("tags", 3),
+    port("p", 51, trunk="t"),
+    tap("p", 5),
+    child("p1", 52, "p", 101, net="tags"),
+    child("p2", 53, "p", 102),
+    port("q", 54, on="there", trunk="u"),
+    child("q1", 55, "q", 101, on="there", net="tags"),
+)
+"""A trunk here with one child in a network of its own and one in its parent's, and one on the other chassis."""
+
 SERVED: tuple[Object, ...] = (
     *PAIR,
     subnet(gateway_ip="10.0.0.1"),
@@ -226,6 +243,7 @@ STATES: dict[str, Callable[[], World]] = {
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
     "told": lambda: World.of(ME, *TOLD),
+    "trunked": lambda: World.of(ME, *TRUNKED),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
 }

@@ -16,10 +16,11 @@ from dragonflow.apps import APPS
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dhcp.common import SERVER_MAC
 from dragonflow.apps.dhcp.v4 import SERVER_ADDRESS
+from dragonflow.apps.l2 import to_port
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.model import DHCP_PORT, DhcpOption, FixedIP, HostRoute
-from dragonflow.pipeline import Distributed, Flow, Meter, Output, Owner, Punt, Punted, PuntKind, Trouble
+from dragonflow.pipeline import Distributed, Flow, Meter, Owner, Punt, Punted, PuntKind, Trouble
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, compile_world
 from dragonflow.testing.worlds import World
@@ -51,7 +52,7 @@ def answers(frame: bytes, *objects: Object, me: Me = ME, port: str = "a") -> lis
     """The server's frames, as scapy reads them; each goes out of the port that asked."""
     punted = Punted(PuntKind.DHCPV4, port.encode(), frame, 1, {})
     sent = list(Dhcp().answer_v4(punted, view(*(objects or HERE), me=me)))
-    assert all(it.actions == (Output(1),) for it in sent)
+    assert all(it.actions == to_port(A) for it in sent)
     return [Ether(it.packet) for it in sent]
 
 

@@ -16,11 +16,12 @@ from scapy.layers.l2 import Ether
 from dragonflow.apps import APPS
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dhcp.common import SERVER_MAC
+from dragonflow.apps.l2 import to_port
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.model import DhcpOption, FixedIP
 from dragonflow.packet.dhcpv6 import Status
-from dragonflow.pipeline import Flow, Meter, Output, Owner, Punt, Punted, PuntKind, match
+from dragonflow.pipeline import Flow, Meter, Owner, Punt, Punted, PuntKind, match
 from dragonflow.pipeline.registers import SOURCE
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
@@ -55,7 +56,7 @@ def answers(asked: Any, *objects: Object, head: Any = HEAD, me: Me = ME) -> list
     worlds.load(replica, *(objects or HERE))
     frame = asked if isinstance(asked, bytes) else bytes(head / asked)
     sent = list(Dhcp().answer_v6(Punted(PuntKind.DHCPV6, b"a", frame, 1, {}), View(replica, {}, me)))
-    assert all(it.actions == (Output(1),) for it in sent)
+    assert all(it.actions == to_port(A) for it in sent)
     return [Ether(it.packet) for it in sent]
 
 

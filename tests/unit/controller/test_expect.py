@@ -103,6 +103,8 @@ REGION: list[Row] = [
     *bound(worlds.port("i", 19, on="h2", net="flat"), works=False),
     *bound(worlds.port("j", 20, on="elsewhere")),
     worlds.port("k", 24, on=None),
+    *bound(worlds.port("p", 25, on="h1", standby=("h2",), trunk="t")),
+    *bound(worlds.child("q", 26, "p", 101, net="far", on="h1", standby=("h2",))),
 ]
 
 

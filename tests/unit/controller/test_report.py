@@ -94,6 +94,13 @@ UNPLUGGED = "not plugged: no interface of the integration bridge with its iface-
         (PORT, BINDING, Local(5), TAP, ACTIVE),
         (PORT, BINDING, None, None, down(UNPLUGGED)),
         (PORT, BINDING, None, msgspec.structs.replace(TAP, ofport=None), down(UNPLUGGED)),
+        (
+            msgspec.structs.replace(PORT, parent="p", vlan=7),
+            BINDING,
+            None,
+            TAP,
+            down("the parent port of its trunk, p, is not here"),
+        ),
         (PORT, BINDING, Remote("h2", 1, "192.0.2.2"), TAP, down("no app gives the port a place here")),
         (msgspec.structs.replace(PORT, admin_up=False), BINDING, Local(5), TAP, down(OFF)),
         (

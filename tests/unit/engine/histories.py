@@ -91,6 +91,12 @@ variations = st.sampled_from(
         {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
         *({"device_id": "i"}, {"device_id": "i", "fixed_ips": (FixedIP("s1", "10.0.0.1"), FixedIP("s1", "10.0.0.2"))}),
+        {"trunk": "t"},
+        {"on": "b", "standby": ("here",), "trunk": "t"},
+        {"parent": "p1", "vlan": 7},
+        {"parent": "p2", "vlan": 7, "on": "b", "standby": ("here",)},
+        {"parent": "p4", "vlan": 8},
+        {"parent": "unheard-of", "vlan": 8},
         {},
         {},
     )
@@ -476,6 +482,25 @@ def a_network_lies_on_a_physical_one(history: History) -> None:
     history.compare()
 
 
+def a_child_comes_moves_and_goes(history: History) -> None:
+    """Rows of parent and child arrive in either order, the parent's interface in between."""
+    parent = {"trunk": "t", "net": "n1"}
+    child = {"parent": "p1", "vlan": 7, "net": "n2"}
+    for on, standby in (("here", ()), ("here", ("b",)), ("b", ("here",)), ("here", ())):
+        _deliver(history, worlds.port("p1", 1, on=on, standby=standby, **parent))
+        history.compare()
+        _deliver(history, worlds.port("p3", 3, on=on, standby=standby, **child))
+        history.compare()
+        history.replug("tap1")
+        history.compare()
+    _deliver(history, worlds.port("p3", 3, parent="p1", vlan=8, net="n2"))
+    history.compare()
+    _deliver(history, worlds.port("p1", 1, net="n1", admin_up=False, trunk="t"))
+    history.compare()
+    _deliver(history, worlds.port("p3", 3, net="n2"), worlds.port("p1", 1, net="n1"))
+    history.compare()
+
+
 def a_router_changes(history: History) -> None:
     for fields in ({"admin_up": False}, {"routes": ROUTES[:1]}, {"interfaces": ()}, {"routes": ROUTES}):
         _deliver(history, worlds.router("r1", 9, "n1", "n2", **fields))
@@ -519,6 +544,7 @@ SCRIPTS = (
         a_port_migrates,
         a_network_lies_on_a_physical_one,
         a_router_changes,
+        a_child_comes_moves_and_goes,
         a_row_turns_bad_and_good,
         old_news_comes_late,
         a_snapshot_lacks_rows,

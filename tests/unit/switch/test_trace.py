@@ -45,6 +45,12 @@ Datapath actions: 3
         ("    set_field:4196->vlan_vid\n    pop_vlan\n    output:5\n", (Out(5),)),
         ('    output:5\n\n    bridge("br-ex")\n    ----\n     0. priority 0\n            output:1\n', (Out(5),)),
         ("    group:16777217\n     bucket 11\n            resubmit(,192)\n            output:4\n", (Out(4),)),
+        (
+            "    group:16777217\n    bucket 53\n            set_field:ANY->in_port\n            push_vlan:0x8100\n"
+            "            set_field:4198->vlan_vid\n            output:4\n    bucket 12\n            output:5\n",
+            (Out(4, vlan=102), Out(5)),
+        ),
+        ("    pop_vlan\n    output:2\n", (Out(2),)),
     ],
 )
 def test_outputs_are_those_that_reach_a_port(steps: str, outputs: tuple[Out, ...]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.dhcp import v4, v6
 from dragonflow.apps.dhcp.common import subnets
+from dragonflow.apps.l2 import to_port
 from dragonflow.apps.metadata import Metadata
 from dragonflow.controller.view import View
 from dragonflow.model import DHCP_PORT, LogicalPort, LogicalSwitch
@@ -26,7 +27,6 @@ from dragonflow.pipeline import (
     Distributed,
     Fact,
     Local,
-    Output,
     PacketOut,
     Place,
     Punt,
@@ -107,16 +107,16 @@ class Dhcp(App):
         """What the server says to a port's request, if anything."""
         port = view.get(LogicalPort, punted.data.decode())
         answer = None if port is None else v4.answer(punted.packet, port, view)
-        if answer is not None:
-            yield PacketOut(answer, (Output(punted.in_port),))
+        if port is not None and answer is not None:
+            yield PacketOut(answer, to_port(port))
 
     @answers(PuntKind.DHCPV6)
     def answer_v6(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """The same for IPv6."""
         port = view.get(LogicalPort, punted.data.decode())
         answer = None if port is None else v6.answer(punted.packet, port, view)
-        if answer is not None:
-            yield PacketOut(answer, (Output(punted.in_port),))
+        if port is not None and answer is not None:
+            yield PacketOut(answer, to_port(port))
 
 
 def _wrong_options(port: LogicalPort) -> Iterator[Trouble]:

@@ -16,6 +16,7 @@ from dragonflow.neutron.db.ports import (
     standby_now,
 )
 from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_routers, router_interfaces
+from dragonflow.neutron.db.trunks import former_children, listen_to_trunks, trunkings, trunks_now
 
 __all__ = [
     "RECORDED",
@@ -33,10 +34,12 @@ __all__ = [
     "claim",
     "done",
     "fenced",
+    "former_children",
     "generation",
     "generations",
     "listen",
     "listen_to_routers",
+    "listen_to_trunks",
     "of_nova",
     "our_routers",
     "owe",
@@ -53,6 +56,8 @@ __all__ = [
     "router_interfaces",
     "standby_now",
     "strike",
+    "trunkings",
+    "trunks_now",
     "unblock",
     "waiting",
     "waits",

@@ -1,0 +1,178 @@
+"""Trunks on a real Open vSwitch, and guests that tag their frames."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from chassis import BRIDGE, TestChassis, chassis, inside, neighbour, reaches
+from msgspec.structs import replace
+
+from dragonflow.lab import system
+from dragonflow.lab.tags import TaggingGuest
+from dragonflow.lab.vswitch import VSwitch
+from dragonflow.model import FixedIP, LogicalPort
+from dragonflow.pipeline import Local
+from dragonflow.testing import worlds
+
+NET, TAGS = worlds.network(), worlds.network("tags", 3)
+SUBNETS = (
+    *worlds.SUBNETS[:2],
+    worlds.subnet("tags4", "10.3.0.0/24", "tags", gateway_ip="10.3.0.1"),
+    worlds.subnet("tags6", "fd03::/64", "tags"),
+)
+R = worlds.router("r", 1, "net", "tags")
+IN = worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"), FixedIP("v6", "fd00::1"))
+OUT = worlds.interface("r", 22, FixedIP("tags4", "10.3.0.1"), FixedIP("tags6", "fd03::1"), net="tags")
+A, P = worlds.port("a", 11), worlds.port("p", 51, trunk="t")
+
+
+def tagged(key: int) -> tuple[FixedIP, FixedIP]:
+    return FixedIP("tags4", f"10.3.0.{key}"), FixedIP("tags6", f"fd03::{key:x}")
+
+
+FAR = worlds.child("far", 52, "p", 101, net="tags", mac=P.mac, fixed_ips=tagged(52))
+NEAR = worlds.child("near", 53, "p", 102)
+X = worlds.port("x", 31, net="tags", fixed_ips=tagged(31))
+ROWS = (NET, TAGS, *SUBNETS, R, IN, OUT, A, X, P)
+
+
+async def plug(here: TestChassis, port: LogicalPort) -> str:
+    vm = await here.vm(port, *(f"{ip}/{64 if ':' in ip else 24}" for ip in port.ips))
+    give_routes(vm, port)
+    return vm
+
+
+def give_routes(vm: str, port: LogicalPort) -> None:
+    for ip in port.ips:
+        gateway = f"{ip.rpartition(':')[0]}:1" if ":" in ip else f"{ip.rpartition('.')[0]}.1"
+        inside(vm, "ip", *(("-6",) if ":" in ip else ()), "route", "add", "default", "via", gateway)
+
+
+class Guest:
+    """A VM with a trunk: ``of`` are the namespaces of its ports, the parent's and the children's, by id."""
+
+    def __init__(self, here: TestChassis, parent: LogicalPort, *children: LogicalPort) -> None:
+        self.here, self.tap, self.of = here, f"tap-{parent.id}", dict[str, str]()
+        self._guest = TaggingGuest(here.vswitch, self.tap, {})
+        for port in (parent, *children):
+            self.add(port)
+
+    def add(self, port: LogicalPort) -> str:
+        """A namespace for a port more, which needn't be one that anybody knows."""
+        name = self.of[port.id] = f"dfc-{os.getpid()}-{port.id}"
+        system.netns_add(name)
+        self.here._vms.append(name)
+        self._guest.add(port.vlan, name, port.mac)
+        system.ip(name, *(f"address add {ip}/{64 if ':' in ip else 24} dev eth0 nodad" for ip in port.ips))
+        give_routes(name, port)
+        return name
+
+    async def plug(self, port: LogicalPort) -> None:
+        """Put the interface on the integration bridge."""
+        set_id = ("--", "set", "Interface", self.tap, f"external_ids:iface-id={port.id}")
+        self.here.vswitch.vsctl("add-port", BRIDGE, self.tap, *set_id)
+        await self.here.until(lambda: self.here.engine.locality(port.id) is not None)
+
+
+@asynccontextmanager
+async def trunk(vswitch: VSwitch, *more: LogicalPort) -> AsyncIterator[tuple[TestChassis, dict[str, str], Guest]]:
+    """Two ordinary VMs, one in each network; and a guest with a parent port and a child in each."""
+    async with chassis(vswitch) as here:
+        await here.now(*ROWS, *more)
+        vms = {port.id: await plug(here, port) for port in (A, X)}
+        guest = Guest(here, P, FAR, NEAR)
+        await guest.plug(P)
+        yield here, vms | guest.of, guest
+
+
+def answering(vm: str) -> set[str]:
+    """Who answers a ping to all nodes: the last byte of each link-local address, which follows from the MAC."""
+    shown = inside(vm, "ping", "-n", "-c", "2", "-i", "0.3", "-W", "1", "ff02::1%eth0").stdout
+    return set(re.findall(r"from fe80::ff:fe00:(\w+)%", shown))
+
+
+async def test_children_are_ports_as_any_other(vswitch: VSwitch) -> None:
+    async with trunk(vswitch, FAR, NEAR) as (here, vms, _):
+        assert here.engine.places["far"] == Local(here.engine.places["p"].ofport, 101)  # type: ignore[union-attr]
+        for one, target in (("a", P), ("p", A), ("far", X), ("x", FAR), ("a", NEAR), ("near", A)):
+            for ip in target.ips:
+                assert reaches(vms[one], ip), (one, ip)
+        for one, target in (("p", NEAR), ("near", P)):  # two ports behind one OpenFlow port
+            for ip in target.ips:
+                assert reaches(vms[one], ip), (one, ip)
+        assert NEAR.mac in neighbour(vms["p"], NEAR.ips[0])
+        everybody = {"b", "33", "35"}  # of the network `net`: A, P and NEAR
+        for vm in ("a", "p", "near"):
+            assert answering(vms[vm]) == everybody, vm
+        assert answering(vms["far"]) == answering(vms["x"]) == {"33", "1f"}
+
+
+async def test_children_are_routed_and_told_what_goes_wrong(vswitch: VSwitch) -> None:
+    async with trunk(vswitch, FAR, NEAR) as (_, vms, _guest):
+        for one, target in (("far", A), ("a", FAR), ("far", P), ("p", FAR), ("far", NEAR)):
+            for ip in target.ips:
+                assert reaches(vms[one], ip), (one, ip)
+        for gateway in (*OUT.ips, "fe80::ff:fe00:16%eth0"):
+            assert reaches(vms["far"], gateway), gateway
+        for target, hop in ((A.ips[0], "10.3.0.1"), (A.ips[1], "fd03::1")):
+            ping = ("ping", "-n", "-c", "1", "-W", "2", "-t", "1", target)
+            shown = (await asyncio.to_thread(inside, vms["far"], *ping)).stdout
+            assert f"From {hop}" in shown, shown
+
+
+async def test_a_child_gets_its_address_by_dhcp(vswitch: VSwitch) -> None:
+    async with trunk(vswitch, FAR, NEAR) as (_, vms, _guest):
+        inside(vms["far"], "ip", "address", "flush", "dev", "eth0")
+        ask = ("udhcpc", "-f", "-n", "-q", "-i", "eth0", "-s", "/bin/true", "-t", "5", "-T", "1")
+        done = await asyncio.to_thread(inside, vms["far"], *ask)
+        assert FAR.ips[0] in done.stdout + done.stderr, done
+
+
+async def test_tags_of_nobody_pass_neither_way(vswitch: VSwitch) -> None:
+    """A VM that tags its frames itself doesn't get into a child's network through the parent, whose MAC the child shares."""
+    async with trunk(vswitch, FAR, NEAR) as (here, vms, guest):
+        b = worlds.port("b", 12)
+        await here.now(b)
+        forger = Guest(here, b, replace(FAR, id="forger", mac=b.mac, fixed_ips=tagged(61)))
+        await forger.plug(b)
+        fake = forger.of["forger"]
+        inside(fake, "ip", "neigh", "replace", FAR.ips[0], "lladdr", FAR.mac, "dev", "eth0")
+        tcpdump = ["tcpdump", "-n", "-l", "-c", "1", "-i", "eth0", "ether", "src", b.mac]
+        with subprocess.Popen(["ip", "netns", "exec", vms["far"], *tcpdump], stderr=subprocess.DEVNULL) as heard:
+            assert not reaches(fake, FAR.ips[0])
+            assert heard.poll() is None, "the child heard a frame of the forger's"
+            heard.terminate()
+        lost = guest.add(worlds.child("lost", 54, "p", 103))
+        assert not reaches(lost, A.ips[0])
+        assert reaches(vms["p"], A.ips[0])
+
+
+async def test_children_come_and_go_under_traffic(vswitch: VSwitch) -> None:
+    async with trunk(vswitch, NEAR) as (here, vms, _):
+        far, near = vms["far"], vms["near"]
+        command = ["ip", "netns", "exec", vms["a"], "ping", "-n", "-q", "-i", "0.02", P.ips[0]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+            assert not reaches(far, X.ips[0])
+            await here.now(FAR)
+            assert reaches(far, X.ips[0])
+            await here.now(replace(FAR, vlan=109))
+            assert not reaches(far, X.ips[0])
+            await here.now(FAR)
+            assert reaches(far, X.ips[0])
+            await here.now(gone=(FAR,))
+            assert not reaches(far, X.ips[0])
+            assert reaches(near, A.ips[0])
+            watch.send_signal(signal.SIGINT)
+            said = watch.communicate()[0]
+        assert " 0% packet loss" in said, said
+        await here.now(replace(P, admin_up=False))
+        assert {"p", "near"}.isdisjoint(here.engine.places)
+        assert not reaches(near, A.ips[0])
+        await here.now(P)
+        assert reaches(near, A.ips[0])
