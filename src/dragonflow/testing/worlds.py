@@ -22,9 +22,11 @@ from dragonflow.model import (
     Binding,
     Chassis,
     FixedIP,
+    FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
+    Neighbour,
     OvsPort,
     PortStatus,
     RouterInterface,
@@ -32,7 +34,7 @@ from dragonflow.model import (
 )
 from dragonflow.model.rows import ROWS
 
-AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | Binding | Chassis | Alive | PortStatus
+AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | FloatingIp | Binding | Chassis | Alive | PortStatus
 
 T = TypeVar("T")
 
@@ -40,28 +42,30 @@ ME = Me(chassis="here", tunnel_ip="192.0.2.1")
 
 
 class World(msgspec.Struct, frozen=True):
-    """The rows that a controller follows, the interfaces on its bridge, and who it is."""
+    """The rows that a controller follows, the interfaces on its bridge, the neighbours that it found, and who it is."""
 
     me: Me
     rows: tuple[AnyRow, ...] = ()
     ports: tuple[OvsPort, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
 
     @classmethod
     def of(cls, me: Me, *objects: Object) -> World:
-        """A world of these rows and interfaces, in any order."""
+        """A world of these objects, in any order."""
         rows = tuple(it for it in objects if isinstance(it, AnyRow))
-        return cls(me, rows, tuple(it for it in objects if isinstance(it, OvsPort)))
+        ports = tuple(it for it in objects if isinstance(it, OvsPort))
+        return cls(me, rows, ports, tuple(it for it in objects if isinstance(it, Neighbour)))
 
     @classmethod
     def held_by(cls, replica: Replica, me: Me) -> World:
         """The world as a replica holds it."""
         rows = [row for model in ROWS for row in replica.all(model)]
-        return cls.of(me, *rows, *replica.all(OvsPort))
+        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour))
 
     @property
     def objects(self) -> tuple[Object, ...]:
-        """Rows and interfaces."""
-        return (*self.rows, *self.ports)
+        """Rows, interfaces and neighbours."""
+        return (*self.rows, *self.ports, *self.neighbours)
 
 
 def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
@@ -69,6 +73,8 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
     for it in objects:
         if isinstance(it, OvsPort):
             replica.upsert_port(it)
+        elif isinstance(it, Neighbour):
+            replica.upsert_neighbour(it)
         else:
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)
