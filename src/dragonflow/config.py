@@ -62,7 +62,8 @@ CONTROLLER_OPTS = [
     cfg.ListOpt(
         "bridge_mappings",
         default=[],
-        help="Physical networks that this chassis reaches, each as PHYSICAL_NETWORK:BRIDGE.",
+        help="Physical networks that this chassis reaches, each as PHYSICAL_NETWORK:BRIDGE. The bridge is yours to make and to "
+        "join to the network; the controller only adds a patch port to it.",
     ),
     cfg.StrOpt(
         "datapath_type",
@@ -84,7 +85,8 @@ CONTROLLER_OPTS = [
         default="tunnelled",
         choices=["off", "tunnelled", "all"],
         help="Of which networks the ports must prove that packets come out where they should (ofproto/trace in ovs-vswitchd, "
-        "no packet is sent) before they are ACTIVE, and again and again after that.",
+        "no packet is sent) before they are ACTIVE, and again and again after that. tunnelled: of those that lead to other "
+        "hosts, be it by a tunnel or a physical network.",
     ),
     cfg.StrOpt(
         "vswitchd_control",

@@ -84,6 +84,21 @@ async def test_who_sends_what_cannot_be_forwarded_is_told(vswitch: VSwitch) -> N
         for target, hop in (("192.0.2.99", "10.0.0.1"), ("2001:db8::99", "fd00::1")):
             shown = await told(a, target)
             assert re.search(rf"From {hop} .*(Net Unreachable|No route)", shown), shown
+        for target, hop in (("10.1.0.99", "10.0.0.1"), ("fd01::99", "fd00::1")):
+            shown = await told(a, target)
+            assert re.search(rf"From {hop} .*(Host Unreachable|Address unreachable)", shown), shown
+
+
+async def test_who_sends_what_is_too_big_for_the_next_network_is_told_its_mtu(vswitch: VSwitch) -> None:
+    async with routed(vswitch) as (here, a, x):
+        await here.now(replace(FAR, mtu=1300))
+        for target, hop, head in ((X.ips[0], "10.0.0.1", 28), (X.ips[1], "fd00::1", 48)):
+            fits, too_much = (("-M", "do", "-s", str(1300 - head + more)) for more in (0, 1))
+            assert await asyncio.to_thread(reaches, a, target, *fits)
+            shown = await told(a, target, *too_much)
+            assert re.search(rf"From {hop} .*(Frag needed|too big).*mtu ?= ?1300", shown), shown
+            inside(a, "ip", "route", "flush", "cache")
+        assert await asyncio.to_thread(reaches, x, A.ips[0], "-M", "do", "-s", "1272"), "the other way there is room"
 
 
 async def test_what_is_down_or_missing_closes(vswitch: VSwitch) -> None:

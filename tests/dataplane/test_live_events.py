@@ -38,13 +38,16 @@ class Follower:
         self._places: dict[str, Any] = {}
 
     def until(self, *wanted: str) -> list[dict[str, Any]]:
-        """Read on until each of these was seen, ``EVENT ID`` or a notice; returns them in the order of their coming."""
+        """Read on until each of these was seen, and return them in the order of their coming.
+
+        Of models it is ``EVENT MODEL ID``, of places ``EVENT ID``; or a notice.
+        """
         missing, found = list(wanted), []
         while missing:
             assert self._process.stdout is not None
             line = json.loads(self._process.stdout.readline())
             self._book(line)
-            word = line.get("notice") or f"{line['event']} {line['id']}"
+            word = line.get("notice") or " ".join(_words(line))
             if word in missing:
                 missing.remove(word)
                 found.append(line)
@@ -63,6 +66,10 @@ class Follower:
             assert before == line["before" if change == "updated" else "place"]
         if change != "deleted":
             self._places[port] = line["place"]
+
+
+def _words(event: dict[str, Any]) -> tuple[str, ...]:
+    return (event["event"], *(() if event["place"] else (event["model"],)), event["id"])
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def knows_tunnel(here: TestChassis) -> bool:
 
 
 def said(here: TestChassis) -> str | None:
-    claim = claims(here.me.chassis, here.replica, here.engine.locality).get("guest")
+    claim = claims(here.me, here.replica, here.engine.locality).get("guest")
     return None if claim is None else claim.status
 
 

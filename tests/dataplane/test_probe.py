@@ -56,7 +56,7 @@ class Proving:
         self.prover.unsettled()
         self.here.engine.settle(self.here.switch.want)
         synced = await self.here.switch.sync()
-        self.said = claims(self.here.me.chassis, self.here.replica, self.here.engine.locality)
+        self.said = claims(self.here.me, self.here.replica, self.here.engine.locality)
         self.prover.settled(self.said, self.here.switch.connections, changed=synced.mods > 0)
         self._tell()
 
@@ -184,7 +184,7 @@ async def test_while_the_switch_changes_ports_are_proven_but_no_fault_is_found(v
         await it.until(a="ACTIVE", b="ACTIVE")
         vswitch.ofctl("del-flows", BRIDGE, "table=96")
         await it.here.now(worlds.port("a", 11, device_id="other"))
-        it.said = claims("here", it.here.replica, it.here.engine.locality)
+        it.said = claims(it.here.me, it.here.replica, it.here.engine.locality)
         it.prover.settled(it.said, it.here.switch.connections, changed=True)
         it.prover.unsettled()
         await asyncio.sleep(0.3)

@@ -24,6 +24,7 @@ from dragonflow.pipeline import (
     Output,
     OutputTo,
     PacketOut,
+    PatchPort,
     Punt,
     Punted,
     PuntKind,
@@ -308,6 +309,71 @@ async def test_tunnel_ports_are_made_adopted_and_removed(ovs: VSwitch) -> None:
         await rig.switch.sync()
         await rig.until(lambda: "df-geneve" not in rig.ports)
         assert ovs.vsctl("list-ports", BRIDGE).split() == ["df-vxlan"]
+
+
+def joined(ovs: VSwitch) -> dict[str, tuple[str, str]]:
+    """The patch ports that there are: on which bridge, and the other end."""
+    found = {}
+    for bridge in ovs.vsctl("list-br").split():
+        for port in ovs.vsctl("list-ports", bridge).split():
+            if ovs.vsctl("get", "Interface", port, "type").strip() == "patch":
+                found[port] = bridge, ovs.vsctl("get", "Interface", port, "options:peer").strip().strip('"')
+    return found
+
+
+PHYSNET = PatchPort("df-int-br-ex", "df-phy-br-ex", "br-ex")
+PAIR = {"df-int-br-ex": (BRIDGE, "df-phy-br-ex"), "df-phy-br-ex": ("br-ex", "df-int-br-ex")}
+
+
+async def test_a_pair_of_patch_ports_is_made_adopted_and_removed(ovs: VSwitch) -> None:
+    """Ends on other bridges that are somebody else's stay."""
+    ovs.add_bridge("br-ex")
+    ovs.vsctl(
+        *("add-port", "br-ex", "mine", "--", "set", "Interface", "mine", "type=patch", "options:peer=none"),
+        "external_ids:df-patch=br-other",
+    )
+    mine = {"mine": ("br-ex", "none")}
+    async with running(ovs) as rig:
+        rig.switch.want(owner("provider"), [PHYSNET])
+        await rig.switch.sync()
+        await rig.until(lambda: "df-int-br-ex" in rig.ports and rig.ports["df-int-br-ex"].ofport is not None)
+        assert rig.ports["df-int-br-ex"].patch == "br-ex"
+        assert joined(ovs) == PAIR | mine
+    uuid = ovs.vsctl("get", "Interface", "df-int-br-ex", "_uuid")
+    async with running(ovs) as rig:
+        rig.switch.want(owner("provider"), [PHYSNET])
+        await rig.switch.sync()
+        assert joined(ovs) == PAIR | mine
+        assert ovs.vsctl("get", "Interface", "df-int-br-ex", "_uuid") == uuid
+    async with running(ovs) as rig:  # the mapping is gone
+        await rig.switch.sync(sweep=False)
+        assert joined(ovs) == PAIR | mine
+        await rig.switch.sync()
+        await rig.until(lambda: "df-int-br-ex" not in rig.ports)
+        assert joined(ovs) == mine
+
+
+async def test_patch_ports_come_and_go_with_a_bridge_that_can_be_joined(
+    ovs: VSwitch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(ovs) as rig:
+        rig.switch.want(owner("provider"), [PHYSNET])
+        await rig.switch.sync()
+        assert joined(ovs) == {}
+        await asyncio.to_thread(ovs.add_bridge, "br-ex")
+        await rig.until(lambda: "df-int-br-ex" in rig.ports)
+        assert "can't be joined to bridge br-ex: it isn't there" in caplog.text
+        await asyncio.to_thread(ovs.vsctl, "del-port", "df-phy-br-ex")
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(joined, ovs) != PAIR:
+                pass
+        await asyncio.to_thread(ovs.vsctl, "set", "Bridge", "br-ex", "datapath_type=system")
+        await rig.until(lambda: "df-int-br-ex" not in rig.ports)
+        assert "can't be joined to bridge br-ex: its datapath_type is not br-int's" in caplog.text
+        await asyncio.to_thread(ovs.vsctl, "set", "Bridge", "br-ex", "datapath_type=netdev")
+        await rig.until(lambda: "df-int-br-ex" in rig.ports)
+        await asyncio.to_thread(ovs.vsctl, "del-br", "br-ex")
+        await rig.until(lambda: "df-int-br-ex" not in rig.ports)
 
 
 async def test_a_tunnel_wanted_while_another_is_being_removed_is_made(ovs: VSwitch) -> None:

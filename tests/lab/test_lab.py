@@ -194,7 +194,7 @@ def test_the_command_line_plugs_runs_and_unplugs(lab: Lab, cloud: Cloud) -> None
     ran = cli(lab, "exec", port["id"], "--", "sh", "-c", "cat /sys/class/net/eth0/address; exit 7")
     assert ran.returncode == 7
     bridges = cli(lab, "host", "host2", "--", "ovs-vsctl", "list-br")
-    assert bridges.stdout.split() == ["br-int", "br-phy"], bridges.stderr
+    assert bridges.stdout.split() == ["br-ex", "br-int", "br-phy"], bridges.stderr
     assert cli(lab, "unplug", port["id"]).returncode == 0
     assert not lab.vms
 

@@ -12,6 +12,7 @@ from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
+from dragonflow.controller.view import Me
 from dragonflow.model import FixedIP, LogicalPort, OvsPort, Route
 from dragonflow.pipeline import (
     DESTINATION,
@@ -58,7 +59,7 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
-            for scope in sorted({"chassis", "net:net", "net:far", "router:r"}):
+            for scope in sorted({"chassis", "net:net", "net:far", "net:vlan", "net:flat", "router:r"}):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)
             replica.reset_ports(state.ports)
@@ -136,7 +137,59 @@ def test_a_port_that_moves_here_is_wired_before_it_is_here() -> None:
     )
 
 
-def test_ports_of_a_provider_network_reach_each_other_here() -> None:
+PHYSICAL = {it.id: it for it in worlds.PHYSICAL}
+
+
+def test_ports_on_a_physical_network_are_behind_its_bridge_and_others_behind_tunnels_at_the_same_time() -> None:
+    assert places(*worlds.PHYSICAL) == {
+        "a": Local(1),
+        "b": Local(2),
+        "v": Local(5),
+        "c": Remote("there", 100, "192.0.2.2"),
+        "w": Remote("there", 110),
+        "f": Remote("there", 110),
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        worlds.patch_port(ofport=None),
+        msgspec.structs.replace(worlds.patch_port(), patch=None),
+        worlds.chassis("there", "192.0.2.2"),
+        worlds.vlan("vlan", 4, 100, physical_network="physnet2"),
+        worlds.vlan("vlan", 4, 100, admin_up=False),
+        worlds.vlan("vlan", 4, 100, segmentation_id=None),
+        worlds.port("w", 42, on="there", net="vlan", admin_up=False),
+        worlds.port("w", 42, on="elsewhere", net="vlan"),
+    ],
+)
+def test_a_port_that_no_physical_network_reaches_is_not_there(other: worlds.AnyRow | OvsPort) -> None:
+    assert "w" not in places(*{**PHYSICAL, other.id: other}.values())
+
+
+def troubles(me: Me, *objects: LogicalPort | OvsPort | worlds.AnyRow) -> dict[str, str]:
+    """What the app ``provider`` has to tell, by object."""
+    replica = Replica()
+    worlds.load(replica, *objects)
+    engine = Engine(APPS, replica, me)
+    engine.settle()
+    assert not engine.broken
+    return {owner.id: reason for owner, reason in engine.degraded.items() if owner.app == "provider"}
+
+
+def test_what_keeps_a_physical_network_away_is_told() -> None:
+    vlan = PHYSICAL["vlan"]
+    unmapped = msgspec.structs.replace(worlds.ME, bridge_mappings=())
+    assert troubles(worlds.ME, *worlds.PHYSICAL) == {}
+    assert troubles(unmapped, vlan) == {"vlan": "this chassis has no bridge for physical network physnet1"}
+    assert troubles(worlds.ME, vlan) == {"vlan": "bridge br-ex of physical network physnet1 isn't joined to br-int"}
+    there = worlds.chassis("there", "192.0.2.2")
+    told = troubles(worlds.ME, vlan, PHYSICAL["w"], worlds.patch_port(), there)
+    assert told == {"w": "chassis there has no bridge for physical network physnet1"}
+
+
+def test_ports_of_a_network_without_a_bridge_here_reach_each_other() -> None:
     vlan = worlds.network(network_type="vlan", physical_network="physnet")
     assert places(vlan, A, worlds.tap("a", 1), C, THERE, worlds.tunnel_port()) == {"a": Local(1)}
 

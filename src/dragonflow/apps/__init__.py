@@ -6,11 +6,12 @@ from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
+from dragonflow.apps.provider import Provider
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
 
-APPS: tuple[App, ...] = (Classification(), Tunnel(), Dhcp(), L3(), Advertisement(), Resolution(), L2())
+APPS: tuple[App, ...] = (Classification(), Tunnel(), Provider(), Dhcp(), L3(), Advertisement(), Resolution(), L2())
 check(APPS)
 
 __all__ = ["APPS", "App"]

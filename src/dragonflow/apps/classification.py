@@ -1,4 +1,5 @@
-"""Where a packet comes from: the port of this chassis, or the network in which another chassis sent it."""
+"""Where a packet comes from: the port of this chassis, or from outside the network in which another chassis sent it, or somebody
+on a physical network."""
 
 from __future__ import annotations
 
@@ -32,12 +33,20 @@ class Classification(App):
         matches=("in_port", "tunnel_id"),
         next=(L2.lookup,),
     )
+    physical = Table(
+        "physical",
+        Stage.CLASSIFICATION,
+        slot=2,
+        purpose="Find the network of a packet from a physical bridge by its VLAN tag, and take the tag off.",
+        matches=("in_port", "vlan_vid"),
+        next=(L2.lookup,),
+    )
     ports = Table(
         "ports",
         Stage.CLASSIFICATION,
-        purpose="Find out where the packet comes from: a local port, or a known chassis. Others are dropped.",
+        purpose="Find out where the packet comes from: a local port, a known chassis, or a physical bridge. Others are dropped.",
         matches=("in_port", "tun_ipv4_src", "tun_ipv6_src"),
-        next=(tunnelled, Resolution.known),
+        next=(tunnelled, physical, Resolution.known),
     )
 
     @renders(LogicalPort)

@@ -32,6 +32,8 @@ class Complaint(Enum):
 
     TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}  # noqa: RUF012 - an enum's value
     NO_ROUTE = {4: (3, 0), 6: (1, 0)}  # noqa: RUF012
+    NO_HOST = {4: (3, 1), 6: (1, 3)}  # noqa: RUF012
+    TOO_BIG = {4: (3, 4), 6: (2, 0)}  # noqa: RUF012
 
 
 class Received(NamedTuple):
@@ -94,10 +96,13 @@ def _is_host(address: Address) -> bool:
     return not (address.is_multicast or address.is_unspecified or address.is_loopback or int(address) == 0xFFFFFFFF)
 
 
-def complain(received: Received, complaint: Complaint, router: Address) -> bytes:
-    """The frame that tells the sender, from the router's ``router`` address at the MAC to which the packet came."""
+def complain(received: Received, complaint: Complaint, router: Address, mtu: int = 0) -> bytes:
+    """The frame that tells the sender, from the router's ``router`` address at the MAC to which the packet came.
+
+    ``mtu`` is that of the link for which it was too big, in bytes (RFC 1191 §4, RFC 4443 §3.2).
+    """
     kind, code = complaint.value[received.version]
-    quoted = bytes(4) + received.packet[: _QUOTED[received.version]]
+    quoted = mtu.to_bytes(4, "big") + received.packet[: _QUOTED[received.version]]
     macs, ips = (received.eth_dst, received.eth_src), (router, received.source)
     return (icmpv4 if received.version == 4 else icmpv6)(macs, ips, kind, code, quoted)
 

@@ -37,7 +37,8 @@ class L2(App):
     """Switch within networks.
 
     A packet is never sent back to its sender: Open vSwitch drops plain output to the port from which it came. One that came from
-    another chassis never leaves to a chassis again, because the groups with ``HERE`` in their name hold local ports alone.
+    outside (another chassis, a physical network) never leaves again, because the groups with ``HERE`` in their name hold local
+    ports alone.
 
     Unicast to a MAC of nobody goes only to ports that may have any MAC (port security off); for ports with port security, the
     DF DB knows all. A MAC of an allowed address pair may move at any time without notice, so it is flooded.
@@ -45,11 +46,19 @@ class L2(App):
 
     name = "l2"
 
+    outside = Table(
+        "outside",
+        Stage.DELIVERY,
+        slot=1,
+        purpose="Send the packet out to its physical network, with the network's tag. None leaves with a tag of its own.",
+        matches=(NETWORK, "eth_src", "vlan_vid"),
+    )
     delivery = Table(
         "delivery",
         Stage.DELIVERY,
-        purpose="Send the packet to its destination: a port of this chassis, or another chassis.",
+        purpose="Send the packet to its destination: a port of this chassis, another chassis, or a physical network.",
         matches=(DESTINATION, FROM_TUNNEL),
+        next=(outside,),
     )
     lookup = Table(
         "l2_lookup",
@@ -100,7 +109,7 @@ class L2(App):
     def _flood(
         self, priority: int, fields: dict[str, Any], network: LogicalSwitch, anywhere: GroupKind, here: GroupKind
     ) -> Iterator[Fact]:
-        """Flows to a pair of groups: one for packets from here, one for those from other chassis."""
+        """Flows to a pair of groups: one for packets from here, one for those from outside."""
         for from_tunnel, kind in ((0, anywhere), (1, here)):
             bits: tuple[tuple[Bits, int], ...] = ((NETWORK, network.key), (FROM_TUNNEL, from_tunnel))
             yield self.lookup.flow(priority, match(*bits, **fields), OutputTo(group_id(kind, network.key)))

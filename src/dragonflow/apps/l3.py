@@ -12,9 +12,11 @@ destination's network, so nobody on its way has to know of routers.
 
 Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
 link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
-address, if it is on this chassis 3 more.
+address, if it is on this chassis 5 more.
 
-What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``).
+What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``). A
+packet that is too big for the network into which it is routed is not cut in pieces, even where IPv4 would have it: its sender is
+told the MTU and sends smaller ones from then on.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ from dragonflow.pipeline import (
     IN_PORT,
     NETWORK,
     SOURCE,
+    TOO_BIG,
     Action,
     ApplyMeter,
+    CheckSize,
     DecTtl,
     Distributed,
     Fact,
@@ -78,12 +82,17 @@ _NEVER_ROUTED = (
 _LIFETIME = 255
 """TTL or hop limit of what a router sends itself."""
 
+_ETHERNET = 14
+"""Bytes of a frame's head: they don't count against the MTU."""
+
 _ECHO, _OWN, _MARTIAN, _TOLD_EXPIRED, _EXPIRED, _FORWARD = 50, 40, 30, 25, 20, 10
 _NOWHERE, _ROUTES = 1, 2
 """Priorities of routes: packets to nowhere, and from where on longer prefixes count more."""
 
-_TOLD = {Complaint.TIME_EXCEEDED: b"t", Complaint.NO_ROUTE: b"n"}
-"""What a flow says to the handler about the packet."""
+_UNKNOWN, _NEXT, _BIG, _TOLD_BIG = 5, 10, 20, 25
+
+_COMPLAINTS = tuple(Complaint)
+"""By their number in it a flow tells the handler what is wrong with the packet."""
 
 _RATE, _BURST = 20, 40
 """Packets a second, and at once, of which a port is told that they weren't forwarded (RFC 1812 §4.3.2.8)."""
@@ -92,11 +101,15 @@ Prefix = IPv4Network | IPv6Network
 
 
 class _Exit(NamedTuple):
-    """A subnet to which a router is connected: by which MAC, in which network (its key)."""
+    """A subnet to which a router is connected: by which MAC, in which network (its key).
+
+    ``mtu`` is set if packets from the router's other networks may be larger than it.
+    """
 
     prefix: Prefix
     network: int
     mac: str
+    mtu: int | None
 
 
 class L3(App):
@@ -114,7 +127,7 @@ class L3(App):
         Stage.ROUTING,
         slot=4,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
-        matches=(NETWORK, "eth_type", *NEXT_HOP),
+        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", *NEXT_HOP),
         next=(L2.lookup,),
     )
     paths = Table(
@@ -171,6 +184,7 @@ class L3(App):
             for lifetime in (0, 1):
                 yield self.local.flow(_EXPIRED, match(**family, ip_ttl=lifetime))
             yield self.local.flow(_FORWARD, match(**family), goto=self.routes)
+        yield self.neighbours.flow(_BIG, match((TOO_BIG, 1)))
 
     @renders(LogicalRouter)
     def router(self, router: LogicalRouter, view: View) -> Iterator[Fact]:
@@ -218,31 +232,40 @@ class L3(App):
         if port.router is not None:  # another router's: it goes on routing
             last, goto = (*last, Resubmit(self.entry.number)), None
         for ip in port.ips:
-            yield self.neighbours.flow(10, _is_next(network.key, ip), *last, goto=goto)
+            yield self.neighbours.flow(_NEXT, _is_next(network.key, ip), *last, goto=goto)
         if isinstance(where, Local):
             meter = punt_meter(PuntKind.UNFORWARDED, where.ofport, _RATE, _BURST)
             yield meter
             source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
-            expired = Punt(PuntKind.UNFORWARDED, _TOLD[Complaint.TIME_EXCEEDED])
             for family in (_IPV4, _IPV6):
-                yield self.local.flow(_TOLD_EXPIRED, match(source, **family, ip_ttl=1), limit, expired)
-            no_route = Punt(PuntKind.UNFORWARDED, _TOLD[Complaint.NO_ROUTE])
-            yield self.routes.flow(_NOWHERE, match(source), limit, no_route)
+                expired = match(source, **family, ip_ttl=1)
+                yield self.local.flow(_TOLD_EXPIRED, expired, limit, _of(port, Complaint.TIME_EXCEEDED))
+            yield self.routes.flow(_NOWHERE, match(source), limit, _of(port, Complaint.NO_ROUTE))
+            yield self.neighbours.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_HOST))
+            yield self.neighbours.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))
 
     @answers(PuntKind.UNFORWARDED)
     def unforwarded(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """Tell the sender, from the interface at which the packet came, by the way on which an answer of a port's would go."""
-        complaint = next((it for it, told in _TOLD.items() if told == punted.data), None)
+        complaint, sender = _COMPLAINTS[punted.data[0]], view.get(LogicalPort, punted.data[1:].decode())
         received = icmp.read(punted.packet)
-        if complaint is None or received is None:
+        network = None if sender is None else view.get(LogicalSwitch, sender.network)
+        if received is None or sender is None or network is None:
             return
         router = next((it for it in view.all(LogicalRouter) if it.key == punted.read(ROUTER)), None)
         ports = (view.get(LogicalPort, interface.port) for interface in (() if router is None else router.interfaces))
         port = next((it for it in ports if it is not None and _mac(it) == received.eth_dst), None)
         address = None if port is None else _answering(port, received.source, view)
-        if address is not None:
-            back = load(NETWORK, punted.read(NETWORK)), load(SOURCE, punted.read(SOURCE)), Resubmit(self.entry.number)
-            yield PacketOut(icmp.complain(received, complaint, address), back)
+        if address is None:
+            return
+        mtu = 0
+        if complaint is Complaint.TOO_BIG:
+            key = punted.read(NETWORK)  # it has left the sender's network already
+            mtu = next((it.mtu for it in view.all(LogicalSwitch) if it.key == key), network.mtu)
+        if punted.read(NETWORK) != network.key:
+            received = received._replace(eth_src=_mac(sender))
+        back = load(NETWORK, network.key), load(SOURCE, sender.key), Resubmit(self.entry.number)
+        yield PacketOut(icmp.complain(received, complaint, address, mtu), back)
 
     def _interface(self, port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[Fact]:
         ours = match((NETWORK, network.key), eth_dst=port.mac)
@@ -263,7 +286,7 @@ class L3(App):
             yield self.local.flow(_ECHO, asks, *_echo(version), *back, goto=goto)
             family = _IPV4 if version == 4 else _IPV6
             yield self.local.flow(_OWN, match(here, **family, **destination))
-        for way in _connected(port, network, view):
+        for way in _connected(port, network, router, view):
             priority = _ROUTES + 2 * way.prefix.prefixlen + 1
             yield self.routes.flow(priority, _to(router.key, way.prefix), *_leave(way), goto=self.neighbours)
 
@@ -278,16 +301,19 @@ def served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRout
 
 def _exits(port: LogicalPort, view: View) -> Iterator[_Exit]:
     network = view.get(LogicalSwitch, port.network)
-    if network is not None and port.router is not None and served(port, network, view) is not None:
-        yield from _connected(port, network, view)
+    router = None if network is None else served(port, network, view)
+    if network is not None and router is not None:
+        yield from _connected(port, network, router, view)
 
 
-def _connected(port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[_Exit]:
+def _connected(port: LogicalPort, network: LogicalSwitch, router: LogicalRouter, view: View) -> Iterator[_Exit]:
     """The subnets to which an interface connects its router."""
     found = {fixed.subnet: view.get(Subnet, fixed.subnet) for fixed in port.fixed_ips}
+    joined = (view.get(LogicalSwitch, interface.network) for interface in router.interfaces)
+    mtu = network.mtu if any(other is not None and other.mtu > network.mtu for other in joined) else None
     for subnet in found.values():
         if subnet is not None:
-            yield _Exit(ip_network(subnet.cidr), network.key, port.mac)
+            yield _Exit(ip_network(subnet.cidr), network.key, port.mac, mtu)
 
 
 def _mac(port: LogicalPort) -> bytes:
@@ -325,10 +351,22 @@ def _is_next(network: int, ip: str) -> Match:
 def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
     """Go over into the network of the exit, towards the next hop, or towards the destination itself."""
     version = way.prefix.version
-    over: tuple[Action, ...] = (DecTtl(), load(NETWORK, way.network), *set_field(eth_src=way.mac), FORGET_PORT)
+    check = () if way.mtu is None else (CheckSize(way.mtu + _ETHERNET, TOO_BIG),)
+    over: tuple[Action, ...] = (
+        *check,
+        DecTtl(),
+        load(NETWORK, way.network),
+        *set_field(eth_src=way.mac),
+        FORGET_PORT,
+    )
     if next_hop is None:
         return (*over, move(_ADDRESS[version][1], _SCRATCH[version]))
     return (*over, *set_field(**{_SCRATCH[version]: int(ip_address(next_hop))}))
+
+
+def _of(port: LogicalPort, complaint: Complaint) -> Punt:
+    """To the handler: what is wrong with a packet, and whose it is."""
+    return Punt(PuntKind.UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
 
 
 @lru_cache(maxsize=2)

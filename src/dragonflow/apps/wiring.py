@@ -1,4 +1,5 @@
-"""Which interface of this chassis is a port's, whether the port is only prepared here, and at what addresses it is found.
+"""Which interface of this chassis is a port's, whether the port is only prepared here, and at what addresses it is found;
+and which interface leads to a physical network.
 
 A live migration's destination stands in ``LogicalPort.standby`` until Neutron moves the binding. Once the port is plugged there
 it is *wired*: what its interface sends is classified, and what other chassis send to it is delivered. The port's place stays
@@ -13,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
-from dragonflow.model import LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.model import PHYSICAL_TYPES, BridgeMapping, LogicalPort, LogicalSwitch, OvsPort
 
 M = TypeVar("M", bound=Any)
 
@@ -54,6 +55,44 @@ def link_local(mac: str) -> str:
     octets[0] ^= 2
     interface = bytes((*octets[:3], 0xFF, 0xFE, *octets[3:]))
     return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))
+
+
+def patch_name(bridge: str) -> str:
+    """The name of the patch port on the integration bridge that leads to a physical network's bridge."""
+    return f"df-int-{bridge}"
+
+
+def bridge_of(network: LogicalSwitch, mappings: Sequence[BridgeMapping]) -> str | None:
+    """The bridge through which a network of a physical type is reached; None if no mapping says so."""
+    names = (it.bridge for it in mappings if it.physical_network == network.physical_network)
+    return next(names, None) if network.network_type in PHYSICAL_TYPES else None
+
+
+def physical_ofport(network: LogicalSwitch, mappings: Sequence[BridgeMapping], world: World) -> int | None:
+    """The OpenFlow port by which packets get to the network's physical network, and come from it; None if there is none now."""
+    bridge = bridge_of(network, mappings)
+    return None if bridge is None else patch_ofport(bridge, world)
+
+
+def patch_ofport(bridge: str, world: World) -> int | None:
+    """The OpenFlow port that leads to a physical network's bridge; None if there is none now."""
+    interface = world.get(OvsPort, patch_name(bridge))
+    if interface is None or interface.patch is None or interface.ofport is None or interface.ofport <= 0:
+        return None
+    return interface.ofport
+
+
+UNTAGGED, TAGGED = 0, 0x1000
+"""``vlan_vid`` of a packet without a tag (OFPVID_NONE), and the bit that one with a tag has set (OFPVID_PRESENT)."""
+
+
+def tag_of(network: LogicalSwitch) -> int | None:
+    """What ``vlan_vid`` is of a network's packets on its physical network; None if it has none there."""
+    if network.network_type == "flat":
+        return UNTAGGED
+    if network.network_type != "vlan" or network.segmentation_id is None:
+        return None
+    return TAGGED | network.segmentation_id
 
 
 def is_standby(port: LogicalPort, chassis: str) -> bool:

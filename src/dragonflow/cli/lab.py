@@ -144,6 +144,26 @@ def migrate(
     typer.echo(moved.vm.netns)
 
 
+@app.command()
+def peer(
+    peer_name: Annotated[str, typer.Argument(metavar="NAME", help="A name for the machine.")],
+    addresses: Annotated[list[str] | None, typer.Argument(help="Its addresses, with prefix lengths.")] = None,
+    vlan: Annotated[int | None, typer.Option(help="The VLAN that it is in; without, it sends no tags.")] = None,
+    region: Region = None,
+    name: Name = DEFAULT,
+) -> None:
+    """Make a machine on the physical network, which Neutron knows nothing of; prints its network namespace."""
+    with errors():
+        typer.echo(_lab(name).peer(peer_name, *(addresses or ()), vlan=vlan, region=region))
+
+
+@app.command()
+def unpeer(peer_name: Annotated[str, typer.Argument(metavar="NAME")], name: Name = DEFAULT) -> None:
+    """Remove a machine from the physical network."""
+    with errors():
+        _lab(name).unpeer(peer_name)
+
+
 @app.command("exec")
 def exec_(port_id: PortId, command: Command, name: Name = DEFAULT) -> None:
     """Run a command in a VM."""

@@ -1,7 +1,7 @@
 """Where each chassis must place a port, as far as the DF DB tells: by the apps themselves, on the rows that each chassis follows.
 
-The DF DB doesn't hold interfaces. It is taken for granted that a chassis has the tunnel ports that it offers, and that a port is
-plugged where a status row says that it works. OpenFlow ports are made up, so they mean nothing here.
+The DF DB doesn't hold interfaces. It is taken for granted that a chassis has the tunnel ports that it offers, that the bridges it
+maps are there, and that a port is plugged where a status row says that it works. OpenFlow ports are made up: they mean nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from dragonflow.apps import APPS
 from dragonflow.apps.tunnel import tunnel_name
+from dragonflow.apps.wiring import patch_name
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
@@ -67,8 +68,10 @@ def _expect(port: LogicalPort, chassis: Chassis, seen: Iterable[Row], known: _Ro
     for number, kind in enumerate(chassis.tunnel_types, 1):
         name = tunnel_name(kind)
         replica.upsert_port(OvsPort(id=name, ofport=(1 << 24) + number, tunnel=name))
-    me = Me(chassis=chassis.id, tunnel_ip=chassis.tunnel_ip, tunnel_types=chassis.tunnel_types)
-    engine = Engine(APPS, replica, me)
+    for number, mapping in enumerate(chassis.bridge_mappings, 1):
+        name = patch_name(mapping.bridge)
+        replica.upsert_port(OvsPort(id=name, ofport=(1 << 25) + number, patch=mapping.bridge))
+    engine = Engine(APPS, replica, Me.of(chassis))
     engine.settle()
     troubles = {owner: said for owner, said in engine.degraded.items() if owner.id in (port.id, port.network)}
     return Expected(chassis.id, engine.locality(port.id), tuple(dict.fromkeys(troubles.values())))

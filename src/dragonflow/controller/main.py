@@ -23,6 +23,7 @@ import logging
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -89,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True):
             id=options.host,
             tunnel_ip=_address(options.tunnel_ip),
             tunnel_types=tuple(options.tunnel_types),
-            bridge_mappings=tuple(map(_mapping, options.bridge_mappings)),
+            bridge_mappings=_mappings(options.bridge_mappings),
             bridge=options.integration_bridge,
             datapath_type=options.datapath_type,
             vhostuser_socket_dir=options.vhostuser_socket_dir,
@@ -113,13 +114,7 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def me(self) -> Me:
         """The chassis as apps see it."""
-        return Me(
-            chassis=self.chassis.id,
-            tunnel_ip=self.chassis.tunnel_ip,
-            tunnel_types=self.chassis.tunnel_types,
-            dhcp_lease_time=self.dhcp_lease_time,
-            dhcp_dns_servers=self.dhcp_dns_servers,
-        )
+        return Me.of(self.chassis, dhcp_lease_time=self.dhcp_lease_time, dhcp_dns_servers=self.dhcp_dns_servers)
 
 
 def _address(text: str | None) -> str:
@@ -138,11 +133,17 @@ def _dns_server(text: str) -> str:
         raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
 
 
-def _mapping(text: str) -> BridgeMapping:
-    network, _, bridge = text.partition(":")
-    if not network or not bridge:
-        raise ConfigError(f"[df] bridge_mappings: {text!r} must be PHYSICAL_NETWORK:BRIDGE")
-    return BridgeMapping(network, bridge)
+def _mappings(texts: Sequence[str]) -> tuple[BridgeMapping, ...]:
+    found: list[BridgeMapping] = []
+    for text in texts:
+        network, _, bridge = text.partition(":")
+        if not network or not bridge:
+            raise ConfigError(f"[df] bridge_mappings: {text!r} must be PHYSICAL_NETWORK:BRIDGE")
+        for other in found:
+            if network == other.physical_network or bridge == other.bridge:
+                raise ConfigError(f"[df] bridge_mappings: {text!r}: each physical network needs a bridge of its own")
+        found.append(BridgeMapping(network, bridge))
+    return tuple(found)
 
 
 def _listening(text: str) -> tuple[str, int]:
@@ -251,8 +252,10 @@ class Controller:
 
     async def _drive(self) -> None:
         """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
-        self._engine.settle(self._switch.want)  # what rests on no row: the tunnel ports can be made while rows are read
-        self._switch.ask_for_tunnels()
+        self._engine.settle(
+            self._switch.want
+        )  # what rests on no row: tunnel and patch ports can be made while rows are read
+        self._switch.ask_for_ports()
         while not await self._follow_news():
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
@@ -282,7 +285,7 @@ class Controller:
         self._prover.unsettled()
         with metrics.SETTLE_SECONDS.time():
             self._unconfirmed.add(await self._render())
-            said = claims(self._name, self._replica, self._engine.locality)
+            said = claims(self._me, self._replica, self._engine.locality)
         try:
             with metrics.SYNC_SECONDS.time():
                 synced = await self._switch.sync()
@@ -337,7 +340,7 @@ class Controller:
         """
         LOG.info("shutting down: all ports of %s are reported DOWN", self._name)
         self._shutting_down = True
-        said = claims(self._name, self._replica, self._engine.locality)
+        said = claims(self._me, self._replica, self._engine.locality)
         down = {
             port: msgspec.structs.replace(claim, status="DOWN", reason=SHUT_DOWN, ofport=None)
             for port, claim in said.items()

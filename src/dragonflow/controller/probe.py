@@ -16,9 +16,10 @@ import msgspec
 from dragonflow.apps import APPS
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.tunnel import tunnel_name
+from dragonflow.apps.wiring import TAGGED, physical_ofport, tag_of
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
-from dragonflow.model import TUNNEL_TYPES, Chassis, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.model import PHYSICAL_TYPES, TUNNEL_TYPES, Chassis, LogicalPort, LogicalSwitch, OvsPort
 from dragonflow.pipeline.facts import Local, Locality, Remote
 from dragonflow.switch.trace import Out, Traced
 
@@ -73,7 +74,7 @@ class Planner:
         if self.mode != "tunnelled":
             return self.mode == "all"
         row = self._replica.get(LogicalSwitch, network)
-        return row is not None and row.network_type in TUNNEL_TYPES
+        return row is not None and row.network_type in (*TUNNEL_TYPES, *PHYSICAL_TYPES)
 
     def plan(self, port_id: str, ofport: int) -> Plan | None:
         """What to try for a port that is wired at ``ofport``; None if it isn't known any more."""
@@ -84,8 +85,9 @@ class Planner:
         peers = self._find_peers(port)
         sent = tuple(self._sent(port, ofport, network, peer, place) for peer, place in peers)
         if not sent:
-            about = "a packet from this port"
-            sent = (Probe(about, f"in_port={ofport},{_frame(port, None)}", None),)
+            physical = physical_ofport(network, self._me.bridge_mappings, self._replica)
+            out = None if physical is None else Out(physical, vlan=_vlan(network))
+            sent = (Probe("a packet from this port", f"in_port={ofport},{_frame(port, None)}", out),)
         return Plan(sent, self._got(port, ofport, network, peers))
 
     def _sent(
@@ -95,7 +97,9 @@ class Planner:
         where = "here"
         if isinstance(place, Remote):
             where = f"on {place.chassis}"
-            if place.address is not None:
+            if place.address is None:
+                out = Out(place.ofport, vlan=_vlan(network))
+            else:
                 out = Out(place.ofport, network.segmentation_id, place.address)
         about = f"a packet from this port to port {peer.id} ({where})"
         return Probe(about, f"in_port={ofport},{_frame(port, peer)}", out)
@@ -107,7 +111,7 @@ class Planner:
         network: LogicalSwitch,
         peers: Sequence[tuple[LogicalPort, Local | Remote]],
     ) -> Probe | None:
-        """By tunnel, if there is anybody to send by it; else from a port of this chassis, to which a standby is elsewhere yet."""
+        """From a port of this chassis, if one was chosen to talk to; else from outside, by a tunnel or the physical network."""
         sender, place = peers[0] if peers else (None, None)
         own = self._locality(port.id)
         if isinstance(own, Remote):
@@ -115,6 +119,12 @@ class Planner:
         if isinstance(place, Local):
             about = f"a packet to this port from port {sender.id if sender else '?'} (here)"
             return Probe(about, f"in_port={place.ofport},{_frame(sender, port)}", Out(ofport))
+        physical = physical_ofport(network, self._me.bridge_mappings, self._replica)
+        if physical is not None:
+            vlan = _vlan(network)
+            tagged = "" if vlan is None else f"dl_vlan={vlan},"
+            about = f"a packet to this port from physical network {network.physical_network}"
+            return Probe(about, f"in_port={physical},{tagged}{_frame(sender, port)}", Out(ofport))
         if isinstance(place, Remote) and place.address is not None:
             entry: tuple[str, int, str] | None = (place.chassis, place.ofport, place.address)
         else:
@@ -211,9 +221,15 @@ def _addresses(port: LogicalPort | None) -> dict[int, str]:
     return found
 
 
+def _vlan(network: LogicalSwitch) -> int | None:
+    """The number of the VLAN that the network is on its physical network; None for a flat one."""
+    tag = tag_of(network)
+    return tag & ~TAGGED if tag else None
+
+
 def _is(out: Out, expected: Out) -> bool:
     if expected.vtep is None:
-        return out.ofport == expected.ofport
+        return (out.ofport, out.vlan) == (expected.ofport, expected.vlan)
     return out == expected
 
 
@@ -228,5 +244,8 @@ def _ended(traced: Traced) -> str:
 
 def _places(outs: Sequence[Out]) -> str:
     return ", ".join(
-        f"OpenFlow port {out.ofport}" + (f" (VNI {out.vni} to {out.vtep})" if out.vtep else "") for out in outs
+        f"OpenFlow port {out.ofport}"
+        + (f" (VNI {out.vni} to {out.vtep})" if out.vtep else "")
+        + (f" (VLAN {out.vlan})" if out.vlan else "")
+        for out in outs
     )

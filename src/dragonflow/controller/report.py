@@ -16,9 +16,11 @@ from typing import Literal
 
 import msgspec
 
-from dragonflow.apps.wiring import interfaces, is_standby, standby_ofport
+from dragonflow.apps.wiring import bridge_of, interfaces, is_standby, physical_ofport, standby_ofport
 from dragonflow.controller.replica import Replica
+from dragonflow.controller.view import Me
 from dragonflow.model import (
+    PHYSICAL_TYPES,
     Alive,
     Binding,
     Chassis,
@@ -63,13 +65,13 @@ class Claim(msgspec.Struct, frozen=True):
     ofport: int | None = None
 
 
-def claims(chassis: str, replica: Replica, locality: Callable[[str], Locality | None]) -> dict[str, Claim]:
-    """What to say of the ports that are bound to ``chassis``, if the switch confirms what was just rendered.
+def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None]) -> dict[str, Claim]:
+    """What to say of the ports that are bound to this chassis, if the switch confirms what was just rendered.
 
     Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired. Of a floating IP's own port it says,
     for the binding of the port that it stands for, that the floating IP works; while it doesn't, nothing is said of it.
     """
-    said = {}
+    said, chassis = {}, me.chassis
     for binding in replica.where(Binding, host=chassis):
         port = replica.get(LogicalPort, binding.id)
         if port is None or port.generation != binding.generation:
@@ -82,10 +84,10 @@ def claims(chassis: str, replica: Replica, locality: Callable[[str], Locality | 
             ofport = place.ofport if isinstance(place, Local) else None
         else:
             ofport = standby_ofport(port, chassis, replica)
-        if ofport is not None and port.admin_up:
+        if ofport is not None and port.admin_up and _cut_off(port, me, replica) is None:
             said[port.id] = Claim(port.network, port.generation, "ACTIVE", revision, ofport=ofport)
         else:
-            said[port.id] = Claim(port.network, port.generation, "DOWN", revision, _why_down(port, replica))
+            said[port.id] = Claim(port.network, port.generation, "DOWN", revision, _why_down(port, me, replica))
         for floating in replica.where(FloatingIp, fixed_port=port.id) if binding.active else ():
             if isinstance(locality(floating.port), Local):
                 revision = replica.revision(FloatingIp, floating.id)
@@ -93,8 +95,21 @@ def claims(chassis: str, replica: Replica, locality: Callable[[str], Locality | 
     return said
 
 
-def _why_down(port: LogicalPort, replica: Replica) -> str:
-    """In words for operators: what keeps the port from having a place here."""
+def _cut_off(port: LogicalPort, me: Me, replica: Replica) -> str | None:
+    """What is missing between the port and the physical network that it belongs to; None if nothing is."""
+    network = replica.get(LogicalSwitch, port.network)
+    if network is None or network.network_type not in PHYSICAL_TYPES:
+        return None
+    bridge = bridge_of(network, me.bridge_mappings)
+    if bridge is None:
+        return f"no bridge for physical network {network.physical_network} in [df] bridge_mappings of {me.chassis}"
+    if physical_ofport(network, me.bridge_mappings, replica) is None:
+        return f"bridge {bridge} of physical network {network.physical_network} is missing or can't be joined to br-int"
+    return None
+
+
+def _why_down(port: LogicalPort, me: Me, replica: Replica) -> str:  # noqa: PLR0911 - a list of reasons
+    """In words for operators: what keeps the port from having a place here, or from being of use there."""
     network = replica.get(LogicalSwitch, port.network)
     if not port.admin_up:
         return "switched off (admin_state_up is false)"
@@ -102,6 +117,8 @@ def _why_down(port: LogicalPort, replica: Replica) -> str:
         return f"network {port.network} has no row in the DF DB"
     if not network.admin_up:
         return f"network {port.network} is switched off (admin_state_up is false)"
+    if (cut_off := _cut_off(port, me, replica)) is not None:
+        return cut_off
     if interfaces(port, replica):
         return "no app gives the port a place here"
     for interface in replica.where(OvsPort, iface_id=port.id):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dragonflow.controller.replica import INDICES, Change, Replica
-from dragonflow.model import LogicalPort, Neighbour, OvsPort, Row
+from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, Row
 from dragonflow.pipeline.facts import Locality
 
 M = TypeVar("M", bound="Row | OvsPort | Neighbour")
@@ -20,8 +20,20 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     chassis: str
     tunnel_ip: str
     tunnel_types: tuple[str, ...] = ("geneve",)
+    bridge_mappings: tuple[BridgeMapping, ...] = ()
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, chassis: Chassis, **settings: Any) -> Me:
+        """A chassis as its own row describes it; ``settings`` are what the row doesn't tell."""
+        return cls(
+            chassis=chassis.id,
+            tunnel_ip=chassis.tunnel_ip,
+            tunnel_types=chassis.tunnel_types,
+            bridge_mappings=chassis.bridge_mappings,
+            **settings,
+        )
 
     @property
     def id(self) -> str:

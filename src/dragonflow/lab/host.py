@@ -5,7 +5,8 @@
     namespace LAB-fabric                     namespace LAB-host1
       bridge region1, 198.18.1.254 ── veth ── underlay ─ br-phy (VTEP 198.18.1.1)
       bridge region2, 198.18.2.254            br-int ◄── dragonflow controller ── 127.0.0.1 ── uplink ── the region's servers
-      routes between them                       └ tap… ── veth ── eth0 in LAB-vm-…
+      routes between them                       ║ └ tap… ── veth ── eth0 in LAB-vm-…
+      bridge physnet1 ─────────────── veth ── physical ─ br-ex                        (see ``physical``)
 
 Nothing of it touches the machine's own network, so every lab uses the same addresses (198.18.0.0/15, RFC 2544).
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from dragonflow.lab import system, uplink
 from dragonflow.lab.daemon import Daemon
+from dragonflow.lab.physical import PHYSICAL_BRIDGE, PHYSICAL_NETWORK, PhysicalNetwork
 from dragonflow.lab.system import LabError, wait_until
 from dragonflow.lab.vswitch import VSwitch
 
@@ -41,15 +43,17 @@ def gateway(region: int) -> str:
 
 
 class Fabric:
-    """A namespace with a bridge per region, and routing between the bridges."""
+    """A namespace with a bridge per region, and routing between the bridges; and with a physical network per region."""
 
-    def __init__(self, netns: str) -> None:
+    def __init__(self, netns: str, directory: Path) -> None:
         self.netns = netns
+        self._switch = VSwitch(directory, netns)
 
     def up(self, regions: int) -> None:
         """Make it."""
         system.netns_add(self.netns)
         system.sysctl(self.netns, {"net/ipv4/ip_forward": "1"})
+        self._switch.start()
         for region in range(1, regions + 1):
             system.ip(
                 self.netns,
@@ -57,6 +61,11 @@ class Fabric:
                 f"link set region{region} mtu {UNDERLAY_MTU} up",
                 f"address add {gateway(region)}/24 dev region{region}",
             )
+            self.physical(region).up()
+
+    def physical(self, region: int) -> PhysicalNetwork:
+        """A region's physical network. Each region calls its own ``physnet1``."""
+        return PhysicalNetwork(self._switch, f"physnet{region}")
 
 
 class Uplink:
@@ -129,6 +138,7 @@ class Host:
             "tunnel_ip": self.vtep,
             "integration_bridge": INTEGRATION_BRIDGE,
             "datapath_type": "netdev",
+            "bridge_mappings": f"{PHYSICAL_NETWORK}:{PHYSICAL_BRIDGE}",
             "ovsdb_connection": f"unix:{self.switch.db_sock}",
             "openflow_connection": f"unix:{self.switch.openflow(INTEGRATION_BRIDGE)}",
             "control_socket": str(self.control_socket),
@@ -162,6 +172,7 @@ class Host:
             f"address add {self.vtep}/24 dev br-phy",
             f"route add default via {gateway(self.region)}",
         )
+        fabric.physical(self.region).join(f"p{self.region}h{self.index}", self.netns, self.switch)
 
     def down(self) -> None:
         """Stop everything that runs here; the namespace stays."""

@@ -119,8 +119,12 @@ class Lab:
             state.save(msgspec.structs.replace(shape, maker=None))
         return cls(name)
 
+    @property
+    def _fabric(self) -> Fabric:
+        return Fabric(f"{self.name}-fabric", self.home / "fabric")
+
     def _bring_up(self, progress: Progress) -> None:
-        fabric = Fabric(f"{self.name}-fabric")
+        fabric = self._fabric
         fabric.up(len(self.regions))
         with ThreadPoolExecutor() as pool:
             for each in [pool.submit(region.up, fabric, progress) for region in self.regions.values()]:
@@ -288,6 +292,33 @@ class Lab:
     def _remember_vms(self, vms: Sequence[Vm]) -> None:
         state.save(msgspec.structs.replace(state.load(self.name), vms=tuple(vms)))
 
+    # Machines on the physical network
+
+    def peer(self, name: str, *addresses: str, vlan: int | None = None, region: str | None = None) -> str:
+        """Make a machine on a region's physical network that Neutron knows nothing of; returns its namespace.
+
+        ``addresses`` carry prefix lengths. It is untagged, or in a VLAN.
+
+        :raises LabError: there is one of that name, or the name is none.
+        """
+        netns = self._netns_of_peer(name)
+        place = self.region(region)
+        with state.locked(self.name):
+            if system.netns_exists(netns):
+                raise LabError(f"there is a peer {name!r} already; `dragonflow lab unpeer {name}` removes it")
+            self._fabric.physical(place.index).add_peer(f"q-{name}", netns, addresses, vlan)
+        return netns
+
+    def unpeer(self, name: str) -> None:
+        """Remove a machine from the physical network, with all that runs in it. It may be gone already."""
+        with state.locked(self.name):
+            remove(self._netns_of_peer(name))
+
+    def _netns_of_peer(self, name: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9]{0,11}", name):
+            raise LabError(f"{name!r}: a peer's name is a lower-case letter, then at most 11 letters and digits")
+        return f"{self.name}-peer-{name}"
+
     # Commands inside
 
     def vm_command(self, port_id: str, command: Sequence[str]) -> list[str]:
@@ -425,9 +456,10 @@ def clean(name: str, *, logs: bool = True) -> bool:
 
 
 def _netns_of(name: str) -> Iterator[str]:
-    """The lab's namespaces: of the fabric, of hosts, of bays, of VMs."""
+    """The lab's namespaces: of the fabric, of hosts, of bays, of VMs, of peers on physical networks."""
     pattern = re.compile(
-        rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+(-[a-z]+\d+)?|vm-[0-9a-f-]{{1,11}}(-host\d+)?)"
+        rf"{re.escape(name)}-(fabric|(region\d+-)?host\d+(-[a-z]+\d+)?|vm-[0-9a-f-]{{1,11}}(-host\d+)?"
+        r"|peer-[a-z][a-z0-9]*)"
     )
     return (netns for netns in system.netns_names() if pattern.fullmatch(netns))
 

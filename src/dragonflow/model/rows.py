@@ -31,6 +31,9 @@ FLOATING_IP = "network:floatingip"
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 """The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
 
+PHYSICAL_TYPES = ("flat", "vlan")
+"""The network types that lie on a physical network, to which a chassis gets through a bridge (``BridgeMapping``)."""
+
 
 def network_scope(network: str) -> str:
     """Everything that belongs to one network: the switch itself, its subnets and its ports."""

@@ -5,6 +5,7 @@ from dragonflow.pipeline.action import (
     IN_PORT,
     Action,
     ApplyMeter,
+    CheckSize,
     DecTtl,
     Move,
     Output,
@@ -29,6 +30,7 @@ from dragonflow.pipeline.facts import (
     Locality,
     Meter,
     Owner,
+    PatchPort,
     Place,
     Remote,
     Trouble,
@@ -36,7 +38,7 @@ from dragonflow.pipeline.facts import (
 )
 from dragonflow.pipeline.match import Match, match
 from dragonflow.pipeline.punt import PacketOut, Punted, PuntKind, punt_meter
-from dragonflow.pipeline.registers import DESTINATION, FROM_TUNNEL, NETWORK, SOURCE, Bits
+from dragonflow.pipeline.registers import DESTINATION, FROM_TUNNEL, NETWORK, SOURCE, TOO_BIG, Bits
 from dragonflow.pipeline.table import Stage, Table
 
 __all__ = [
@@ -46,10 +48,12 @@ __all__ = [
     "IN_PORT",
     "NETWORK",
     "SOURCE",
+    "TOO_BIG",
     "Action",
     "ApplyMeter",
     "Bits",
     "Bucket",
+    "CheckSize",
     "DecTtl",
     "Distributed",
     "Fact",
@@ -64,6 +68,7 @@ __all__ = [
     "OutputTo",
     "Owner",
     "PacketOut",
+    "PatchPort",
     "Place",
     "PopVlan",
     "Punt",

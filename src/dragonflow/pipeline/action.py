@@ -93,7 +93,27 @@ class Spread(msgspec.Struct, frozen=True):
     paths: int
 
 
-Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit | ApplyMeter | DecTtl | Spread | Punt
+class CheckSize(msgspec.Struct, frozen=True):
+    """Write into the bit ``target`` whether the frame is larger than ``most`` bytes (NXAST_CHECK_PKT_LARGER)."""
+
+    most: int
+    target: Bits
+
+
+Action = (
+    Output
+    | OutputTo
+    | SetField
+    | Move
+    | PushVlan
+    | PopVlan
+    | Resubmit
+    | ApplyMeter
+    | DecTtl
+    | Spread
+    | CheckSize
+    | Punt
+)
 
 
 def set_field(**fields: Any) -> tuple[SetField, ...]:

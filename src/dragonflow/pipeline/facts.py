@@ -63,6 +63,17 @@ class TunnelPort(msgspec.Struct, frozen=True):
     remote: str | None = None
 
 
+class PatchPort(msgspec.Struct, frozen=True):
+    """A way from the integration bridge to ``bridge`` and back, by a pair of patch ports: ``name`` here, ``peer`` there.
+
+    The bridge is somebody else's. While it isn't there, neither is the pair.
+    """
+
+    name: str
+    peer: str
+    bridge: str
+
+
 class Local(msgspec.Struct, frozen=True):
     """The port is handled on this chassis alone, at this OpenFlow port."""
 
@@ -70,7 +81,10 @@ class Local(msgspec.Struct, frozen=True):
 
 
 class Remote(msgspec.Struct, frozen=True):
-    """The port is on one other chassis, behind OpenFlow port ``ofport``; ``address`` is that chassis's VTEP, if by tunnel."""
+    """The port is on one other chassis, behind OpenFlow port ``ofport``.
+
+    ``address`` is that chassis's VTEP if the way there is a tunnel, None if it is a physical network.
+    """
 
     chassis: str
     ofport: int
@@ -97,4 +111,4 @@ class Trouble(msgspec.Struct, frozen=True):
     reason: str
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | Place | Trouble
+Fact = Flow | Group | Bucket | Meter | TunnelPort | PatchPort | Place | Trouble

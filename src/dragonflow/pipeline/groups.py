@@ -17,10 +17,10 @@ class GroupKind(IntEnum):
 
 
 PURPOSES = {
-    GroupKind.FLOOD: "broadcast and multicast from a port of this chassis: to all here, once to each other chassis",
-    GroupKind.FLOOD_HERE: "broadcast and multicast from another chassis: to all here",
-    GroupKind.UNKNOWN: "unicast to nobody's MAC from a port of this chassis: to ports without port security, wherever they are",
-    GroupKind.UNKNOWN_HERE: "unicast to nobody's MAC from another chassis: to ports without port security here",
+    GroupKind.FLOOD: "broadcast and multicast from a port here: to all here, once to each other chassis, to the physical network",
+    GroupKind.FLOOD_HERE: "broadcast and multicast from outside: to all here",
+    GroupKind.UNKNOWN: "unicast to nobody's MAC from a port here: to ports without port security, to the physical network",
+    GroupKind.UNKNOWN_HERE: "unicast to nobody's MAC from outside: to ports without port security here",
 }
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dragonflow.pipeline.action import Action, ApplyMeter, OutputTo
-from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, Meter, Owner, TunnelPort
+from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, Meter, Owner, PatchPort, TunnelPort
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
@@ -65,8 +65,8 @@ class Clash(msgspec.Struct, frozen=True):
 class Kind:
     """What a claim or a change is about. Plain numbers: they are hashed for every fact, and an enum's hash is slow."""
 
-    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE = range(6)
-    NAMES = ("flow", "group", "bucket", "meter", "tunnel port", "use of meter")
+    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH = range(7)
+    NAMES = ("flow", "group", "bucket", "meter", "tunnel port", "use of meter", "patch port")
 
 
 class Change(NamedTuple):
@@ -99,6 +99,13 @@ class Tunnel(NamedTuple):
     type: str
     local: str
     remote: str
+
+
+class Patch(NamedTuple):
+    """The contents of a patch port: the name of the port at its other end, and that one's bridge."""
+
+    peer: str
+    bridge: str
 
 
 class _Refusal(NamedTuple):
@@ -135,9 +142,11 @@ class Ledger:
         self._meters: Claims[int, tuple[int, int]] = Claims()
         self._tunnels: Claims[str, Tunnel] = Claims()
         self._meter_uses: Claims[int, bool] = Claims()
+        self._patches: Claims[str, Patch] = Claims()
         self._claims: tuple[Claims[Any, Any], ...] = (
             *(self._flows, self._groups, self._buckets),
             *(self._meters, self._tunnels, self._meter_uses),
+            self._patches,
         )
         self._members: dict[int, set[int]] = {}
         self._clash_seen: dict[tuple[int, Any], float] = {}
@@ -184,6 +193,11 @@ class Ledger:
     def tunnels(self) -> Mapping[str, Tunnel]:
         """The tunnel ports wanted, by name."""
         return {name: tunnel for name in self._tunnels if (tunnel := self._tunnels.wanted(name)) is not None}
+
+    @property
+    def patches(self) -> Mapping[str, Patch]:
+        """The patch ports wanted, by name."""
+        return {name: patch for name in self._patches if (patch := self._patches.wanted(name)) is not None}
 
     @property
     def clashes(self) -> Sequence[Clash]:
@@ -409,6 +423,8 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
             claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst))] = None
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote or "flow")] = None
+        elif isinstance(fact, PatchPort):
+            claims[Kind.PATCH, fact.name, Patch(fact.peer, fact.bridge)] = None
     return tuple(chain.from_iterable(claims))
 
 

@@ -1,4 +1,6 @@
-"""The integration bridge in Open vSwitch's database: which ports it has, and which tunnel ports it should have.
+"""The integration bridge in Open vSwitch's database: which ports it has, and which tunnel and patch ports it should have.
+
+A patch port's other end lies on a bridge that is somebody else's (a physical network's). There, nothing but that end is touched.
 
 Uses the official IDL (``ovs.db.idl``) on asyncio's loop. The database may come and go;
 what was read stays until it says otherwise.
@@ -10,17 +12,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from dragonflow.model.ovs import OvsPort
 from dragonflow.switch._idl import Idl, Transaction, Wake
-from dragonflow.switch.ledger import Tunnel
+from dragonflow.switch.ledger import Patch, Tunnel
 
 logger = logging.getLogger(__name__)
 
 TUNNEL_MARK = "df-tunnel"
 """The key of Interface.external_ids by which tunnel ports of ours are known; its value is the fact's name."""
+
+PATCH_MARK = "df-patch"
+"""The same for patch ports; its value is the bridge to which the port leads."""
 
 OPENFLOW = "OpenFlow15"
 _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
@@ -28,6 +33,15 @@ _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
 
 _RETRY = 1.0
 """Seconds before a refused transaction is tried again."""
+
+
+class _Port(NamedTuple):
+    """A port of ours as it should be: on which bridge, and what its interface holds. It is known by its mark."""
+
+    bridge: str
+    type: str
+    options: Mapping[str, str]
+    mark: tuple[str, str]
 
 
 class Ovsdb:
@@ -50,9 +64,11 @@ class Ovsdb:
         self._datapath_type = datapath_type
         self._on_ports = on_ports
         self._tunnels: Mapping[str, Tunnel] | None = None
+        self._patches: Mapping[str, Patch] = {}
         self._sweep = False
         self._unsettled = True
         self._settings: tuple[Any, ...] | None = None
+        self._unjoined: dict[str, str] = {}
         self._ports: dict[str, OvsPort] = {}
         self._members: dict[UUID, list[Any]] = {}
         self._seen: dict[UUID, OvsPort] = {}
@@ -60,10 +76,14 @@ class Ovsdb:
         self._retry_at = 0.0
         self._wake = asyncio.Event()
 
-    def want_tunnels(self, tunnels: Mapping[str, Tunnel], *, sweep: bool) -> None:
-        """These tunnel ports should stand; with ``sweep`` those of ours that nobody wants go."""
-        if tunnels != self._tunnels or sweep != self._sweep:
-            self._tunnels, self._sweep, self._unsettled = dict(tunnels), sweep, True
+    def want(self, tunnels: Mapping[str, Tunnel], patches: Mapping[str, Patch], *, sweep: bool) -> None:
+        """These tunnel and patch ports should stand; with ``sweep`` those of ours that nobody wants go.
+
+        A pair of patch ports stands only while the bridge at its other end does, and has the same type of data path.
+        """
+        if (tunnels, patches, sweep) != (self._tunnels, self._patches, self._sweep):
+            self._tunnels, self._patches, self._sweep = dict(tunnels), dict(patches), sweep
+            self._unsettled = True
             self._wake.set()
 
     async def run(self) -> None:
@@ -123,7 +143,7 @@ class Ovsdb:
             self._settings, self._unsettled = None, True
             self._tell({})
             return
-        if (settings := _settings(bridge)) != self._settings:
+        if (settings := (_settings(bridge), *self._far_ends(idl))) != self._settings:
             self._settings, self._unsettled = settings, True
         touched, before = idl.touched, self._seen
         if touched["Bridge"] or touched["Port"]:
@@ -135,7 +155,7 @@ class Ovsdb:
             uuids.clear()
         interfaces = [interface for members in self._members.values() for interface in members]
         self._seen = {interface.uuid: known.get(interface.uuid) or _ovs_port(interface) for interface in interfaces}
-        if any(self._is_tunnel(port) for port in _unlike(before, self._seen)):
+        if any(self._is_ours(port) for port in _unlike(before, self._seen)):
             self._unsettled = True
         present = {port.id: port for port in self._seen.values()}
         self.in_sync, first = True, not self.in_sync
@@ -149,12 +169,24 @@ class Ovsdb:
         if changed or gone or always:
             self._on_ports(changed, gone)
 
-    def _find(self, idl: Idl) -> Any:
-        return next((row for row in idl.tables["Bridge"].rows.values() if row.name == self._bridge), None)
+    def _find(self, idl: Idl, name: str | None = None) -> Any:
+        """A bridge by name, ours by default; None if it isn't there."""
+        wanted = name or self._bridge
+        return next((row for row in idl.tables["Bridge"].rows.values() if row.name == wanted), None)
 
-    def _is_tunnel(self, port: OvsPort) -> bool:
-        """Whether a port is ours to write: most that come and go are VMs', and cost no look at all the tunnel ports."""
-        return port.tunnel is not None or port.id in (self._tunnels or ())
+    def _far_ends(self, idl: Idl) -> Iterator[Any]:
+        """What there is on other bridges that we write, or that decides whether we do."""
+        for patch in self._patches.values():
+            bridge = self._find(idl, patch.bridge)
+            yield None if bridge is None else (bridge.uuid, bridge.datapath_type)
+            for port in () if bridge is None else bridge.ports:
+                if port.name == patch.peer:
+                    yield [(it.type, it.options, it.external_ids) for it in port.interfaces]
+
+    def _is_ours(self, port: OvsPort) -> bool:
+        """Whether a port is ours to write: most that come and go are VMs', and cost no look at all that are ours."""
+        marked = port.tunnel is not None or port.patch is not None
+        return marked or port.id in (self._tunnels or ()) or port.id in self._patches
 
     # Writing
 
@@ -194,25 +226,57 @@ class Ovsdb:
         protocols = _read(bridge, "protocols", [])
         _assign(bridge, "protocols", sorted({*(protocols or _PROTOCOLS), OPENFLOW}))
         if self._tunnels is not None:
-            self._write_tunnels(idl, transaction, bridge, self._tunnels)
+            self._write_ports(idl, transaction, dict(self._ports_of_ours(idl, bridge, self._tunnels)))
 
-    def _write_tunnels(self, idl: Idl, transaction: Any, bridge: Any, tunnels: Mapping[str, Tunnel]) -> None:
-        there = {}
-        for port in bridge.ports:
-            ours = any(TUNNEL_MARK in _read(interface, "external_ids", {}) for interface in port.interfaces)
-            if not ours or port.name in tunnels:
-                there[port.name] = port
-            elif self._sweep:
-                bridge.delvalue("ports", port)
+    def _ports_of_ours(self, idl: Idl, bridge: Any, tunnels: Mapping[str, Tunnel]) -> Iterator[tuple[str, _Port]]:
+        """All that should stand, by name."""
         for name, tunnel in tunnels.items():
-            if name not in there:
-                there[name] = self._insert_port(idl, transaction, name, tunnel.type)
-                bridge.addvalue("ports", there[name])
-            interface = there[name].interfaces[0]
-            _assign(interface, "type", tunnel.type)
             options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
-            _assign(interface, "options", {**_read(interface, "options", {}), **options})
-            _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), TUNNEL_MARK: name})
+            yield name, _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name))
+        unjoined = {}
+        for name, patch in self._patches.items():
+            far = self._find(idl, patch.bridge)
+            if far is None:
+                unjoined[patch.bridge] = "it isn't there"
+            elif (far.datapath_type or "system") != (bridge.datapath_type or "system"):
+                unjoined[patch.bridge] = f"its datapath_type is not {self._bridge}'s"
+            else:
+                yield name, _Port(self._bridge, "patch", {"peer": patch.peer}, (PATCH_MARK, patch.bridge))
+                yield patch.peer, _Port(patch.bridge, "patch", {"peer": name}, (PATCH_MARK, self._bridge))
+        for name, reason in unjoined.items():
+            if self._unjoined.get(name) != reason:
+                logger.warning("%s can't be joined to bridge %s: %s", self._bridge, name, reason)
+        self._unjoined = unjoined
+
+    def _write_ports(self, idl: Idl, transaction: Any, wanted: Mapping[str, _Port]) -> None:
+        there = {}
+        for bridge in idl.tables["Bridge"].rows.values():
+            for port in bridge.ports:
+                expected = wanted.get(port.name)
+                if expected is not None and expected.bridge == bridge.name:
+                    there[port.name] = port
+                elif self._sweep and self._is_marked(bridge, port):
+                    bridge.delvalue("ports", port)
+        for name, port in wanted.items():
+            if name not in there:
+                there[name] = self._insert_port(idl, transaction, name, port.type)
+                self._find(idl, port.bridge).addvalue("ports", there[name])
+            interface = there[name].interfaces[0]
+            _assign(interface, "type", port.type)
+            _assign(interface, "options", {**_read(interface, "options", {}), **port.options})
+            mark, value = port.mark
+            _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), mark: value})
+
+    def _is_marked(self, bridge: Any, port: Any) -> bool:
+        """Whether a port is one of ours; on other bridges only the ends of patches to our bridge are."""
+        for interface in port.interfaces:
+            ids = _read(interface, "external_ids", {})
+            if bridge.name == self._bridge:
+                if TUNNEL_MARK in ids or PATCH_MARK in ids:
+                    return True
+            elif ids.get(PATCH_MARK) == self._bridge:
+                return True
+        return False
 
     @staticmethod
     def _insert_port(idl: Idl, transaction: Any, name: str, kind: str) -> Any:
@@ -256,6 +320,7 @@ def _ovs_port(interface: Any) -> OvsPort:
         iface_id=ids.get("iface-id"),
         attached_mac=ids.get("attached-mac"),
         tunnel=ids.get(TUNNEL_MARK),
+        patch=ids.get(PATCH_MARK),
         # with an ofport the port works; what OVS says then comes and goes whenever it reconfigures anything
         error=errors[0] if errors and ofport is None else None,
     )

@@ -87,9 +87,9 @@ class Switch:
         """From now on the owner wants exactly these facts; nothing is sent before ``sync``."""
         self._ledger.set(owner, facts)
 
-    def ask_for_tunnels(self) -> None:
-        """Have OVSDB make the tunnel ports that are wanted so far, ahead of the first ``sync``; none is removed."""
-        self._ovsdb.want_tunnels(self._ledger.tunnels, sweep=False)
+    def ask_for_ports(self) -> None:
+        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of the first ``sync``; none is removed."""
+        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=False)
 
     def doubt(self) -> None:
         """Somebody else may have changed the bridge: the next ``sync`` reads it back before it sends the difference."""
@@ -98,11 +98,11 @@ class Switch:
     async def sync(self, *, sweep: bool = True) -> Synced:
         """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
 
-        Tunnel ports are only asked of OVSDB here; they show up in ``on_ports``. Without ``sweep`` nothing is removed.
+        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Without ``sweep`` nothing is removed.
 
         :raises Disconnected: there is no switch; ``on_connect`` will say when there is.
         """
-        self._ovsdb.want_tunnels(self._ledger.tunnels, sweep=sweep)
+        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
         async with self._syncing:
             connection = self._connection
             if connection is None:

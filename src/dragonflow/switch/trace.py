@@ -9,6 +9,9 @@ import msgspec
 _TABLE = re.compile(r"\s*(\d+)\. (.*)")
 _OUTPUT = re.compile(r"\s*output:(\d+)")
 _SET_TUNNEL = re.compile(r"\s*set_field:(\S+)->(tun_id|tun_dst|tun_ipv6_dst)")
+_SET_VLAN = re.compile(r"\s*set_field:(\d+)->vlan_vid")
+_POP_VLAN = re.compile(r"\s*pop_vlan")
+_BRIDGE = re.compile(r"( +)bridge\(")
 _REFUSED = re.compile(r"\s*>+ *(.*skipping .*output|Nonexistent output port|.*dropping packet|OFPPC_)", re.IGNORECASE)
 _OURS = re.compile(r"cookie 0xdf[0-9a-f]{14}\b")
 _NO_STEP = ("Flow:", "Final flow:", "Megaflow:", "Datapath actions:", "bridge(", "recirc(", "---", "===")
@@ -18,11 +21,12 @@ _SHOWN = 12
 
 
 class Out(msgspec.Struct, frozen=True):
-    """An output: the OpenFlow port, and for one to a tunnel the VNI and the VTEP that were set before it."""
+    """An output: the OpenFlow port, and what was set before it: for one to a tunnel the VNI and the VTEP, or a VLAN's number."""
 
     ofport: int
     vni: int | None = None
     vtep: str | None = None
+    vlan: int | None = None
 
 
 class Traced(msgspec.Struct, frozen=True):
@@ -39,13 +43,23 @@ class Traced(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> Traced:
-    """Read a trace. An output back to the input port, or to a port that isn't there, is none."""
+    """Read a trace. An output back to the input port, or to a port that isn't there, is none.
+
+    What becomes of the packet on another bridge, beyond a patch port, is left out: that is not ours.
+    """
     tables: list[int] = []
     outputs: list[Out] = []
     way: list[str] = []
-    last, foreign, vni, vtep = "", False, None, None
+    last, foreign, vni, vtep, vlan = "", False, None, None, None
+    beyond: str | None = None
     for line in text.splitlines():
         if not line or line.startswith(_NO_STEP):
+            continue
+        if beyond is not None and line.startswith(beyond):
+            continue
+        beyond = None
+        if found := _BRIDGE.match(line):
+            beyond = found[1]
             continue
         way.append(line.rstrip())
         if found := _TABLE.match(line):
@@ -56,8 +70,12 @@ def parse(text: str) -> Traced:
                 vni = int(found[1].partition("/")[0], 0)
             else:
                 vtep = found[1]
+        elif found := _SET_VLAN.match(line):
+            vlan = int(found[1]) & 0xFFF
+        elif _POP_VLAN.match(line):
+            vlan = None
         elif found := _OUTPUT.match(line):
-            outputs.append(Out(int(found[1]), vni, vtep))
+            outputs.append(Out(int(found[1]), vni, vtep, vlan))
         elif outputs and _REFUSED.match(line):
             outputs.pop()
     return Traced(tuple(tables), last, foreign, tuple(outputs), tuple(way[-_SHOWN:]))

@@ -77,8 +77,7 @@ async def read_world(store: Store, chassis: str) -> World:
     me = replica.get(Chassis, chassis)
     if me is None:
         raise LookupError(f"the DF DB has no chassis {chassis}")
-    identity = Me(chassis=me.id, tunnel_ip=me.tunnel_ip, tunnel_types=me.tunnel_types)
-    return World.held_by(replica, identity)
+    return World.held_by(replica, Me.of(me))
 
 
 def _rows(records: Sequence[Record]) -> list[tuple[Row, int]]:
@@ -114,6 +113,7 @@ def _ovs_port(name: str, ofport: Any, external_ids: Any, error: Any) -> OvsPort:
         iface_id=ids.get("iface-id"),
         attached_mac=ids.get("attached-mac"),
         tunnel=ids.get("df-tunnel"),
+        patch=ids.get("df-patch"),
         error=error if isinstance(error, str) else None,
     )
 

@@ -20,6 +20,7 @@ from dragonflow.model import (
     ROUTER_INTERFACE,
     Alive,
     Binding,
+    BridgeMapping,
     Chassis,
     FixedIP,
     FloatingIp,
@@ -38,7 +39,8 @@ AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | FloatingIp | Bin
 
 T = TypeVar("T")
 
-ME = Me(chassis="here", tunnel_ip="192.0.2.1")
+MAPPINGS = (BridgeMapping("physnet1", "br-ex"),)
+ME = Me(chassis="here", tunnel_ip="192.0.2.1", bridge_mappings=MAPPINGS)
 
 
 class World(msgspec.Struct, frozen=True):
@@ -146,6 +148,17 @@ def tunnel_port(encapsulation: str = "geneve", ofport: int | None = 100) -> OvsP
     return OvsPort(id=f"df-{encapsulation}", ofport=ofport, tunnel=f"df-{encapsulation}")
 
 
+def patch_port(bridge: str = "br-ex", ofport: int | None = 110) -> OvsPort:
+    """The patch port that the switch makes for the provider app."""
+    return OvsPort(id=f"df-int-{bridge}", ofport=ofport, patch=bridge)
+
+
+def vlan(name: str, key: int, number: int, **fields: Any) -> LogicalSwitch:
+    """A network that is a VLAN of ``physnet1``."""
+    values = {"network_type": "vlan", "physical_network": "physnet1", "segmentation_id": number, "mtu": 1500, **fields}
+    return network(name, key, **values)
+
+
 # Named states, each on top of the one before where that makes sense
 
 ALONE: tuple[Object, ...] = (network(), port("a", 11), tap("a", 1))
@@ -176,6 +189,16 @@ ROUTED: tuple[Object, ...] = (
 )
 """A router joins the network to another, in which there is a port on the other chassis."""
 
+PHYSICAL: tuple[Object, ...] = (
+    *PAIR,
+    chassis("there", "192.0.2.2", bridge_mappings=MAPPINGS),
+    *(tunnel_port(), patch_port(), port("c", 13, on="there")),
+    *(vlan("vlan", 4, 100), port("v", 41, net="vlan"), tap("v", 5), port("w", 42, on="there", net="vlan")),
+    vlan("flat", 5, 0, network_type="flat", segmentation_id=None),
+    port("f", 51, on="there", net="flat"),
+)
+"""Beside the two ports' network there are a VLAN and a flat one, which the other chassis is on too."""
+
 SERVED: tuple[Object, ...] = (
     *PAIR,
     subnet(gateway_ip="10.0.0.1"),
@@ -190,5 +213,6 @@ STATES: dict[str, Callable[[], World]] = {
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
     "routed": lambda: World.of(ME, *ROUTED),
+    "physical": lambda: World.of(ME, *PHYSICAL),
 }
 """Worlds by name."""

@@ -181,7 +181,8 @@ def test_each_chassis_place_is_told_and_how_it_is_known(url: str, tmp_path: Path
     stray = {**LOCAL, "chassis": "h9", "place": {**ON_H1, "ofport": 100}}
     notes = ["by the DF DB it doesn't follow the port's network"]
     assert places("p1", stray)[2:] == [{"chassis": "h9", "place": stray["place"], "basis": "seen", "notes": notes}]
-    down = {"chassis": "h2", "place": None, "basis": "expected", "notes": ["probe failed: too far", NOT_ALIVE]}
+    notes = ["this chassis has no bridge for physical network physnet1", "probe failed: too far", NOT_ALIVE]
+    down = {"chassis": "h2", "place": None, "basis": "expected", "notes": notes}
     assert places("p3") == [down]
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
+from dragonflow.controller.view import Me
 from dragonflow.model import (
     Alive,
     Binding,
+    BridgeMapping,
     Chassis,
     LogicalPort,
     LogicalSwitch,
@@ -28,6 +30,7 @@ from dragonflow.store.memory import MemoryStore
 from dragonflow.store.protocol import Delete, Key, Put, Txn, Unavailable
 
 HERE = Chassis(id="h1", tunnel_ip="192.0.2.1")
+ME = Me.of(HERE)
 PORT = LogicalPort(id="p1", key=1, network="n1", mac="fa:16:3e:00:00:01", chassis="h1", generation=3, revision=1)
 BINDING = Binding(id="p1", host="h1", network="n1", generation=3)
 ACTIVE = Claim("n1", 3, "ACTIVE", 7, ofport=5)
@@ -119,7 +122,7 @@ def test_a_chassis_speaks_only_of_ports_bound_to_it_and_says_why_they_are_down(
     held = replica(*((row, 7) for row in (NET, port, binding) if row is not None))
     if interface is not None:
         held.upsert_port(interface)
-    assert claims("h1", held, {"p1": place}.get) == ({} if said is None else {"p1": said})
+    assert claims(ME, held, {"p1": place}.get) == ({} if said is None else {"p1": said})
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,38 @@ def test_a_chassis_speaks_only_of_ports_bound_to_it_and_says_why_they_are_down(
 def test_a_port_is_down_for_its_networks_sake(network: LogicalSwitch | None, reason: str) -> None:
     held = replica(*((row, 7) for row in (network, PORT, BINDING) if row is not None))
     held.upsert_port(TAP)
-    assert claims("h1", held, {}.get) == {"p1": down(reason)}
+    assert claims(ME, held, {}.get) == {"p1": down(reason)}
+
+
+VLAN = LogicalSwitch(
+    id="n1", key=1, network_type="vlan", physical_network="physnet1", segmentation_id=7, mtu=1500, revision=1
+)
+MAPPED = Me.of(msgspec.structs.replace(HERE, bridge_mappings=(BridgeMapping("physnet1", "br-ex"),)))
+PATCH = OvsPort(id="df-int-br-ex", ofport=9, patch="br-ex")
+MISSING = "bridge br-ex of physical network physnet1 is missing or can't be joined to br-int"
+
+
+@pytest.mark.parametrize(
+    ("me", "patch", "said"),
+    [
+        (MAPPED, PATCH, ACTIVE),
+        (ME, PATCH, down("no bridge for physical network physnet1 in [df] bridge_mappings of h1")),
+        (MAPPED, None, down(MISSING)),
+        (MAPPED, msgspec.structs.replace(PATCH, ofport=None), down(MISSING)),
+        (MAPPED, msgspec.structs.replace(PATCH, patch=None), down(MISSING)),
+    ],
+)
+@pytest.mark.parametrize("migrating", [False, True])
+def test_a_port_is_down_while_its_physical_network_cannot_be_reached(
+    me: Me, patch: OvsPort | None, said: Claim, migrating: bool
+) -> None:
+    port, binding = (MOVING, PREPARED) if migrating else (PORT, BINDING)
+    held = replica((VLAN, 7), (port, 7), (binding, 7))
+    for interface in (TAP, patch):
+        if interface is not None:
+            held.upsert_port(interface)
+    place = Remote("h2", 9) if migrating else Local(5)
+    assert claims(me, held, {"p1": place}.get) == {"p1": said}
 
 
 @pytest.mark.parametrize("broken", ["", "p1", "n1", "p2"])

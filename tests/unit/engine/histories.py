@@ -38,12 +38,14 @@ PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
 TAPS = ("tap1", "tap2", "tap3", "tap4")
+INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex")
 
 chassis_rows = st.builds(
     worlds.chassis,
     st.just("b"),
     st.sampled_from(("192.0.2.2", "192.0.2.9", "2001:db8::2", "not an address")),
     tunnel_types=st.sampled_from((("geneve",), ("geneve", "vxlan"), ("gre",))),
+    bridge_mappings=st.sampled_from((worlds.MAPPINGS, ())),
 ) | st.builds(worlds.chassis, st.just("c"), st.sampled_from(("192.0.2.3", "192.0.2.1")))
 
 network_rows = st.builds(
@@ -52,7 +54,8 @@ network_rows = st.builds(
     st.fixed_dictionaries(
         {},
         optional={
-            "network_type": st.sampled_from(("geneve", "vxlan", "vlan")),
+            "network_type": st.sampled_from(("geneve", "vxlan", "vlan", "flat")),
+            "physical_network": st.sampled_from(("physnet1", "physnet1", "physnet2")),
             "segmentation_id": st.sampled_from((7, 8, None)),
             "admin_up": st.booleans(),
         },
@@ -107,6 +110,7 @@ ovs_ports = (
     )
     | st.builds(worlds.tunnel_port, st.sampled_from(("geneve", "vxlan")), st.sampled_from((None, 100, 101)))
     | st.just(OvsPort(id="df-geneve", ofport=102))
+    | st.builds(worlds.patch_port, ofport=st.sampled_from((None, 110, 111)))
 )
 
 
@@ -154,7 +158,7 @@ class History(RuleBasedStateMachine):
     make_engine: ClassVar[Callable[[Sequence[App], Replica, Me], Engine]] = Engine
     make_replica: ClassVar[Callable[[], Replica]] = Replica
     apps: ClassVar[Sequence[App]] = APPS
-    me = Me(chassis="here", tunnel_ip="192.0.2.1", tunnel_types=("geneve", "vxlan"))
+    me = Me(chassis="here", tunnel_ip="192.0.2.1", tunnel_types=("geneve", "vxlan"), bridge_mappings=worlds.MAPPINGS)
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,12 +184,14 @@ class History(RuleBasedStateMachine):
             *(interface(net) for net in GATEWAYS),
             worlds.router("r1", 9, "n1", "n2", routes=ROUTES),
         )
-        rows = (worlds.chassis("b", "192.0.2.2"), worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
+        there = worlds.chassis("b", "192.0.2.2", bridge_mappings=worlds.MAPPINGS)
+        rows = (there, worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
         for row in rows:
             self.write(row)
         for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
             self.plug(OvsPort(id=name, ofport=ofport, iface_id=of))
         self.plug(worlds.tunnel_port())
+        self.plug(worlds.patch_port())
         self.deliver(len(self.log))
         self.settle()
 
@@ -230,7 +236,7 @@ class History(RuleBasedStateMachine):
     def plug(self, interface: OvsPort) -> None:
         self.replica.upsert_port(interface)
 
-    @rule(name=st.sampled_from((*TAPS, "df-geneve")))
+    @rule(name=st.sampled_from(INTERFACES))
     def unplug(self, name: str) -> None:
         self.replica.remove_port(name)
 
@@ -242,7 +248,7 @@ class History(RuleBasedStateMachine):
         self.settle()
         self.reset(scope)
 
-    @rule(name=st.sampled_from((*TAPS, "df-geneve")))
+    @rule(name=st.sampled_from(INTERFACES))
     def replug(self, name: str) -> None:
         interface = self.replica.get(OvsPort, name)
         self.unplug(name)
@@ -376,7 +382,7 @@ def _deliver(history: History, *rows: Row) -> None:
 
 
 def interfaces_come_back(history: History) -> None:
-    for name in (*TAPS, "df-geneve"):
+    for name in INTERFACES:
         history.replug(name)
         history.compare()
 
@@ -451,6 +457,23 @@ def a_port_migrates(history: History) -> None:
         history.compare()
 
 
+def a_network_lies_on_a_physical_one(history: History) -> None:
+    for number in (100, 101):
+        _deliver(history, worlds.vlan("n1", 1, number))
+        history.compare()
+    history.plug(worlds.patch_port(ofport=111))
+    history.compare()
+    history.replug("df-int-br-ex")
+    history.compare()
+    for mappings in ((), worlds.MAPPINGS):
+        _deliver(history, worlds.chassis("b", "192.0.2.2", bridge_mappings=mappings))
+        history.compare()
+    _deliver(history, worlds.vlan("n1", 1, 0, network_type="flat", segmentation_id=None))
+    history.compare()
+    _deliver(history, worlds.network("n1", 1))
+    history.compare()
+
+
 def a_router_changes(history: History) -> None:
     for fields in ({"admin_up": False}, {"routes": ROUTES[:1]}, {"interfaces": ()}, {"routes": ROUTES}):
         _deliver(history, worlds.router("r1", 9, "n1", "n2", **fields))
@@ -492,6 +515,7 @@ SCRIPTS = (
     *(
         news_comes_in_while_settling,
         a_port_migrates,
+        a_network_lies_on_a_physical_one,
         a_router_changes,
         a_row_turns_bad_and_good,
         old_news_comes_late,

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dragonflow.pipeline import IN_PORT, Action, Move, Output, OutputTo, PopVlan, PushVlan, Resubmit, SetField, match
-from dragonflow.pipeline.action import ApplyMeter, Punt, Spread
+from dragonflow.pipeline.action import ApplyMeter, CheckSize, Punt, Spread
 from dragonflow.pipeline.fields import FIELDS
 from dragonflow.pipeline.match import Match
-from dragonflow.pipeline.registers import PATH
+from dragonflow.pipeline.registers import PATH, TOO_BIG
 
 _ND = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_code": 0}
 CONTEXTS: tuple[tuple[dict[str, int], tuple[str, ...]], ...] = (
@@ -95,6 +95,7 @@ actions: st.SearchStrategy[tuple[Action, ...]] = st.lists(
         st.tuples(st.builds(ApplyMeter, st.integers(1, 100))),
         st.tuples(st.builds(Punt, st.integers(0, 255), st.binary(max_size=40))),
         st.tuples(st.builds(Spread, st.just(PATH), st.integers(1, 64))),
+        st.tuples(st.builds(CheckSize, st.integers(0, 0xFFFF), st.just(TOO_BIG))),
         st.just((PushVlan(), PopVlan())),
         st.tuples(_set_field()),
         st.tuples(_move()),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_switch import ModelSwitch
 
-from dragonflow.pipeline import Bucket, Fact, Flow, Group, Meter, Output, OutputTo, TunnelPort, match
+from dragonflow.pipeline import Bucket, Fact, Flow, Group, Meter, Output, OutputTo, PatchPort, TunnelPort, match
 from dragonflow.pipeline.action import ApplyMeter
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import Ledger, Tunnel, cookie
@@ -58,6 +58,7 @@ _facts = st.one_of(
     st.builds(lambda number, rate: Meter(number, rate, 1), _small, _small),
     st.builds(lambda number, meter: (flow(number, ApplyMeter(meter)), Meter(meter, 9, 1)), _small, _small),
     st.builds(lambda number, address: TunnelPort(f"t{number}", "geneve", f"10.0.0.{address}"), _small, _small),
+    st.builds(lambda number, bridge: PatchPort(f"p{number}", f"q{number}", f"br{bridge}"), _small, _small),
 )
 
 
@@ -114,7 +115,7 @@ def test_after_any_history_the_switch_has_what_a_fresh_ledger_would_give_it(
         again.set(who, facts)
     again.adopt(*switch.dump())
     assert not again.difference()
-    assert again.tunnels == tested.tunnels
+    assert (again.tunnels, again.patches) == (tested.tunnels, tested.patches)
 
 
 def test_the_cookie_is_what_it_was_in_every_earlier_process() -> None:

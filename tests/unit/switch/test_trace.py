@@ -41,6 +41,9 @@ Datapath actions: 3
             (Out(3, 5001, "192.0.2.2"),),
         ),
         ("    set_field:2001:db8::2->tun_ipv6_dst\n    output:3\n", (Out(3, None, "2001:db8::2"),)),
+        ("    push_vlan:0x8100\n    set_field:4196->vlan_vid\n    output:5\n", (Out(5, vlan=100),)),
+        ("    set_field:4196->vlan_vid\n    pop_vlan\n    output:5\n", (Out(5),)),
+        ('    output:5\n\n    bridge("br-ex")\n    ----\n     0. priority 0\n            output:1\n', (Out(5),)),
         ("    group:16777217\n     bucket 11\n            resubmit(,192)\n            output:4\n", (Out(4),)),
     ],
 )

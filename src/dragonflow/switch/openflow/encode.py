@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from dragonflow.pipeline.action import (
     Action,
     ApplyMeter,
+    CheckSize,
     DecTtl,
     Move,
     Output,
@@ -105,12 +106,15 @@ _COPY_FIELD = Struct(">HHHHH2x")
 _DEC_TTL = Struct(">HH4x").pack(24, 8)
 _MULTIPATH = Struct(">HHIHHH2xHHI2xH4s")
 
+_CHECK_PKT_LARGER = Struct(">HHIHHH4s6x")
+
 _CONTROLLER2 = Struct(">HHIH6x")
 _PROPERTY = Struct(">HH")
 
 NICIRA = 0x00002320
 _NX_RESUBMIT_TABLE, _NX_CONTROLLER2 = 14, 37
 _NX_MULTIPATH = 10
+_NX_CHECK_PKT_LARGER = 49
 _SYMMETRIC_L3L4, _MODULO_N = 2, 0
 _NX_IN_PORT = 0xFFF8
 _NX_USERDATA = 3
@@ -158,6 +162,12 @@ def _spread(action: Spread) -> bytes:
     return _MULTIPATH.pack(0xFFFF, _MULTIPATH.size, NICIRA, *how, where, FIELDS[target.field].header)
 
 
+def _check_size(action: CheckSize) -> bytes:
+    target = action.target
+    what = (_NX_CHECK_PKT_LARGER, action.most, target.offset, FIELDS[target.field].header)
+    return _CHECK_PKT_LARGER.pack(0xFFFF, _CHECK_PKT_LARGER.size, NICIRA, *what)
+
+
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     Output: lambda action: _OUTPUT.pack(0, 16, action.port, 0),
     OutputTo: lambda action: _NUMBERED.pack(22, 8, action.group),
@@ -169,6 +179,7 @@ _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     ApplyMeter: lambda action: _NUMBERED.pack(29, 8, action.meter),
     DecTtl: lambda _: _DEC_TTL,
     Spread: _spread,
+    CheckSize: _check_size,
     Punt: _punt,
 }
 

@@ -1,0 +1,62 @@
+"""Provider networks over three hosts and a physical switch, from Neutron's API to machines that Neutron has never heard of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dragonflow.lab import Lab, Vm, system
+from dragonflow.lab.system import wait_until
+
+from .conftest import Cloud
+from .test_packets import ips
+
+pytestmark = pytest.mark.usefixtures("audited")
+
+VLAN = {"provider:network_type": "vlan", "provider:physical_network": "physnet1", "provider:segmentation_id": 123}
+FLAT = {"provider:network_type": "flat", "provider:physical_network": "physnet1"}
+
+
+@pytest.fixture
+def peer(lab: Lab) -> Iterator[Callable[..., Callable[[str], bool]]]:
+    """``peer(name, address, …, vlan=…)``: a machine on the physical network, as a function that pings from there."""
+    made = []
+
+    def make(name: str, *addresses: str, **how: Any) -> Callable[[str], bool]:
+        netns = lab.peer(name, *addresses, **how)
+        made.append(name)
+
+        def ping(address: str) -> bool:
+            try:
+                system.run(["ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "1", address], netns=netns)
+            except system.LabError:
+                return False
+            return True
+
+        return ping
+
+    yield make
+    for name in made:
+        lab.unpeer(name)
+
+
+def test_a_vlan_and_a_flat_network_lead_to_machines_outside(
+    lab: Lab, cloud: Cloud, ping: Callable[..., bool], peer: Callable[..., Callable[[str], bool]]
+) -> None:
+    vlan, flat = cloud.network("10.3.0.0/24", "fd03::/64", **VLAN), cloud.network("10.3.0.0/24", "fd03::/64", **FLAT)
+    assert (vlan["mtu"], flat["mtu"]) == (1500, 1500)
+    one, two, other = cloud.port(vlan, "host1"), cloud.port(vlan, "host2"), cloud.port(flat, "host1")
+    vms: list[Vm] = [cloud.plug(port) for port in (one, two, other)]
+    outside = peer("tagged", "10.3.0.250/24", "fd03::fa/64", vlan=123)
+    plain = peer("plain", "10.3.0.251/24")
+    wait_until(lambda: cloud.active(one, two, other), "all ACTIVE", 20)
+    for target in (*ips(two), "10.3.0.250", "fd03::fa"):
+        wait_until(lambda target=target: ping(vms[0], target), f"{target} to be reached", 10)  # type: ignore[misc]
+    for target in (*ips(one), *ips(two)):
+        assert outside(target)
+    assert plain(ips(other)[0])
+    assert not ping(vms[0], "10.3.0.251")
+    assert ping(vms[2], "10.3.0.251")
+    assert ping(vms[1], "10.3.0.250", "-M", "do", "-s", "1472"), "a full frame with a tag"

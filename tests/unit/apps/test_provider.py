@@ -1,0 +1,82 @@
+"""What the app says of networks on physical ones; tests/worlds have the places, tests/dataplane the packets."""
+
+from __future__ import annotations
+
+import pytest
+
+from dragonflow.apps import APPS
+from dragonflow.apps.classification import Classification
+from dragonflow.apps.l2 import L2
+from dragonflow.config import ConfigError
+from dragonflow.controller.main import _mappings
+from dragonflow.model import BridgeMapping
+from dragonflow.pipeline import (
+    DESTINATION,
+    FROM_TUNNEL,
+    NETWORK,
+    Bucket,
+    Fact,
+    Flow,
+    Output,
+    Owner,
+    PatchPort,
+    PopVlan,
+    PushVlan,
+    Resubmit,
+    load,
+    match,
+    set_field,
+)
+from dragonflow.pipeline.groups import GroupKind, group_id
+from dragonflow.testing import worlds
+from dragonflow.testing.oracle import compile_world
+
+FACTS = compile_world(APPS, worlds.STATES["physical"]()).facts
+
+
+def flows(kind: str, id: str) -> list[Flow]:
+    return [fact for fact in FACTS[Owner("provider", kind, id)] if isinstance(fact, Flow)]
+
+
+def test_a_mapping_makes_a_pair_of_patch_ports() -> None:
+    patch, *rest = FACTS[Owner("provider", "Me", "here")]
+    assert patch == PatchPort("df-int-br-ex", "df-phy-br-ex", "br-ex")
+    assert rest == [Classification.ports.flow(10, match(in_port=110), goto=Classification.physical)]
+
+
+def test_a_vlan_is_known_by_its_tag() -> None:
+    off = PopVlan(), load(NETWORK, 4), load(FROM_TUNNEL, 1)
+    assert flows("LogicalSwitch", "vlan") == [
+        Classification.physical.flow(10, match(in_port=110, vlan_vid=0x1064), *off, goto=L2.lookup),
+        L2.outside.flow(10, match((NETWORK, 4), vlan_vid=0), PushVlan(), *set_field(vlan_vid=0x1064), Output(110)),
+    ]
+
+
+def test_a_flat_network_is_what_has_no_tag_or_one_that_names_no_vlan() -> None:
+    entered = load(NETWORK, 5), load(FROM_TUNNEL, 1)
+    assert flows("LogicalSwitch", "flat") == [
+        Classification.physical.flow(10, match(in_port=110, vlan_vid=0), *entered, goto=L2.lookup),
+        Classification.physical.flow(10, match(in_port=110, vlan_vid=0x1000), PopVlan(), *entered, goto=L2.lookup),
+        L2.outside.flow(10, match((NETWORK, 5), vlan_vid=0), Output(110)),
+    ]
+
+
+def test_what_is_for_many_and_for_nobody_known_goes_to_the_physical_network_once() -> None:
+    def buckets(facts: tuple[Fact, ...]) -> set[Bucket]:
+        return {fact for fact in facts if isinstance(fact, Bucket)}
+
+    leave = (Resubmit(L2.outside.number),)
+    assert buckets(FACTS[Owner("provider", "LogicalSwitch", "vlan")]) == {
+        Bucket(group_id(kind, 4), 1 << 31, leave) for kind in (GroupKind.FLOOD, GroupKind.UNKNOWN)
+    }
+    assert flows("LogicalPort", "w") == [
+        L2.delivery.flow(10, match((DESTINATION, 42), (FROM_TUNNEL, 0)), goto=L2.outside)
+    ]
+    assert buckets(FACTS[Owner("provider", "LogicalPort", "w")]) == set()
+
+
+def test_each_physical_network_has_a_bridge_of_its_own() -> None:
+    assert _mappings(["a:br-a", "b:br-b"]) == (BridgeMapping("a", "br-a"), BridgeMapping("b", "br-b"))
+    for wrong in (["a"], [":br-a"], ["a:"], ["a:br-a", "a:br-b"], ["a:br-a", "b:br-a"]):
+        with pytest.raises(ConfigError, match="bridge_mappings"):
+            _mappings(wrong)
