@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import df_ml2
 from neutron.tests.unit.api import test_extensions
@@ -15,11 +16,16 @@ from dragonflow.model import FloatingIp, LogicalRouter
 PROVIDER = "L3_ROUTER_NAT:df:dragonflow.neutron.l3.DragonflowRouters:default"
 
 
+FORWARDING = MappingProxyType({"forwarding": "port_forwarding"})
+
+
 class RouterTestCase(df_ml2.DfMl2TestCase, test_l3.L3NatTestCaseMixin):
     """A base for tests of routers."""
 
+    _further_plugins: Mapping[str, str] = MappingProxyType({})
+
     def get_additional_service_plugins(self) -> dict[str, str]:
-        plugins = {"l3_plugin_name": "router", "flavors": "flavors", "forwarding": "port_forwarding"}
+        plugins = {"l3_plugin_name": "router", "flavors": "flavors", **self._further_plugins}
         return {**super().get_additional_service_plugins(), **plugins}
 
     def setUp(self) -> None:

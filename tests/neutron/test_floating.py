@@ -27,6 +27,8 @@ FORWARDED = {
 
 
 class TestRows(df_l3.RouterTestCase):
+    _further_plugins = df_l3.FORWARDING
+
     def test_a_floating_ip_appears_moves_and_goes(self):
         with (
             self.subnet() as subnet,
