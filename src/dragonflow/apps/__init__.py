@@ -4,6 +4,8 @@ from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
+from dragonflow.apps.dnat import Dnat
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
@@ -18,11 +20,13 @@ APPS: tuple[App, ...] = (
     Trunk(),
     Tunnel(),
     Provider(),
+    Dnat(),
     Dhcp(),
     Metadata(),
     L3(),
     Advertisement(),
     Resolution(),
+    External(),
     L2(),
 )
 check(APPS)

@@ -11,8 +11,8 @@ What is answered, and what isn't:
   migration announces itself before Neutron has moved the binding.
 - Only for ports that have a place. An address whose port is bound nowhere, or to a chassis that can't be reached, stays
   unanswered: the question is flooded and the silence is true.
-- For an address of a distributed port, such as a router's interface, everything: questions to itself and probes too, for nobody
-  else could answer.
+- For an address of a distributed port, such as a router's interface, and of a floating IP that is here, everything: questions
+  to itself and probes too, for nobody else could answer.
 - For the metadata service's addresses, in every network, if this chassis serves it and no port has such an address.
 - Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP).
 
@@ -30,7 +30,7 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import proxy_ofport
-from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, standby_ofport
+from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, floats_here, plugged, standby_ofport
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata.address import GUESTS_IPV4, GUESTS_IPV6
 from dragonflow.metadata.address import MAC as METADATA_MAC
@@ -42,7 +42,6 @@ from dragonflow.pipeline import (
     Distributed,
     Fact,
     Flow,
-    Local,
     Stage,
     Table,
     match,
@@ -71,6 +70,17 @@ _ADVERTISE: tuple[Action, ...] = (
     move("nd_target", "ipv6_src"),
     *set_field(nd_options_type=_TARGET_LINK_LAYER, icmpv6_type=136),
 )
+
+
+ARP_ANSWER: tuple[Action, ...] = (
+    *set_field(arp_op=2),
+    move("arp_sha", "arp_tha"),
+    move("eth_src", "arp_sha"),
+    move("arp_tpa", SCRATCH.field),
+    move("arp_spa", "arp_tpa"),
+    move(SCRATCH.field, "arp_spa"),
+)
+"""Turn a request into the answer of the MAC that stands as its sender already."""
 
 
 class Resolution(App):
@@ -122,18 +132,7 @@ class Resolution(App):
         yield from super().host(me, view)
         yield self.known.flow(_PROBE, match(**_ARP, arp_spa="0.0.0.0"), goto=L2.lookup)
         yield self.known.flow(_PROBE, match(**_SOLICITATION, ipv6_src="::"), goto=L2.lookup)
-        yield self.answer.flow(
-            10,
-            match(**_ARP),
-            *set_field(arp_op=2),
-            move("arp_sha", "arp_tha"),
-            move("eth_src", "arp_sha"),
-            move("arp_tpa", SCRATCH.field),
-            move("arp_spa", "arp_tpa"),
-            move(SCRATCH.field, "arp_spa"),
-            *BACK_TO_SENDER,
-            goto=L2.delivery,
-        )
+        yield self.answer.flow(10, match(**_ARP), *ARP_ANSWER, *BACK_TO_SENDER, goto=L2.delivery)
         yield self.answer.flow(
             10,
             match(**_SOLICITATION),
@@ -166,7 +165,7 @@ class Resolution(App):
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
         if network is None:
             return
-        if isinstance(where, Local) or standby_ofport(port, view.me.chassis, view) is not None:
+        if plugged(port, view) is not None or standby_ofport(port, view.me.chassis, view) is not None:
             for ip in port.ips:
                 yield self._own_question(port, ip)
         if where is None:
@@ -174,7 +173,7 @@ class Resolution(App):
         router = 0 if port.router is None else _ROUTER
         for ip in addresses(port):
             reply = _reply(port.mac, ip, router | _SOLICITED | _OVERRIDE)
-            if not isinstance(where, Distributed):
+            if not (isinstance(where, Distributed) or floats_here(port, where)):
                 yield self._question(_KNOWN, network, ip, reply)
                 continue
             asks = _asks(ip)

@@ -2,6 +2,13 @@
 
 from dragonflow.neutron.db.blocks import block, unblock
 from dragonflow.neutron.db.events import Owed, accepted, of_nova, owe, owed, put_off, refused, strike
+from dragonflow.neutron.db.floating import (
+    FLOATING_KIND,
+    FloatingNow,
+    floating_ips,
+    floating_now,
+    listen_to_floating_ips,
+)
 from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, record_all, waiting, waits
 from dragonflow.neutron.db.listeners import RECORDED, StaleTurn, fenced, listen
 from dragonflow.neutron.db.models import JournalEntry, OwedEvent, PortGeneration
@@ -19,9 +26,11 @@ from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_ro
 from dragonflow.neutron.db.trunks import former_children, listen_to_trunks, trunkings, trunks_now
 
 __all__ = [
+    "FLOATING_KIND",
     "RECORDED",
     "ROUTER_KIND",
     "Entry",
+    "FloatingNow",
     "JournalEntry",
     "Owed",
     "OwedEvent",
@@ -34,10 +43,13 @@ __all__ = [
     "claim",
     "done",
     "fenced",
+    "floating_ips",
+    "floating_now",
     "former_children",
     "generation",
     "generations",
     "listen",
+    "listen_to_floating_ips",
     "listen_to_routers",
     "listen_to_trunks",
     "of_nova",
