@@ -359,6 +359,8 @@ def test_a_floating_ip_that_is_here_is_told_of_for_the_binding_of_its_fixed_port
     replica = Replica()
     worlds.load(replica, PORT, BINDING, floating, own, revision=7)
     places: dict[str, Locality] = {"p1": Local(5), own.id: Local(5)}
-    assert claims(ME, replica, places.get)[own.id] == Claim("ext", PORT.generation, "ACTIVE", 7)
+    assert claims(ME, replica, places.get)[own.id] == Claim("ext", PORT.generation, "ACTIVE", 7, owner="f")
+    broken = without({"f": "dnat/FloatingIp/f: refused"}, claims(ME, replica, places.get))
+    assert (broken[own.id].status, broken["p1"].status) == ("DOWN", "ACTIVE")
     for elsewhere in ({}, {own.id: Remote("h2", 9)}):
         assert own.id not in claims(ME, replica, {"p1": Local(5), **elsewhere}.get)
