@@ -22,7 +22,7 @@ from dragonflow.controller.view import View
 from dragonflow.model import LogicalSwitch, Neighbour
 from dragonflow.pipeline import NETWORK, ApplyMeter, Fact, Punt, PuntKind, Stage, Table, match, punt_meter, set_field
 
-_LEARNT = 8
+LEARNT = 8
 """Priority of neighbours that were asked for: who is in the DF DB comes before."""
 
 _RATE, _BURST = 20, 40
@@ -54,7 +54,7 @@ class External(App):
         if ofport is None:
             return
         found = is_next(network.key, neighbour.address)
-        yield L3.neighbours.flow(_LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
+        yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
         meter = punt_meter(PuntKind.NEIGHBOUR_HEARD, ofport, _RATE, _BURST)
         yield meter
         announces = {"eth_type": 0x0806, "arp_spa": neighbour.address, "arp_tpa": neighbour.address}

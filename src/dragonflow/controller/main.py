@@ -24,7 +24,7 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -51,9 +51,10 @@ from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata.settings import Settings as Nova
 from dragonflow.metadata.whose import Asker, Whose
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, OvsPort, host_scope, status_scope
+from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
+from dragonflow.pipeline import PacketOut
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
@@ -197,6 +198,7 @@ class Controller:
             on_ports=self._ports,
             on_connect=self._news.set,
             on_packet=self._answerer.take,
+            on_read=self._neighbours.recall,
         )
         self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
@@ -252,7 +254,7 @@ class Controller:
                 self._answerer.run(self._switch.send),
                 announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
                 announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
-                announce(self._neighbours.tick, self._view, self._switch.send, NEIGHBOUR_PERIOD),
+                announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),
@@ -267,6 +269,11 @@ class Controller:
         await self._bus.close()
         await self._store.close()
         LOG.info("ended; the flows stay")
+
+    def _ask_neighbours(self, view: View) -> Iterator[PacketOut]:
+        """Not before the switch has all: until then nobody is known to be here, in whose name to ask."""
+        if self._confirmed:
+            yield from self._neighbours.tick(view)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:
@@ -285,6 +292,7 @@ class Controller:
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
         self._knows = True
+        self._neighbours.begin()
         gc.disable()  # the first rendering makes much and drops nothing; looking for garbage would cost a third more
         confirmed = await self._settle()
         gc.enable()
@@ -403,6 +411,7 @@ class Controller:
             "mods_since_start": self._mods,
             "places": len(self._engine.places),
             "scopes": sorted(self._intake.arrived),
+            "neighbours": {it.id: it.mac for it in self._replica.all(Neighbour)},
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }
