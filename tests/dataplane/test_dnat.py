@@ -162,7 +162,10 @@ async def test_a_gateway_that_is_replaced_is_followed(ground: Ground) -> None:  
         assert await it.pings("a", "203.0.113.1")
         inside(it.gateway, "sysctl", "-q", "net.ipv4.conf.eth0.arp_notify=1")
         inside(it.gateway, "ip", "link", "set", "eth0", "address", "02:99:00:00:00:01")
-        await asyncio.sleep(0.3)
+        for _ in range(50):
+            if {neighbour.mac for neighbour in it.one.replica.all(Neighbour)} == {"02:99:00:00:00:01"}:
+                break
+            await asyncio.sleep(0.1)
         assert {neighbour.mac for neighbour in it.one.replica.all(Neighbour)} == {"02:99:00:00:00:01"}
         assert await it.pings("a", "203.0.113.1")
 

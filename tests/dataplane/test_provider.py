@@ -211,7 +211,8 @@ async def test_a_port_that_moves_over_the_physical_network_gives_balanced_events
         inside(old, "ip", "link", "set", "eth0", "down")
         await two.vm(replace(V1, chassis="h2"), *address(V1))
         assert two.engine.places["v1"] != one.engine.places["v1"] == Remote("h2", patch(one))
-        assert reaches(peer, V1.ips[0])
+        # The physical switch learns the MAC's new place from the guest's first packet, whenever its kernel sends one.
+        assert any(reaches(peer, V1.ips[0]) for _ in range(5))
         settled = await one.now(
             replace(V1, chassis="h3"), worlds.chassis("h3", "198.18.8.3", bridge_mappings=worlds.MAPPINGS)
         )
