@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import subprocess
@@ -11,8 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dragonflow.apps import APPS
+from dragonflow.controller.announce import Heralds
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
+from dragonflow.controller.events import Confirmed
+from dragonflow.controller.neighbours import Neighbours
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.lab import system
@@ -41,7 +45,8 @@ class TestChassis:
         self.replica = Replica()
         self.engine = Engine(APPS, self.replica, me)
         self._news = asyncio.Event()
-        self.answerer = Answerer(APPS, lambda: View(self.replica, self.engine.places, me))
+        self.neighbours = Neighbours(self.replica, self._news.set)
+        self.answerer = Answerer(APPS, self.view, self.neighbours.handlers())
         self._revision = itertools.count(1)
         self._vms: list[str] = []
         self.switch = Switch(
@@ -53,6 +58,10 @@ class TestChassis:
             on_connect=self._news.set,
             on_packet=self.answerer.take,
         )
+
+    def view(self) -> View:
+        """The world as handlers see it."""
+        return View(self.replica, self.engine.places, self.me)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:
@@ -87,6 +96,18 @@ class TestChassis:
                     return
                 await self._news.wait()
                 self._news.clear()
+
+    async def live(self) -> None:
+        """Sync at every news and do what is due every second, as the controller does, until cancelled."""
+        heralds = Heralds(self.view, self.switch.send)
+        while True:
+            self._news.clear()
+            moved = (await self.sync()).events
+            heralds(Confirmed((), moved, 0.0, {}))
+            for packet in (*self.neighbours.tick(self.view()), *heralds.unasked(self.view())):
+                self.switch.send(packet)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), 1)
 
     async def vm(self, port: LogicalPort, *addresses: str) -> str:
         """Plug a namespace for the port; returns its name. Addresses carry a prefix length; no ND or DAD happens for them."""

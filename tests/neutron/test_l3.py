@@ -9,7 +9,7 @@ from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import constants, directory
 
-from dragonflow.model import LogicalPort, Route, RouterInterface
+from dragonflow.model import ROUTER_GATEWAY, LogicalPort, Route, RouterGateway, RouterInterface
 from dragonflow.neutron import db
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
@@ -71,16 +71,23 @@ class TestRows(df_l3.RouterTestCase):
             self.work()
             assert self.router_row(router).interfaces == ()
 
-    def test_a_gateway_does_no_harm(self):
+    def test_a_gateway_is_its_port_and_whether_it_hides_who_is_behind_it(self):
         with self.router(as_admin=True) as made, self.subnet(cidr="203.0.113.0/24") as outside:
             router, network = made["router"], outside["subnet"]["network_id"]
             self._set_net_external(network)
             self._add_external_gateway_to_router(router["id"], network, as_admin=True)
             self.work()
-            assert self.router_row(router).interfaces == ()
-            self._update("routers", router["id"], {"router": {"external_gateway_info": {}}}, as_admin=True)
-            self.work()
-            assert self.router_row(router) is not None
+            row = self.router_row(router)
+            port = self.row(LogicalPort, row.gateway.port, f"net:{network}")
+            assert (row.interfaces, row.gateway) == ((), RouterGateway(port.id, network, enable_snat=True))
+            assert (port.device_owner, port.device_id) == (ROUTER_GATEWAY, router["id"])
+            for change, expected in (
+                ({"network_id": network, "enable_snat": False}, replace(row.gateway, enable_snat=False)),
+                ({}, None),
+            ):
+                self._update("routers", router["id"], {"router": {"external_gateway_info": change}}, as_admin=True)
+                self.work()
+                assert self.router_row(router).gateway == expected
 
     def test_repair_finds_what_was_lost_spoilt_and_left_over(self):
         with self.router() as made, self.subnet() as subnet:

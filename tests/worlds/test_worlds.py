@@ -13,7 +13,7 @@ from dragonflow.apps.l3 import L3
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
-from dragonflow.model import FixedIP, LogicalPort, OvsPort, Route
+from dragonflow.model import FixedIP, LogicalPort, Neighbour, OvsPort, Route
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
@@ -59,10 +59,16 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
-            for scope in sorted({"chassis", "net:net", "net:far", "net:vlan", "net:flat", "router:r"}):
+            for scope in sorted(
+                {"chassis", "router:r", *(f"net:{it}" for it in ("net", "far", "vlan", "flat", "ext"))}
+            ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)
             replica.reset_ports(state.ports)
+            for gone in {it.id for it in replica.all(Neighbour)} - {it.id for it in state.neighbours}:
+                replica.remove_neighbour(gone)
+            for neighbour in state.neighbours:
+                replica.upsert_neighbour(neighbour)
             engine.settle(wanted.__setitem__)
         assert Compiled(wanted, dict(engine.places)).text() == oracle.ask(order[-1])
 
@@ -252,4 +258,4 @@ def test_flows_per_router_are_as_its_app_says() -> None:
     neighbours = 2
     assert count("r-net") == 1 + 2 * 2 + 2 + 2 + neighbours
     assert count("x") == neighbours
-    assert count("a") == neighbours + 3
+    assert count("a") == neighbours + 6

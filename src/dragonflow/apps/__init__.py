@@ -4,6 +4,8 @@ from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
+from dragonflow.apps.dnat import Dnat
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.provider import Provider
@@ -11,7 +13,18 @@ from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
 
-APPS: tuple[App, ...] = (Classification(), Tunnel(), Provider(), Dhcp(), L3(), Advertisement(), Resolution(), L2())
+APPS: tuple[App, ...] = (
+    Classification(),
+    Tunnel(),
+    Provider(),
+    Dnat(),
+    Dhcp(),
+    L3(),
+    Advertisement(),
+    Resolution(),
+    External(),
+    L2(),
+)
 check(APPS)
 
 __all__ = ["APPS", "App"]

@@ -15,14 +15,13 @@ from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, served
-from dragonflow.apps.wiring import addresses, link_local
+from dragonflow.apps.wiring import addresses, link_local, plugged
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch, Subnet
 from dragonflow.pipeline import (
     SOURCE,
     ApplyMeter,
     Fact,
-    Local,
     Output,
     PacketOut,
     Punt,
@@ -65,8 +64,8 @@ class Advertisement(App):
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Solicitations of a VM here go to the controller, if there is a router to tell of."""
-        where = view.locality(port.id)
-        if not isinstance(where, Local) or not any(True for _ in _routers(port, view)):
+        where = plugged(port, view)
+        if where is None or not any(True for _ in _routers(port, view)):
             return
         meter = punt_meter(PuntKind.ROUTER_SOLICITATION, where.ofport, _RATE, _BURST)
         yield meter
@@ -88,8 +87,8 @@ class Advertisement(App):
 
     @staticmethod
     def _tell(port: LogicalPort, view: View) -> Iterator[PacketOut]:
-        where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
-        if isinstance(where, Local) and network is not None:
+        where, network = plugged(port, view), view.get(LogicalSwitch, port.network)
+        if where is not None and network is not None:
             for interface, subnets in _routers(port, view):
                 yield PacketOut(advertise(interface, subnets, network.mtu), (Output(where.ofport),))
 

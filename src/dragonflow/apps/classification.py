@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.wiring import interfaces, is_standby
@@ -39,7 +40,7 @@ class Classification(App):
         slot=2,
         purpose="Find the network of a packet from a physical bridge by its VLAN tag, and take the tag off.",
         matches=("in_port", "vlan_vid"),
-        next=(L2.lookup,),
+        next=(External.arrival,),
     )
     ports = Table(
         "ports",

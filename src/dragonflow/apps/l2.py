@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dragonflow.apps.base import App, renders
-from dragonflow.apps.wiring import standby_ofport
+from dragonflow.apps.wiring import floats_here, standby_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
@@ -89,7 +89,7 @@ class L2(App):
         """
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
         standby = standby_ofport(port, view.me.chassis, view)
-        if network is None or (where is None and standby is None):
+        if network is None or (where is None and standby is None) or floats_here(port, where):
             return
         key = (NETWORK, network.key)
         yield self.lookup.flow(_OWN, match(key, eth_dst=port.mac), load(DESTINATION, port.key), goto=self.delivery)

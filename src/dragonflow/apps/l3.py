@@ -6,13 +6,14 @@ destination's network, so nobody on its way has to know of routers.
 
 ::
 
-    router ──► router_local ──► routes ──┬──────────► neighbours ──► l2_lookup
-    (whose     (echo requests,   (longest └► paths ──►   │  (MAC of the next hop)
-     MAC?)      lifetime)         prefix)   (ECMP)       └► router again, if the next hop is another router
+    router ──► router_local ──► routes ──┬─────────────────────────► neighbours ──► l2_lookup
+    (whose     (echo requests,   (longest ├► paths (ECMP) ──────────►  │  (MAC of the next hop)
+     MAC?)      lifetime)         prefix) └► departure (whose address?)│
+                                             to an external network    └► router again, if the next hop is another router
 
 Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
 link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
-address, if it is on this chassis 5 more.
+address, if it is on this chassis 6 more.
 
 What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``). A
 packet that is too big for the network into which it is routed is not cut in pieces, even where IPv4 would have it: its sender is
@@ -30,9 +31,9 @@ from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.icmp import Complaint
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.wiring import addresses
+from dragonflow.apps.wiring import addresses, floats_here, plugged
 from dragonflow.controller.view import Me, View
-from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Subnet
+from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalRouter, LogicalSwitch, Subnet
 from dragonflow.pipeline import (
     IN_PORT,
     NETWORK,
@@ -44,7 +45,6 @@ from dragonflow.pipeline import (
     DecTtl,
     Distributed,
     Fact,
-    Local,
     Match,
     Move,
     Output,
@@ -82,12 +82,12 @@ _NEVER_ROUTED = (
 _LIFETIME = 255
 """TTL or hop limit of what a router sends itself."""
 
-_ETHERNET = 14
+ETHERNET = 14
 """Bytes of a frame's head: they don't count against the MTU."""
 
 _ECHO, _OWN, _MARTIAN, _TOLD_EXPIRED, _EXPIRED, _FORWARD = 50, 40, 30, 25, 20, 10
-_NOWHERE, _ROUTES = 1, 2
-"""Priorities of routes: packets to nowhere, and from where on longer prefixes count more."""
+_NOWHERE, _DEFAULT, _ROUTES = 1, 2, 3
+"""Priorities of routes: packets to nowhere, the way through the gateway, and from where on longer prefixes count more."""
 
 _UNKNOWN, _NEXT, _BIG, _TOLD_BIG = 5, 10, 20, 25
 
@@ -99,17 +99,20 @@ _RATE, _BURST = 20, 40
 
 Prefix = IPv4Network | IPv6Network
 
+_ANYWHERE: dict[int, Prefix] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+
 
 class _Exit(NamedTuple):
     """A subnet to which a router is connected: by which MAC, in which network (its key).
 
-    ``mtu`` is set if packets from the router's other networks may be larger than it.
+    ``mtu`` is set if packets from the router's other networks may be larger than it; ``gateway`` says that it is outside.
     """
 
     prefix: Prefix
     network: int
     mac: str
     mtu: int | None
+    gateway: bool
 
 
 class L3(App):
@@ -125,10 +128,18 @@ class L3(App):
     neighbours = Table(
         "neighbours",
         Stage.ROUTING,
-        slot=4,
+        slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
         matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", *NEXT_HOP),
-        next=(L2.lookup,),
+        next=(L2.lookup, L2.outside),
+    )
+    departure = Table(
+        "departure",
+        Stage.ROUTING,
+        slot=4,
+        purpose="Find the address under which a packet leaves for an external network.",
+        matches=(ROUTER, SOURCE, TOO_BIG, "eth_type", "ip_proto", "ipv4_src", "icmpv4_type"),
+        next=(neighbours,),
     )
     paths = Table(
         "paths",
@@ -136,7 +147,7 @@ class L3(App):
         slot=3,
         purpose="Take the next hop that was chosen among several of equal cost.",
         matches=(ROUTER, PATH, "eth_type", "ipv4_dst", "ipv6_dst"),
-        next=(neighbours,),
+        next=(departure, neighbours),
     )
     routes = Table(
         "routes",
@@ -144,7 +155,7 @@ class L3(App):
         slot=2,
         purpose="Find the longest prefix of the router's routes: which network comes next, and which address in it.",
         matches=(ROUTER, SOURCE, "eth_type", "ipv4_dst", "ipv6_dst"),
-        next=(paths, neighbours),
+        next=(paths, departure, neighbours),
     )
     local = Table(
         "router_local",
@@ -162,6 +173,7 @@ class L3(App):
             "ipv4_dst",
             "ipv6_dst",
             "ip_ttl",
+            TOO_BIG,
         ),
         next=(routes,),
     )
@@ -169,7 +181,7 @@ class L3(App):
         "router",
         Stage.ROUTING,
         purpose="Pick out packets to the MAC of a router's interface.",
-        matches=(NETWORK, SOURCE, "eth_dst", "eth_type", "ip_proto", "icmpv6_type"),
+        matches=(NETWORK, SOURCE, "eth_dst", "eth_type", "ip_proto", "icmpv4_type", "icmpv6_type", "ipv4_dst"),
         next=(local,),
         miss=L2.lookup,
     )
@@ -184,14 +196,18 @@ class L3(App):
             for lifetime in (0, 1):
                 yield self.local.flow(_EXPIRED, match(**family, ip_ttl=lifetime))
             yield self.local.flow(_FORWARD, match(**family), goto=self.routes)
-        yield self.neighbours.flow(_BIG, match((TOO_BIG, 1)))
+        for table in (self.departure, self.neighbours):
+            yield table.flow(_BIG, match((TOO_BIG, 1)))
 
     @renders(LogicalRouter)
     def router(self, router: LogicalRouter, view: View) -> Iterator[Fact]:
         """The extra routes. A next hop that lies in no connected subnet waits until it does."""
         if not router.admin_up or not router.routes:
             return
-        ports = [view.get(LogicalPort, interface.port) for interface in router.interfaces]
+        known = [interface.port for interface in router.interfaces]
+        if router.gateway is not None:
+            known.append(router.gateway.port)
+        ports = [view.get(LogicalPort, port) for port in known]
         exits = [way for port in ports if port is not None for way in _exits(port, view)]
         hops: dict[Prefix, list[tuple[_Exit, str]]] = {}
         for route in router.routes:
@@ -207,34 +223,38 @@ class L3(App):
             priority, here = _ROUTES + 2 * prefix.prefixlen, _to(router.key, prefix)
             if len(ways) == 1:
                 ((way, address),) = ways
-                yield self.routes.flow(priority, here, *_leave(way, address), goto=self.neighbours)
+                yield self.routes.flow(priority, here, *_leave(way, address), goto=self._beyond(way))
                 continue
             yield self.routes.flow(priority, here, Spread(PATH, len(ways)), goto=self.paths)
             for number, (way, address) in enumerate(ways):
                 chosen = _to(router.key, prefix, number)
-                yield self.paths.flow(priority, chosen, *_leave(way, address), goto=self.neighbours)
+                yield self.paths.flow(priority, chosen, *_leave(way, address), goto=self._beyond(way))
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
-        """An interface's place and work; and for any port of a routed network, how routers find it."""
+        """The work of an interface (and its place) or a gateway; and for any port of a routed network, how routers find it."""
         network = view.get(LogicalSwitch, port.network)
         if network is None:
             return
         if port.router is not None:
             yield from self._interface(port, network, view)
-        if not view.where(LogicalPort, routed_network=port.network):
+        elif port.device_owner == ROUTER_GATEWAY:
+            yield from self._gateway(port, network, view)
+        if not (network.external or view.where(LogicalPort, routed_network=port.network)):
             return
         where = view.locality(port.id)
         if where is None:
             return
         last: tuple[Action, ...] = set_field(eth_dst=port.mac)
         goto: Table | None = L2.lookup
-        if port.router is not None:  # another router's: it goes on routing
+        if port.router is not None or floats_here(
+            port, where
+        ):  # another router's, or a floating IP's: it goes on routing
             last, goto = (*last, Resubmit(self.entry.number)), None
         for ip in port.ips:
-            yield self.neighbours.flow(_NEXT, _is_next(network.key, ip), *last, goto=goto)
-        if isinstance(where, Local):
-            meter = punt_meter(PuntKind.UNFORWARDED, where.ofport, _RATE, _BURST)
+            yield self.neighbours.flow(_NEXT, is_next(network.key, ip), *last, goto=goto)
+        if (guest := plugged(port, view)) is not None:
+            meter = punt_meter(PuntKind.UNFORWARDED, guest.ofport, _RATE, _BURST)
             yield meter
             source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
             for family in (_IPV4, _IPV6):
@@ -242,7 +262,8 @@ class L3(App):
                 yield self.local.flow(_TOLD_EXPIRED, expired, limit, _of(port, Complaint.TIME_EXCEEDED))
             yield self.routes.flow(_NOWHERE, match(source), limit, _of(port, Complaint.NO_ROUTE))
             yield self.neighbours.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_HOST))
-            yield self.neighbours.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))
+            for table in (self.departure, self.neighbours):
+                yield table.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))
 
     @answers(PuntKind.UNFORWARDED)
     def unforwarded(self, punted: Punted, view: View) -> Iterator[PacketOut]:
@@ -275,6 +296,26 @@ class L3(App):
             return
         yield Place(port.id, Distributed())
         yield self.entry.flow(10, ours, load(ROUTER, router.key), goto=self.local)
+        yield from self._own_addresses(port, network, router)
+        yield from self._connected_routes(port, network, router, view)
+
+    def _gateway(self, port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[Fact]:
+        """The ways into the external network, and through it to all others; and for who is behind the router, its addresses."""
+        router = served(port, network, view)
+        if router is None:
+            return
+        yield from self._own_addresses(port, network, router)
+        yield from self._connected_routes(port, network, router, view)
+        hops: dict[int, tuple[_Exit, str]] = {}
+        for way, subnet in _connected(port, network, router, view):
+            if subnet.gateway_ip is not None:
+                hops.setdefault(way.prefix.version, (way, subnet.gateway_ip))
+        for version, (way, hop) in hops.items():
+            anywhere = _to(router.key, _ANYWHERE[version])
+            yield self.routes.flow(_DEFAULT, anywhere, *_leave(way, hop), goto=self.departure)
+
+    def _own_addresses(self, port: LogicalPort, network: LogicalSwitch, router: LogicalRouter) -> Iterator[Fact]:
+        """Answer pings of the port's addresses; other packets for them end here."""
         for ip in addresses(port):
             version = ip_address(ip).version
             destination = {_ADDRESS[version][1]: ip}
@@ -286,16 +327,26 @@ class L3(App):
             yield self.local.flow(_ECHO, asks, *_echo(version), *back, goto=goto)
             family = _IPV4 if version == 4 else _IPV6
             yield self.local.flow(_OWN, match(here, **family, **destination))
-        for way in _connected(port, network, router, view):
+
+    def _connected_routes(
+        self, port: LogicalPort, network: LogicalSwitch, router: LogicalRouter, view: View
+    ) -> Iterator[Fact]:
+        for way, _ in _connected(port, network, router, view):
             priority = _ROUTES + 2 * way.prefix.prefixlen + 1
-            yield self.routes.flow(priority, _to(router.key, way.prefix), *_leave(way), goto=self.neighbours)
+            yield self.routes.flow(priority, _to(router.key, way.prefix), *_leave(way), goto=self._beyond(way))
+
+    def _beyond(self, way: _Exit) -> Table:
+        """Where packets go from the routes: who leaves for an external network needs an address there first."""
+        return self.departure if way.gateway else self.neighbours
 
 
 def served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRouter | None:
-    """The router that the interface is to serve now: both know each other, and all is switched on."""
+    """The router that the interface, or gateway, is to serve now: both know each other, and all is switched on."""
     router = view.get(LogicalRouter, port.device_id)
     if router is None or not (router.admin_up and port.admin_up and network.admin_up):
         return None
+    if router.gateway is not None and router.gateway.port == port.id:
+        return router
     return router if any(interface.port == port.id for interface in router.interfaces) else None
 
 
@@ -303,17 +354,20 @@ def _exits(port: LogicalPort, view: View) -> Iterator[_Exit]:
     network = view.get(LogicalSwitch, port.network)
     router = None if network is None else served(port, network, view)
     if network is not None and router is not None:
-        yield from _connected(port, network, router, view)
+        yield from (way for way, _ in _connected(port, network, router, view))
 
 
-def _connected(port: LogicalPort, network: LogicalSwitch, router: LogicalRouter, view: View) -> Iterator[_Exit]:
-    """The subnets to which an interface connects its router."""
+def _connected(
+    port: LogicalPort, network: LogicalSwitch, router: LogicalRouter, view: View
+) -> Iterator[tuple[_Exit, Subnet]]:
+    """The subnets to which an interface, or gateway, connects its router."""
     found = {fixed.subnet: view.get(Subnet, fixed.subnet) for fixed in port.fixed_ips}
     joined = (view.get(LogicalSwitch, interface.network) for interface in router.interfaces)
     mtu = network.mtu if any(other is not None and other.mtu > network.mtu for other in joined) else None
     for subnet in found.values():
         if subnet is not None:
-            yield _Exit(ip_network(subnet.cidr), network.key, port.mac, mtu)
+            outside = port.device_owner == ROUTER_GATEWAY
+            yield _Exit(ip_network(subnet.cidr), network.key, port.mac, mtu, outside), subnet
 
 
 def _mac(port: LogicalPort) -> bytes:
@@ -341,7 +395,7 @@ def _to(router: int, prefix: Prefix, path: int | None = None) -> Match:
     return match((ROUTER, router), *(() if path is None else ((PATH, path),)), **fields)
 
 
-def _is_next(network: int, ip: str) -> Match:
+def is_next(network: int, ip: str) -> Match:
     """Packets that go to this address of the network next."""
     packed = ip_address(ip).packed
     words = zip(NEXT_HOP, (int.from_bytes(packed[at : at + 4], "big") for at in range(0, len(packed), 4)), strict=False)
@@ -351,7 +405,7 @@ def _is_next(network: int, ip: str) -> Match:
 def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
     """Go over into the network of the exit, towards the next hop, or towards the destination itself."""
     version = way.prefix.version
-    check = () if way.mtu is None else (CheckSize(way.mtu + _ETHERNET, TOO_BIG),)
+    check = () if way.mtu is None else (CheckSize(way.mtu + ETHERNET, TOO_BIG),)
     over: tuple[Action, ...] = (
         *check,
         DecTtl(),

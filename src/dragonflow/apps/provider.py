@@ -2,7 +2,7 @@
 
 ::
 
-    ports ──► physical ──► l2_lookup (to ports here alone)        from the bridge: whose VLAN is it, tag off
+    ports ──► physical ──► external ──► l2_lookup (to ports here alone)        from the bridge: whose VLAN is it, tag off
     delivery, groups ──► outside ══► bridge                       to the bridge: tag on
 
 The bridge is the operator's, and so is what it does with packets; of it only our end of the patch is ours. Who is on a physical
@@ -25,6 +25,7 @@ from functools import lru_cache
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import (
     TAGGED,
@@ -101,7 +102,9 @@ class Provider(App):
             (UNTAGGED, TAGGED) if tag == UNTAGGED else (tag,)
         ):  # a tag of VLAN 0 tells only a priority (IEEE 802.1Q)
             off = (PopVlan(),) if vid & TAGGED else ()
-            yield Classification.physical.flow(10, match(in_port=ofport, vlan_vid=vid), *off, *entered, goto=L2.lookup)
+            yield Classification.physical.flow(
+                10, match(in_port=ofport, vlan_vid=vid), *off, *entered, goto=External.arrival
+            )
         yield L2.outside.flow(10, match((NETWORK, network.key), vlan_vid=UNTAGGED), *_out(tag, ofport))
         for kind in (GroupKind.FLOOD, GroupKind.UNKNOWN):
             yield Bucket(group_id(kind, network.key), _BUCKET, (Resubmit(L2.outside.number),))

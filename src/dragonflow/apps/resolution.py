@@ -11,8 +11,8 @@ What is answered, and what isn't:
   migration announces itself before Neutron has moved the binding.
 - Only for ports that have a place. An address whose port is bound nowhere, or to a chassis that can't be reached, stays
   unanswered: the question is flooded and the silence is true.
-- For an address of a distributed port, such as a router's interface, everything: questions to itself and probes too, for nobody
-  else could answer.
+- For an address of a distributed port, such as a router's interface, and of a floating IP that is here, everything: questions
+  to itself and probes too, for nobody else could answer.
 - Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP).
 
 A claim to somebody else's address (an ARP announcement by another port) is answered in the owner's name, as RFC 5227 §2.4 lets
@@ -28,7 +28,7 @@ from typing import Any
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.wiring import addresses, standby_ofport
+from dragonflow.apps.wiring import addresses, floats_here, plugged, standby_ofport
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
@@ -39,7 +39,6 @@ from dragonflow.pipeline import (
     Distributed,
     Fact,
     Flow,
-    Local,
     Output,
     Stage,
     Table,
@@ -69,6 +68,17 @@ _ADVERTISE: tuple[Action, ...] = (
     move("nd_target", "ipv6_src"),
     *set_field(nd_options_type=_TARGET_LINK_LAYER, icmpv6_type=136),
 )
+
+
+ARP_ANSWER: tuple[Action, ...] = (
+    *set_field(arp_op=2),
+    move("arp_sha", "arp_tha"),
+    move("eth_src", "arp_sha"),
+    move("arp_tpa", SCRATCH.field),
+    move("arp_spa", "arp_tpa"),
+    move(SCRATCH.field, "arp_spa"),
+)
+"""Turn a request into the answer of the MAC that stands as its sender already."""
 
 
 class Resolution(App):
@@ -119,17 +129,7 @@ class Resolution(App):
         yield from super().host(me, view)
         yield self.known.flow(_PROBE, match(**_ARP, arp_spa="0.0.0.0"), goto=L2.lookup)
         yield self.known.flow(_PROBE, match(**_SOLICITATION, ipv6_src="::"), goto=L2.lookup)
-        yield self.answer.flow(
-            10,
-            match(**_ARP),
-            *set_field(arp_op=2),
-            move("arp_sha", "arp_tha"),
-            move("eth_src", "arp_sha"),
-            move("arp_tpa", SCRATCH.field),
-            move("arp_spa", "arp_tpa"),
-            move(SCRATCH.field, "arp_spa"),
-            Output(IN_PORT),
-        )
+        yield self.answer.flow(10, match(**_ARP), *ARP_ANSWER, Output(IN_PORT))
         yield self.answer.flow(
             10,
             match(**_SOLICITATION),
@@ -154,7 +154,7 @@ class Resolution(App):
         where, network = view.locality(port.id), view.get(LogicalSwitch, port.network)
         if network is None:
             return
-        if isinstance(where, Local) or standby_ofport(port, view.me.chassis, view) is not None:
+        if plugged(port, view) is not None or standby_ofport(port, view.me.chassis, view) is not None:
             for ip in port.ips:
                 yield self._own_question(port, ip)
         if where is None:
@@ -162,7 +162,7 @@ class Resolution(App):
         router = 0 if port.router is None else _ROUTER
         for ip in addresses(port):
             reply = _reply(port.mac, ip, router | _SOLICITED | _OVERRIDE)
-            if not isinstance(where, Distributed):
+            if not (isinstance(where, Distributed) or floats_here(port, where)):
                 yield self._question(_KNOWN, network, ip, reply)
                 continue
             asks = _asks(ip)

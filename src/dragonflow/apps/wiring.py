@@ -15,7 +15,9 @@ from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
+from dragonflow.controller.view import View
 from dragonflow.model import PHYSICAL_TYPES, BridgeMapping, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.pipeline import Local, Locality
 
 M = TypeVar("M", bound=Any)
 
@@ -47,6 +49,17 @@ def addresses(port: LogicalPort) -> tuple[str, ...]:
     if port.router is not None and any(":" in ip for ip in ips) and (own := link_local(port.mac)) not in ips:
         return (*ips, own)
     return ips
+
+
+def plugged(port: LogicalPort, view: View) -> Local | None:
+    """The port's place, if a guest of this chassis is plugged there. Behind a floating IP's port there is none of its own."""
+    where = view.locality(port.id)
+    return where if isinstance(where, Local) and not port.is_floating else None
+
+
+def floats_here(port: LogicalPort, where: Locality | None) -> bool:
+    """Whether it is a floating IP's port, which is at ``where``, and that is here: then this chassis itself speaks for it."""
+    return port.is_floating and isinstance(where, Local)
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ from dragonflow.model import (
     TUNNEL_TYPES,
     Alive,
     Chassis,
+    FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -105,12 +106,50 @@ def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
                 else f"{names.get(each.network, each.network)}: no port {each.port}"
                 for each in row.interfaces
             ],
+            "gateway": None
+            if row.gateway is None
+            else f"{names.get(row.gateway.network, row.gateway.network)}: "
+            + (" ".join(ports[row.gateway.port].ips) if row.gateway.port in ports else f"no port {row.gateway.port}"),
             "routes": [f"{route.destination} via {route.nexthop}" for route in row.routes],
         }
         for row in contents.of(LogicalRouter)
     ]
-    columns = ["id", "name", "key", "admin_up", "interfaces", "routes"]
+    columns = ["id", "name", "key", "admin_up", "interfaces", "gateway", "routes"]
     print_rows(f"{len(rows)} routers at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+@app.command(name="floating-ips")
+def floating_ips(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Floating IPs: for whom they stand, where they are served, and the ports that they forward."""
+    contents = read(store_url(config_file, store))
+    names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
+    ports = {port.id: port for port in contents.of(LogicalPort)}
+    serving = {row.id: row.chassis for row in contents.of(PortStatus) if row.status == "ACTIVE"}
+    rows = [
+        {
+            "id": row.id,
+            "address": row.address,
+            "mac": ports[row.port].mac if row.port in ports else None,
+            "network": names.get(row.network, row.network),
+            "project": row.project,
+            "router": row.router,
+            "fixed_port": row.fixed_port,
+            "fixed_ip": row.fixed_ip,
+            "forwards": [
+                f"{each.protocol} {_ports(each.external_first, each.external_last)} to "
+                f"{each.ip} {_ports(each.internal_first, each.internal_last)}"
+                for each in row.forwardings
+            ],
+            "served_on": serving.get(row.port),
+        }
+        for row in contents.of(FloatingIp)
+    ]
+    columns = ["id", "address", "mac", "network", "fixed_ip", "forwards", "served_on"]
+    print_rows(f"{len(rows)} floating IPs at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _ports(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Sends unasked what an app has to announce to the VMs of this chassis, again and again, from the replica alone."""
+"""Sends unasked what has to be said again and again, to the VMs of this chassis or to others, from the replica alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
+from dragonflow.apps.dnat import announcement
+from dragonflow.controller.events import Confirmed
 from dragonflow.controller.view import View
 from dragonflow.pipeline.punt import PacketOut
 
 LOG = logging.getLogger(__name__)
+
+TIMES, AGAIN = 3, 1.0
+"""How often a floating IP that came here is announced, for one frame may be lost, and how many seconds apart."""
 
 _STEP = 32
 """Packets that are sent before others on the loop have their turn."""
@@ -31,3 +36,29 @@ async def announce(
                     await asyncio.sleep(0)
         except Exception:  # one bad row must not end the announcements for ever
             LOG.exception("announcements failed; they are tried again in %.0f s", period)
+
+
+class Heralds:
+    """Tells external networks of floating IPs that came here: a subscriber, so after the switch has what answers for them.
+
+    Each is announced ``TIMES`` times: at once, and by ``unasked``.
+    """
+
+    def __init__(self, view: Callable[[], View], send: Callable[[PacketOut], bool]) -> None:
+        self._view = view
+        self._send = send
+        self._due: dict[str, int] = {}
+
+    def __call__(self, confirmed: Confirmed) -> None:
+        """Announce who came here with this bundle."""
+        for event in confirmed.events:
+            if (event.kind, event.change) == ("local", "created"):
+                for packet in announcement(event.port, self._view()):
+                    self._send(packet)
+                    self._due[event.port] = TIMES - 1
+
+    def unasked(self, view: View) -> Iterator[PacketOut]:
+        """The announcements that are due to be repeated; for ``announce``."""
+        due, self._due = self._due, {port: left - 1 for port, left in self._due.items() if left > 1}
+        for port in due:
+            yield from announcement(port, view)

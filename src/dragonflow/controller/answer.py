@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from dragonflow.apps.base import Answer, App
 from dragonflow.controller.view import View
@@ -32,11 +33,17 @@ _TURN = 0.002
 
 
 class Answerer:
-    """``take`` is for ``Switch(on_packet=…)``, ``run`` for its ``send``; ``view`` makes what handlers see."""
+    """``take`` is for ``Switch(on_packet=…)``, ``run`` for its ``send``; ``view`` makes what handlers see.
 
-    def __init__(self, apps: Sequence[App], view: Callable[[], View]) -> None:
+    ``others`` are handlers that are no app's.
+    """
+
+    def __init__(
+        self, apps: Sequence[App], view: Callable[[], View], others: Mapping[PuntKind, Answer] = MappingProxyType({})
+    ) -> None:
         self._handlers: Mapping[int, Answer] = {
-            kind: handler for app in apps for kind, handler in app.answering().items()
+            **{int(kind): handler for kind, handler in others.items()},
+            **{int(kind): handler for app in apps for kind, handler in app.answering().items()},
         }
         self._view = view
         self._waiting: deque[bytes] = deque()

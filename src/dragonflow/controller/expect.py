@@ -18,7 +18,18 @@ from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Alive, Binding, Chassis, LogicalPort, LogicalSwitch, OvsPort, PortStatus, Row, Subnet
+from dragonflow.model import (
+    Alive,
+    Binding,
+    Chassis,
+    FloatingIp,
+    LogicalPort,
+    LogicalSwitch,
+    OvsPort,
+    PortStatus,
+    Row,
+    Subnet,
+)
 from dragonflow.pipeline.facts import Locality
 
 M = TypeVar("M", bound=Any)
@@ -38,6 +49,8 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
     """For each chassis that follows the port's network, given all rows of the DF DB. Costs milliseconds a chassis."""
     known = _Rows(rows)
     family = [it for it in known.all(LogicalPort) if it is port or (port.device_id and it.device_id == port.device_id)]
+    stands_for = {it.fixed_port for it in known.where(FloatingIp, port=port.id)}
+    family += [it for it in known.all(LogicalPort) if it.id in stands_for]
     networks = {it.scope for it in family}
     named = {name for it in family for name in (it.chassis, *it.standby)}
     near: list[Row] = [row for row in rows if not isinstance(row, _OF_HOSTS) and _is_near(row, networks)]

@@ -7,6 +7,7 @@
     OVSDB ──> Switch.on_ports ──┘                             └──> Open vSwitch: one bundle, one barrier
                                                                         │
     Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
+                                     Neighbours ──> Replica                who is in external networks
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
 waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, and the answerer
@@ -33,12 +34,14 @@ from dragonflow import __version__
 from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.config import ConfigError
-from dragonflow.controller.announce import announce
+from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.intake import Intake
 from dragonflow.controller.locality import plain
+from dragonflow.controller.neighbours import PERIOD as NEIGHBOUR_PERIOD
+from dragonflow.controller.neighbours import Neighbours
 from dragonflow.controller.probe import Mode, Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
@@ -168,7 +171,8 @@ class Controller:
         self._intake = Intake(Feed(self._store), self._replica, self._news.set)
         self._me = settings.me
         self._engine = Engine(APPS, self._replica, self._me)
-        self._answerer = Answerer(APPS, self._view)
+        self._neighbours = Neighbours(self._replica, self._news.set)
+        self._answerer = Answerer(APPS, self._view, self._neighbours.handlers())
         self._switch = Switch(
             settings.openflow,
             settings.ovsdb,
@@ -208,7 +212,8 @@ class Controller:
         self._said: dict[str, Claim] = {}
         self._mods = 0
         self._unconfirmed = Unconfirmed()
-        self.subscribers: list[Subscriber] = [_count, self._log.confirmed]
+        self._heralds = Heralds(self._view, self._switch.send)
+        self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._heralds]
 
     def _view(self) -> View:
         """The world as handlers of packets see it, which record nothing."""
@@ -228,6 +233,8 @@ class Controller:
                 self._switch.run(),
                 self._answerer.run(self._switch.send),
                 announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
+                announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
+                announce(self._neighbours.tick, self._view, self._switch.send, NEIGHBOUR_PERIOD),
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),

@@ -175,7 +175,7 @@ class Planner:
             peer, place = self._replica.get(LogicalPort, name), self._locality(name)
             if peer is None or peer.id == port.id or peer.network != port.network:
                 continue
-            if isinstance(place, Local | Remote):
+            if isinstance(place, Local | Remote) and not peer.is_floating:  # behind that is nobody of this network
                 found.append((peer, place))
         return found
 

@@ -1,4 +1,6 @@
-"""The controller's copy of its part of the world: rows of the followed scopes, and the interfaces on the integration bridge.
+"""The controller's copy of its part of the world: rows of the followed scopes, and what it found out on its own host.
+
+The latter are the interfaces on the integration bridge, and neighbours in external networks.
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -11,16 +13,18 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from dragonflow.model import LogicalPort, OvsPort, Row
-from dragonflow.model.rows import ROWS, Binding, Subnet
+from dragonflow.model import LogicalPort, Neighbour, OvsPort, Row
+from dragonflow.model.rows import ROWS, Binding, FloatingIp, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour")
 
-Object = Row | OvsPort
+Object = Row | OvsPort | Neighbour
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
+    FloatingIp: ("fixed_port",),
     LogicalPort: ("network", "chassis", "routed_network", "dhcp_network"),
+    Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
     Subnet: ("network",),
 }
@@ -59,7 +63,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -100,7 +104,7 @@ class Replica:
 
     def last_revision(self, model: type[Object], id: str) -> int:
         """The store revision that last wrote or deleted the row, as far as that is known, else 0."""
-        if model is OvsPort:
+        if model in (OvsPort, Neighbour):
             return 0
         gone = self._gone.get((model, id))
         return self._revisions[model].get(id, 0 if gone is None else gone.revision)
@@ -192,6 +196,16 @@ class Replica:
             self.upsert_port(port)
         for name in gone:
             self.remove_port(name)
+
+    # What the controller asked the external networks themselves
+
+    def upsert_neighbour(self, neighbour: Neighbour) -> None:
+        """Take in that somebody answered."""
+        self._set(Neighbour, neighbour.id, neighbour)
+
+    def remove_neighbour(self, id: str) -> None:
+        """Take in that nobody answers there any more."""
+        self._set(Neighbour, id, None)
 
     # What changed
 

@@ -24,6 +24,7 @@ from dragonflow.model import (
     Alive,
     Binding,
     Chassis,
+    FloatingIp,
     LogicalPort,
     LogicalSwitch,
     OvsPort,
@@ -67,7 +68,8 @@ class Claim(msgspec.Struct, frozen=True):
 def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None]) -> dict[str, Claim]:
     """What to say of the ports that are bound to this chassis, if the switch confirms what was just rendered.
 
-    Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired.
+    Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired. Of a floating IP's own port it says,
+    for the binding of the port that it stands for, that the floating IP works; while it doesn't, nothing is said of it.
     """
     said, chassis = {}, me.chassis
     for binding in replica.where(Binding, host=chassis):
@@ -86,6 +88,10 @@ def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None])
             said[port.id] = Claim(port.network, port.generation, "ACTIVE", revision, ofport=ofport)
         else:
             said[port.id] = Claim(port.network, port.generation, "DOWN", revision, _why_down(port, me, replica))
+        for floating in replica.where(FloatingIp, fixed_port=port.id) if binding.active else ():
+            if isinstance(locality(floating.port), Local):
+                revision = replica.revision(FloatingIp, floating.id)
+                said[floating.port] = Claim(floating.network, port.generation, "ACTIVE", revision)
     return said
 
 

@@ -22,9 +22,12 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     in place; and dropped when the last such binding goes. Routing is done where a packet starts. So whatever routers lead to is
     followed too: the routers that have an interface in a followed network, and the networks of their other interfaces. Each
     scope that arrives may call for more; who asks again at every news comes to rest when all is there.
+
+    Of a router's gateway the external network is followed, where its floating IPs lie, but not the routers of others there.
     """
     networks = {binding.network for binding in rows.where(Binding, host=chassis)}
     routers: set[str] = set()
+    outside: set[str] = set()
     reached = list(networks)
     while reached:
         for port in rows.where(LogicalPort, routed_network=reached.pop()):
@@ -32,6 +35,8 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
                 continue
             routers.add(port.device_id)
             router = rows.get(LogicalRouter, port.device_id)
+            if router is not None and router.gateway is not None:
+                outside.add(router.gateway.network)
             for interface in () if router is None else router.interfaces:
                 if interface.network not in networks:
                     networks.add(interface.network)
@@ -40,6 +45,6 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         CHASSIS_SCOPE,
         host_scope(chassis),
         status_scope(chassis),
-        *map(network_scope, networks),
+        *map(network_scope, networks | outside),
         *map(router_scope, routers),
     }

@@ -1,4 +1,4 @@
-"""What Open vSwitch says of itself: the other half of a controller's world, read from OVSDB and never stored."""
+"""What a controller finds out on its own host: the other half of its world, beside the DF DB, and never stored there."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ class OvsPort(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: str | None = None
     patch: str | None = None
     error: str | None = None
+
+
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody in an external network of whom the DF DB knows nothing, above all its gateway; found by ARP.
+
+    ``id`` is ``network/address``. ``network`` is the network's id, ``mac`` what the last answer said.
+    """
+
+    id: str
+    network: str
+    address: str
+    mac: str

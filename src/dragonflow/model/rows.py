@@ -22,6 +22,12 @@ DHCP_PORT = "network:dhcp"
 ROUTER_INTERFACE = "network:router_interface"
 """The ``device_owner`` of ports by which routers stand in networks; ``device_id`` is the router."""
 
+ROUTER_GATEWAY = "network:router_gateway"
+"""The ``device_owner`` of ports by which routers stand in external networks."""
+
+FLOATING_IP = "network:floatingip"
+"""The ``device_owner`` of ports that hold floating IPs' addresses: their MAC is the floating IP's."""
+
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 """The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
 
@@ -202,6 +208,11 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
         return self.device_id if self.device_owner == ROUTER_INTERFACE else None
 
     @property
+    def is_floating(self) -> bool:
+        """Whether the port holds a floating IP's address."""
+        return self.device_owner == FLOATING_IP
+
+    @property
     def routed_network(self) -> str | None:
         """The port's network, if the port is a router's interface: that makes it a routed network."""
         return self.network if self.device_owner == ROUTER_INTERFACE else None
@@ -226,6 +237,17 @@ class RouterInterface(msgspec.Struct, frozen=True):
     network: str
 
 
+class RouterGateway(msgspec.Struct, frozen=True):
+    """How a router stands in an external network: by a port, which holds its addresses there.
+
+    With ``enable_snat``, those without a floating IP reach out under the router's address.
+    """
+
+    port: str
+    network: str
+    enable_snat: bool = True
+
+
 class LogicalRouter(Row, frozen=True, kw_only=True, tag="LogicalRouter/1"):
     """A Neutron router. ``key`` is unique among all routers of the region (1 … 2^24-1)."""
 
@@ -237,11 +259,51 @@ class LogicalRouter(Row, frozen=True, kw_only=True, tag="LogicalRouter/1"):
     admin_up: bool = True
     routes: tuple[Route, ...] = ()
     interfaces: tuple[RouterInterface, ...] = ()
+    gateway: RouterGateway | None = None
     revision: int
 
     @property
     def scope(self) -> str:
         return router_scope(self.id)
+
+
+class PortForwarding(msgspec.Struct, frozen=True):
+    """Hands what comes for some ports of a floating IP to ports of a fixed address, all ends included.
+
+    ``protocol`` is tcp or udp; both ranges are equally long, or the internal one is a single port.
+    """
+
+    protocol: str
+    external_first: int
+    external_last: int
+    port: str
+    ip: str
+    internal_first: int
+    internal_last: int
+
+
+class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
+    """A floating IP of the external ``network``; ``port`` is its own port there, whose MAC it has.
+
+    It stands for ``fixed_ip`` of ``fixed_port``, which ``router`` knows; or some of its ports are forwarded. All these are unset
+    while it serves nobody.
+    """
+
+    pooled = ("network", "project", "router")
+
+    network: str
+    address: str
+    port: str
+    project: str = ""
+    router: str | None = None
+    fixed_port: str | None = None
+    fixed_ip: str | None = None
+    forwardings: tuple[PortForwarding, ...] = ()
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return network_scope(self.network)
 
 
 class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
@@ -345,6 +407,7 @@ ROWS: tuple[type[Row], ...] = (
     Subnet,
     LogicalPort,
     LogicalRouter,
+    FloatingIp,
     Binding,
     Chassis,
     Alive,

@@ -33,6 +33,7 @@ class DragonflowRouters(base.L3ServiceProvider):
     def __init__(self, l3plugin: Any) -> None:
         super().__init__(l3plugin)
         db.listen_to_routers()
+        db.listen_to_floating_ips()
         for event in (events.PRECOMMIT_ADD_ASSOCIATION, events.PRECOMMIT_DELETE_ASSOCIATIONS):
             registry.subscribe(self._router_moves, resources.ROUTER_CONTROLLER, event)
 

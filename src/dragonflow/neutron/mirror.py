@@ -40,7 +40,7 @@ class Mirror:
     def sync(self, kind: str, id: str, parent: str, force: bool = False) -> int | None:
         """Make the object's rows what Neutron says now. Returns the store revision, None if nothing had to be written.
 
-        ``parent`` is the network in whose scope the rows lie; of a router it is the router itself.
+        ``parent`` is the network in whose scope the rows lie (a floating IP's: the external); of a router, the router itself.
 
         With ``force`` also if the object's own row stands right: then key and bindings are written anew with it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +13,18 @@ from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from oslo_config import cfg
 
-from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Row, Subnet, network_scope, router_scope
+from dragonflow.model import (
+    FloatingIp,
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    Row,
+    Subnet,
+    network_scope,
+    router_scope,
+)
 from dragonflow.neutron import db, l3, translate
-from dragonflow.neutron.db import ROUTER_KIND
+from dragonflow.neutron.db import FLOATING_KIND, ROUTER_KIND
 from dragonflow.store.keys import NETWORK, PORT, ROUTER, Pool
 from dragonflow.store.protocol import Key
 
@@ -38,6 +47,7 @@ KINDS = {
     SUBNET_KIND: Kind(Subnet, None),
     PORT_KIND: Kind(LogicalPort, PORT),
     ROUTER_KIND: Kind(LogicalRouter, ROUTER, router_scope),
+    FLOATING_KIND: Kind(FloatingIp, None),
 }
 """In the order in which they refer to each other: what is referred to comes first."""
 
@@ -90,6 +100,9 @@ class Plugin:
                     case "router":
                         found = list(routers(context, [id]))
                         return found[0].make if found else None
+                    case "floatingip":
+                        found = list(floating_ips(context, [id]))
+                        return found[0].make if found else None
         except exceptions.NotFound:
             return None
         raise ValueError(f"no such kind of Neutron object: {kind}")
@@ -99,7 +112,7 @@ class Plugin:
         return db.revision(get_admin_context(), kind, id)  # type: ignore[no-any-return]
 
     def all(self) -> Iterator[Found]:
-        """Everything there is; networks and subnets come before the ports that lie on them, and routers last."""
+        """Everything there is; networks and subnets come before the ports that lie on them, then routers and floating IPs."""
         context = get_admin_context()
         plugin = directory.get_plugin()
         for network in plugin.get_networks(context):
@@ -115,6 +128,7 @@ class Plugin:
             yield Found(PORT_KIND, port["id"], port["network_id"], make)
         if (plugin := l3.plugin()) is not None:
             yield from routers(context, [router["id"] for router in plugin.get_routers(context, fields=["id"])])
+            yield from floating_ips(context, [each["id"] for each in plugin.get_floatingips(context, fields=["id"])])
 
 
 def routers(context: Any, ids: Collection[str]) -> Iterator[Found]:
@@ -126,6 +140,16 @@ def routers(context: Any, ids: Collection[str]) -> Iterator[Found]:
     for router in l3.plugin().get_routers(context, filters={"id": ours}):
         name = router["id"]
         yield Found(ROUTER_KIND, name, name, router_maker(router, interfaces[name]))
+
+
+def floating_ips(context: Any, ids: Collection[str]) -> Iterator[Found]:
+    """Those of the floating IPs that are there; none where Dragonflow has no routers."""
+    if not l3.providers():
+        return
+    for floating, forwardings in db.floating_ips(context, ids):
+        yield Found(
+            FLOATING_KIND, floating["id"], floating["floating_network_id"], floating_maker(floating, forwardings)
+        )
 
 
 def network_maker(network: dict[str, Any]) -> RowMaker:
@@ -146,6 +170,11 @@ def port_maker(port: dict[str, Any], generation: int, others: Collection[transla
 def router_maker(router: dict[str, Any], interfaces: Collection[tuple[str, str]]) -> RowMaker:
     """Makes the row of a router as Neutron's API tells it; ``interfaces`` are port and network of each."""
     return lambda key: translate.logical_router(router, key, interfaces)
+
+
+def floating_maker(floating: Mapping[str, Any], forwardings: Collection[Mapping[str, Any]]) -> RowMaker:
+    """Makes the row of a floating IP of these columns, with the port forwardings that it has."""
+    return lambda _key: translate.floating_ip(floating, forwardings)
 
 
 def _bindings(objects: list[Any]) -> list[translate.PortBinding]:

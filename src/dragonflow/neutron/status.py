@@ -2,6 +2,8 @@
 
 Level-triggered: a port's status follows from the row that the port's present host wrote for its present binding, and from
 nothing that happened before. Messages and feeds only say where to look first; all ports are compared again and again.
+
+A floating IP's status follows likewise from the row that is written of its own port, by the host of the port that it stands for.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from neutron_lib.plugins import directory
 from dragonflow.model import PortStatus, status_scope
 from dragonflow.neutron import db, l3
 from dragonflow.neutron.agenda import Agenda
-from dragonflow.neutron.db import PortNow, StaleTurn, StandbyNow
+from dragonflow.neutron.db import FloatingNow, PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.keeper import TURN, Keeper
 from dragonflow.neutron.nova import plugged_elsewhere
@@ -78,6 +80,19 @@ def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
     return "DOWN" if port.status == ACTIVE else None
 
 
+def floating_turn(floating: FloatingNow, row: PortStatus | None) -> Turn | None:
+    """The status to which a floating IP must turn now; None if it stands right.
+
+    It is ACTIVE only while the host of the port that it stands for says so, for that port's present binding.
+    """
+    serving = row is not None and (row.chassis, row.generation, row.status) == (
+        *(floating.host, floating.generation),
+        "ACTIVE",
+    )
+    wanted: Turn = "ACTIVE" if serving else "DOWN"
+    return wanted if wanted != floating.status else None
+
+
 class Neutron:
     """How a status is set in Neutron, so that Nova learns of it."""
 
@@ -92,6 +107,14 @@ class Neutron:
     def standby(self, ids: Collection[str] | None = None) -> list[StandbyNow]:
         """The hosts prepared for ports that are bound elsewhere; of all ports, or of these."""
         return db.standby_now(get_admin_context(), DRIVER, ids)  # type: ignore[no-any-return]
+
+    def floating(self, ports: Collection[str] | None = None) -> Collection[FloatingNow]:
+        """The floating IPs whose status is ours to say, as they are now; of all, or of those with these ports of their own."""
+        return list(db.floating_now(get_admin_context(), l3.providers(), ports))
+
+    def turn_floating(self, floating: FloatingNow, status: Turn) -> None:
+        """Turn a floating IP. One that is gone is no error."""
+        l3.plugin().update_floatingip_status(get_admin_context(), floating.id, status)
 
     def turn(self, ports: Collection[PortNow], status: Turn) -> Collection[str]:
         """Turn the ports to ``status`` if they still have the bindings that ``ports`` tell of. One that is gone is no error.
@@ -185,6 +208,7 @@ class StatusKeeper(Keeper):
         self._right: object = None  # Neutron's mark when all were found right; None while any may be wrong
         self._compared = -math.inf
         self._plugged: set[StandbyNow] = set()
+        self._all_told = False  # whether the rows are all there, so that one that is missing says something
 
     def start(self) -> None:
         """See ``Keeper``."""
@@ -208,7 +232,7 @@ class StatusKeeper(Keeper):
 
     def _follow(self) -> None:
         self._follower = threading.get_ident()
-        self._rows = Table(PortStatus)
+        self._all_told, self._rows = False, Table(PortStatus)
         feed = self._dfdb.store.feed([status_scope("*")])
         due = self._clock()
         try:
@@ -223,6 +247,7 @@ class StatusKeeper(Keeper):
                         )  # everything may be different, and comparing is the quickest way to find out
                     else:
                         self._agenda.told(key.id for key in changed)
+                self._all_told = feed.in_sync
                 if self._clock() >= due and feed.in_sync:
                     due = self._compare()
                 self._relieve()
@@ -239,6 +264,7 @@ class StatusKeeper(Keeper):
                     return began + self._period
                 self._right = mark
                 wrong = [port.id for port in self._neutron.ports() if self._turn(port)]
+                wrong += [floating.port for floating in self._neutron.floating() if self._floating_turn(floating)]
                 standby = set(self._neutron.standby())
         except Exception as error:
             self._right = None
@@ -306,9 +332,23 @@ class StatusKeeper(Keeper):
         for port in ports:
             if port.migrating:
                 self._tell_of_standby(port.id)
+        if self._all_told:
+            self._turn_floating(ids)
 
     def _turn(self, port: PortNow) -> Turn | None:
         return turn(port, self._row(port.id, port.host))
+
+    def _floating_turn(self, floating: FloatingNow) -> Turn | None:
+        return floating_turn(floating, self._row(floating.port, floating.host))
+
+    def _turn_floating(self, ports: Collection[str]) -> None:
+        """Look at the floating IPs with these ports of their own, and turn those that are wrong."""
+        with self._step():
+            for floating in self._neutron.floating(ports):
+                status = self._floating_turn(floating)
+                if status is not None:
+                    self._neutron.turn_floating(floating, status)
+                    LOG.info("df: floating IP %s is %s", floating.id, status)
 
     def _row(self, port_id: str, host: str) -> PortStatus | None:
         return self._rows.get(Key(status_scope(host), PortStatus.__name__, port_id))

@@ -1,4 +1,4 @@
-"""All of Neutron's networks, subnets, ports and routers as rows, page by page and cheaply: for the comparison in the background.
+"""All of Neutron's networks, subnets, ports, routers and floating IPs as rows, page by page and cheaply: for comparing.
 
 Asked for a port, ML2 spends milliseconds; the plain columns behind it cost a twentieth of that. What is read here raises only
 a suspicion: before anything is mended, ``Plugin`` is asked.
@@ -32,6 +32,7 @@ from dragonflow.neutron.source import (
     SUBNET_KIND,
     Found,
     Plugin,
+    floating_ips,
     network_maker,
     port_maker,
     routers,
@@ -59,6 +60,8 @@ class Survey(Plugin):
                 yield Found(PORT_KIND, port["id"], port["network_id"], port_maker(port, generation, others))
         for page in _pages(l3_models.Router):
             yield from routers(get_admin_context(), page)
+        for page in _pages(l3_models.FloatingIP):
+            yield from floating_ips(get_admin_context(), page)
 
 
 def _pages(model: Any) -> Iterator[list[str]]:

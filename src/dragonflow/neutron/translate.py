@@ -14,11 +14,14 @@ from dragonflow.model import (
     Binding,
     DhcpOption,
     FixedIP,
+    FloatingIp,
     HostRoute,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
+    PortForwarding,
     Route,
+    RouterGateway,
     RouterInterface,
     Subnet,
 )
@@ -144,8 +147,45 @@ def logical_router(router: Mapping[str, Any], key: int, interfaces: Collection[t
         admin_up=router["admin_state_up"],
         routes=tuple(sorted(routes, key=lambda route: (route.destination, route.nexthop))),
         interfaces=tuple(RouterInterface(port, network) for port, network in sorted(interfaces)),
+        gateway=_gateway(router),
         revision=router.get("revision_number", 0),
     )
+
+
+def floating_ip(floating: Mapping[str, Any], forwardings: Collection[Mapping[str, Any]]) -> FloatingIp:
+    """A floating IP's row, from the columns of Neutron's tables for it and for its port forwardings."""
+    found = [
+        PortForwarding(
+            protocol=each["protocol"],
+            external_first=each["external_port_start"],
+            external_last=each["external_port_end"],
+            port=each["internal_neutron_port_id"],
+            ip=each["internal_ip_address"],
+            internal_first=each["internal_port_start"],
+            internal_last=each["internal_port_end"],
+        )
+        for each in forwardings
+    ]
+    return FloatingIp(
+        id=floating["id"],
+        network=floating["floating_network_id"],
+        address=floating["floating_ip_address"],
+        port=floating["floating_port_id"],
+        project=floating["project_id"] or "",
+        router=floating["router_id"],
+        fixed_port=floating["fixed_port_id"],
+        fixed_ip=floating["fixed_ip_address"],
+        forwardings=tuple(sorted(found, key=lambda each: (each.protocol, each.external_first))),
+        revision=floating["revision_number"],
+    )
+
+
+def _gateway(router: Mapping[str, Any]) -> RouterGateway | None:
+    """The gateway that Neutron calls the router's own; of several external gateways it is the first."""
+    port, info = router.get("gw_port_id"), router.get("external_gateway_info")
+    if not port or not info:
+        return None
+    return RouterGateway(port, info["network_id"], info.get("enable_snat", True))
 
 
 def bindings(port: LogicalPort) -> tuple[Binding, ...]:

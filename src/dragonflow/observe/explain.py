@@ -8,7 +8,7 @@ from typing import Any
 
 from dragonflow.apps import APPS
 from dragonflow.controller.view import Me
-from dragonflow.model import Chassis, LogicalPort, LogicalRouter, LogicalSwitch, Row
+from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch, Row
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
 
@@ -69,6 +69,8 @@ class Book:
             return f"network {_named(row)} ({row.network_type} {row.segmentation_id})"
         if isinstance(row, LogicalRouter):
             return f"router {_named(row)}"
+        if isinstance(row, FloatingIp):
+            return f"floating IP {row.address} (for {row.fixed_ip or 'nobody'})"
         if isinstance(row, Chassis):
             return f"chassis {row.id} (VTEP {row.tunnel_ip})"
         return f"the host {owner.id} itself" if owner.kind == Me.__name__ else f"{owner.kind} {owner.id}"

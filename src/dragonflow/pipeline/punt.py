@@ -23,6 +23,11 @@ class PuntKind(IntEnum):
     UNFORWARDED = 16
     ROUTER_SOLICITATION = 17
     DHCPV6 = 2
+    FLOATING_ERROR_IN = 32
+    FLOATING_ERROR_OUT = 33
+    FLOATING_UNFORWARDED = 36
+    NEIGHBOUR_WANTED = 34
+    NEIGHBOUR_HEARD = 35
 
 
 class Punted(msgspec.Struct, frozen=True):

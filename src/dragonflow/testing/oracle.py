@@ -25,11 +25,11 @@ import msgspec
 from dragonflow.apps.base import App
 from dragonflow.controller.replica import Object
 from dragonflow.controller.view import Me, View
-from dragonflow.model import OvsPort, Row
+from dragonflow.model import Neighbour, OvsPort, Row
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 from dragonflow.testing.worlds import World
 
-M = TypeVar("M", bound="Row | OvsPort")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour")
 
 _ROUNDS = 20
 """More than the longest chain of places that rest on each other."""

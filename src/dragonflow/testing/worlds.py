@@ -17,23 +17,28 @@ from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
     DHCP_PORT,
+    FLOATING_IP,
+    ROUTER_GATEWAY,
     ROUTER_INTERFACE,
     Alive,
     Binding,
     BridgeMapping,
     Chassis,
     FixedIP,
+    FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
+    Neighbour,
     OvsPort,
     PortStatus,
+    RouterGateway,
     RouterInterface,
     Subnet,
 )
 from dragonflow.model.rows import ROWS
 
-AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | Binding | Chassis | Alive | PortStatus
+AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | FloatingIp | Binding | Chassis | Alive | PortStatus
 
 T = TypeVar("T")
 
@@ -42,28 +47,30 @@ ME = Me(chassis="here", tunnel_ip="192.0.2.1", bridge_mappings=MAPPINGS)
 
 
 class World(msgspec.Struct, frozen=True):
-    """The rows that a controller follows, the interfaces on its bridge, and who it is."""
+    """The rows that a controller follows, the interfaces on its bridge, the neighbours that it found, and who it is."""
 
     me: Me
     rows: tuple[AnyRow, ...] = ()
     ports: tuple[OvsPort, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
 
     @classmethod
     def of(cls, me: Me, *objects: Object) -> World:
-        """A world of these rows and interfaces, in any order."""
+        """A world of these objects, in any order."""
         rows = tuple(it for it in objects if isinstance(it, AnyRow))
-        return cls(me, rows, tuple(it for it in objects if isinstance(it, OvsPort)))
+        ports = tuple(it for it in objects if isinstance(it, OvsPort))
+        return cls(me, rows, ports, tuple(it for it in objects if isinstance(it, Neighbour)))
 
     @classmethod
     def held_by(cls, replica: Replica, me: Me) -> World:
         """The world as a replica holds it."""
         rows = [row for model in ROWS for row in replica.all(model)]
-        return cls.of(me, *rows, *replica.all(OvsPort))
+        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour))
 
     @property
     def objects(self) -> tuple[Object, ...]:
-        """Rows and interfaces."""
-        return (*self.rows, *self.ports)
+        """Rows, interfaces and neighbours."""
+        return (*self.rows, *self.ports, *self.neighbours)
 
 
 def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
@@ -71,6 +78,8 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
     for it in objects:
         if isinstance(it, OvsPort):
             replica.upsert_port(it)
+        elif isinstance(it, Neighbour):
+            replica.upsert_neighbour(it)
         else:
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)
@@ -125,6 +134,28 @@ def router(name: str, key: int, *networks: str, **fields: Any) -> LogicalRouter:
     """A router with an interface (see ``interface``) in each of the networks."""
     interfaces = tuple(RouterInterface(f"{name}-{net}", net) for net in networks)
     return LogicalRouter(**{"id": name, "key": key, "interfaces": interfaces, "revision": 1, **fields})
+
+
+def gateway(of: str, key: int, *ips: FixedIP, net: str = "ext", **fields: Any) -> LogicalPort:
+    """The port by which router ``of`` stands in an external network, named ROUTER-NETWORK."""
+    return interface(of, key, *ips, net=net, device_owner=ROUTER_GATEWAY, **fields)
+
+
+def external(name: str = "ext", key: int = 6, number: int = 200, **fields: Any) -> LogicalSwitch:
+    """An external network, which is a VLAN of ``physnet1``."""
+    return vlan(name, key, number, external=True, **fields)
+
+
+def floating(name: str, key: int, ip: str, **fields: Any) -> tuple[FloatingIp, LogicalPort]:
+    """A floating IP in the network ``ext``, and its own port, which has the key and is named PORT-NAME."""
+    owns = {"device_owner": FLOATING_IP, "device_id": name, "fixed_ips": (FixedIP("ext4", ip),)}
+    own = port(f"port-{name}", key, on=None, net="ext", **owns)
+    return FloatingIp(**{"id": name, "network": "ext", "address": ip, "port": own.id, "revision": 1, **fields}), own
+
+
+def neighbour(address: str, mac: str, net: str = "ext") -> Neighbour:
+    """Somebody who has answered in a network."""
+    return Neighbour(id=f"{net}/{address}", network=net, address=address, mac=mac)
 
 
 def chassis(name: str, tunnel_ip: str, **fields: Any) -> Chassis:
@@ -193,6 +224,21 @@ PHYSICAL: tuple[Object, ...] = (
 )
 """Beside the two ports' network there are a VLAN and a flat one, which the other chassis is on too."""
 
+OUTSIDE: tuple[Object, ...] = (external(), subnet("ext4", "203.0.113.0/24", "ext", gateway_ip="203.0.113.1"))
+
+FLOATING: tuple[Object, ...] = (
+    *(network(), subnet("v4", "10.0.0.0/24"), *OUTSIDE),
+    *(tunnel_port(), patch_port(), chassis("there", "192.0.2.2", bridge_mappings=MAPPINGS)),
+    router("r", 1, "net", gateway=RouterGateway("r-ext", "ext")),
+    interface("r", 21, FixedIP("v4", "10.0.0.1")),
+    gateway("r", 22, FixedIP("ext4", "203.0.113.2")),
+    *(port("a", 11), tap("a", 1), port("c", 13, on="there")),
+    *floating("fa", 61, "203.0.113.61", router="r", fixed_port="a", fixed_ip="10.0.0.11"),
+    *floating("fc", 63, "203.0.113.63", router="r", fixed_port="c", fixed_ip="10.0.0.13"),
+    neighbour("203.0.113.1", "02:ee:00:00:00:01"),
+)
+"""A router leads to an external network. Two ports have floating IPs there, one of them on the other chassis."""
+
 SERVED: tuple[Object, ...] = (
     *PAIR,
     subnet(gateway_ip="10.0.0.1"),
@@ -206,6 +252,7 @@ STATES: dict[str, Callable[[], World]] = {
     "across": lambda: World.of(ME, *ACROSS),
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
+    "floating": lambda: World.of(ME, *FLOATING),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
 }

@@ -6,6 +6,7 @@ import pytest
 
 from dragonflow.apps import APPS
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.config import ConfigError
@@ -49,7 +50,7 @@ def test_a_mapping_makes_a_pair_of_patch_ports() -> None:
 def test_a_vlan_is_known_by_its_tag() -> None:
     off = PopVlan(), load(NETWORK, 4), load(FROM_TUNNEL, 1)
     assert flows("LogicalSwitch", "vlan") == [
-        Classification.physical.flow(10, match(in_port=110, vlan_vid=0x1064), *off, goto=L2.lookup),
+        Classification.physical.flow(10, match(in_port=110, vlan_vid=0x1064), *off, goto=External.arrival),
         L2.outside.flow(10, match((NETWORK, 4), vlan_vid=0), PushVlan(), *set_field(vlan_vid=0x1064), Output(110)),
     ]
 
@@ -57,8 +58,10 @@ def test_a_vlan_is_known_by_its_tag() -> None:
 def test_a_flat_network_is_what_has_no_tag_or_one_that_names_no_vlan() -> None:
     entered = load(NETWORK, 5), load(FROM_TUNNEL, 1)
     assert flows("LogicalSwitch", "flat") == [
-        Classification.physical.flow(10, match(in_port=110, vlan_vid=0), *entered, goto=L2.lookup),
-        Classification.physical.flow(10, match(in_port=110, vlan_vid=0x1000), PopVlan(), *entered, goto=L2.lookup),
+        Classification.physical.flow(10, match(in_port=110, vlan_vid=0), *entered, goto=External.arrival),
+        Classification.physical.flow(
+            10, match(in_port=110, vlan_vid=0x1000), PopVlan(), *entered, goto=External.arrival
+        ),
         L2.outside.flow(10, match((NETWORK, 5), vlan_vid=0), Output(110)),
     ]
 

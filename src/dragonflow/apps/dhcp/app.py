@@ -17,6 +17,7 @@ from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.dhcp import v4, v6
 from dragonflow.apps.dhcp.common import subnets
 from dragonflow.apps.l3 import L3
+from dragonflow.apps.wiring import plugged
 from dragonflow.controller.view import View
 from dragonflow.model import DHCP_PORT, LogicalPort, LogicalSwitch
 from dragonflow.packet import dhcpv4, dhcpv4_options, dhcpv6, dhcpv6_options
@@ -25,7 +26,6 @@ from dragonflow.pipeline import (
     ApplyMeter,
     Distributed,
     Fact,
-    Local,
     Output,
     PacketOut,
     Place,
@@ -82,8 +82,8 @@ class Dhcp(App):
             if up and any(subnet.enable_dhcp for _, subnet in subnets(port, view)):
                 yield Place(port.id, Distributed())
             return
-        where = view.locality(port.id)
-        if not isinstance(where, Local):
+        where = plugged(port, view)
+        if where is None:
             return
         yield from _wrong_options(port)
         if leases := v4.leases(port, view):

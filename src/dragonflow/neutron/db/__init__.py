@@ -2,6 +2,13 @@
 
 from dragonflow.neutron.db.blocks import block, unblock
 from dragonflow.neutron.db.events import Owed, accepted, of_nova, owe, owed, put_off, refused, strike
+from dragonflow.neutron.db.floating import (
+    FLOATING_KIND,
+    FloatingNow,
+    floating_ips,
+    floating_now,
+    listen_to_floating_ips,
+)
 from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, record_all, waiting, waits
 from dragonflow.neutron.db.listeners import RECORDED, StaleTurn, fenced, listen
 from dragonflow.neutron.db.models import JournalEntry, OwedEvent, PortGeneration
@@ -18,9 +25,11 @@ from dragonflow.neutron.db.ports import (
 from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_routers, router_interfaces
 
 __all__ = [
+    "FLOATING_KIND",
     "RECORDED",
     "ROUTER_KIND",
     "Entry",
+    "FloatingNow",
     "JournalEntry",
     "Owed",
     "OwedEvent",
@@ -33,9 +42,12 @@ __all__ = [
     "claim",
     "done",
     "fenced",
+    "floating_ips",
+    "floating_now",
     "generation",
     "generations",
     "listen",
+    "listen_to_floating_ips",
     "listen_to_routers",
     "of_nova",
     "our_routers",

@@ -14,6 +14,7 @@ from neutron_lib.db import api as db_api
 from neutron_lib.db import standard_attr
 from sqlalchemy import orm
 
+from dragonflow.neutron.db.floating import FLOATING_KIND
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
 from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_interface
@@ -24,6 +25,7 @@ _MODELS = {
     "subnet": models_v2.Subnet,
     "port": models_v2.Port,
     ROUTER_KIND: l3_models.Router,
+    FLOATING_KIND: l3_models.FloatingIP,
 }
 
 
@@ -52,7 +54,7 @@ class StandbyNow(NamedTuple):
 
 @retry_deadlocks
 def revision(context: Any, kind: str, id: str) -> int | None:
-    """The revision number of a network, subnet, port or router; None if there is no such object."""
+    """The revision number of a network, subnet, port, router or floating IP; None if there is no such object."""
     model, attributes = _MODELS[kind], standard_attr.StandardAttribute
     query = sa.select(attributes.revision_number).join(model, model.standard_attr_id == attributes.id)
     with db_api.CONTEXT_READER.using(context):
@@ -125,7 +127,7 @@ def _page(context: Any, driver: str, providers: Collection[str], condition: Any)
 
 @retry_deadlocks
 def ports_mark(context: Any) -> tuple[Any, ...]:
-    """Is another whenever any port or binding has changed: sums that the database makes, far cheaper than ``ports_now``.
+    """Is another whenever any port, binding or floating IP has changed: sums by the database, far cheaper than ``ports_now``.
 
     Every change raises a revision or a generation. That changes which cancel each other out in all sums go unseen is possible.
     """
@@ -134,11 +136,13 @@ def ports_mark(context: Any) -> tuple[Any, ...]:
     bindings = sa.select(sa.func.count(), sa.func.sum(PortGeneration.generation))
     others = sa.select(sa.func.count()).select_from(ml2_models.PortBinding)
     interfaces = sa.select(sa.func.count()).select_from(l3_models.RouterPort)
+    floating = sa.select(sa.func.count(), sa.func.sum(attributes.revision_number))
     unwritten = sa.select(sa.func.count(), sa.func.max(JournalEntry.seq))
     with db_api.CONTEXT_READER.using(context):
         of_ports = ports.join(models_v2.Port, models_v2.Port.standard_attr_id == attributes.id)
         standby = others.where(ml2_models.PortBinding.status == constants.INACTIVE)
-        queries = (of_ports, bindings, standby, interfaces, unwritten)
+        serving = floating.join(l3_models.FloatingIP, l3_models.FloatingIP.standard_attr_id == attributes.id)
+        queries = (of_ports, bindings, standby, interfaces, serving, unwritten)
         return tuple(value for query in queries for value in context.session.execute(query).one())
 
 

@@ -1,7 +1,7 @@
 """Routers in Neutron's tables: which are Dragonflow's, in which networks they stand, and the journal entries of their changes.
 
 Neutron publishes nothing in the transaction that adds an interface to a router. So the entries hang on the writes to the
-tables themselves, whichever way they come about: routers, their routes, their ports.
+tables themselves, whichever way they come about: routers, their routes, their ports. Those of floating IPs: ``floating``.
 """
 
 from __future__ import annotations

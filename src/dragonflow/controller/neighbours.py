@@ -1,0 +1,197 @@
+"""Finds the MACs of neighbours in external networks: asks by ARP, listens, keeps asking, and forgets.
+
+::
+
+    punted: nobody knows the next hop ──► wanted ──► ARP request              the packet waits
+    punted: an answer, an announcement ──► heard ──► Neighbour in the replica ──► flows (``apps.external``)
+                                                └──► the packets that waited
+    every second ──► tick ──► requests: gateways, who has not answered yet, who has not been heard of for long
+
+It speaks in the name of floating IPs that are here. What nobody asked for is not believed. Everything is bounded: how many are
+known, how many are asked for, how many packets wait. Who answers no more is forgotten after three questions, one a second; a
+packet that wants it then begins anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Address, ip_network
+
+from dragonflow.apps.base import Answer
+from dragonflow.apps.dnat import Speaker, speaker, speakers
+from dragonflow.apps.l2 import L2
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.view import View
+from dragonflow.model import FloatingIp, LogicalSwitch, Neighbour, Subnet
+from dragonflow.packet import arp
+from dragonflow.packet.errors import Malformed
+from dragonflow.pipeline import NETWORK, Action, PacketOut, Punted, PuntKind, Resubmit, load
+from dragonflow.pipeline.registers import NEXT_HOP
+
+REACHABLE = 30.0
+"""Seconds after which one who answered is asked again (RFC 4861 §10 has the same for IPv6)."""
+
+PERIOD = 1.0
+"""Seconds between two questions to one who doesn't answer, and between two calls of ``tick``."""
+
+TRIES = 3
+"""Questions without an answer until one is forgotten."""
+
+KNOWN, ASKED, WAITING = 1024, 256, 3
+"""At most so many neighbours are known and asked for at a time, and so many packets wait for each."""
+
+
+class _Known:
+    """One who has answered: its MAC, when to ask next, and how many questions it has not answered since."""
+
+    def __init__(self, mac: bytes, ask: float) -> None:
+        self.mac, self.ask, self.unanswered = mac, ask, 0
+
+
+class _Asked:
+    """One who has yet to answer: in whose name it is asked, how often it was, and the frames that wait."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self.speaker, self.tries, self.frames = speaker, 0, list[bytes]()
+
+
+_Id = tuple[str, IPv4Address]
+"""The id of the network, and the address."""
+
+
+class Neighbours:
+    """``on_news`` is called when the replica has learnt something. ``clock`` tells seconds that only ever grow."""
+
+    def __init__(
+        self, replica: Replica, on_news: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._replica = replica
+        self._on_news = on_news
+        self._clock = clock
+        self._known: dict[_Id, _Known] = {}
+        self._asked: dict[_Id, _Asked] = {}
+
+    def handlers(self) -> Mapping[PuntKind, Answer]:
+        """What it answers; for ``Answerer``."""
+        return {PuntKind.NEIGHBOUR_WANTED: self.wanted, PuntKind.NEIGHBOUR_HEARD: self.heard}
+
+    def wanted(self, punted: Punted, view: View) -> Iterator[PacketOut]:
+        """A packet of a floating IP, translated already, for whose next hop there is no flow: ask, and keep the packet."""
+        floating = view.get(FloatingIp, punted.data.decode())
+        found = None if floating is None else speaker(floating, view)
+        if found is None:
+            return
+        it = found.network.id, IPv4Address(punted.read(NEXT_HOP[0]))
+        if (known := self._known.get(it)) is not None:  # its flow is on the way to the switch
+            yield _send(punted.packet, known.mac, found.network)
+            return
+        asked = self._asked.get(it)
+        if asked is None:
+            if len(self._asked) >= ASKED:
+                return
+            asked = self._asked[it] = _Asked(found)
+            asked.tries = 1
+            yield _ask(found, it[1])
+        if len(asked.frames) < WAITING:
+            asked.frames.append(punted.packet)
+
+    def heard(self, punted: Punted, view: View) -> Iterator[PacketOut]:
+        """Somebody on the physical network says which MAC it has. It counts if it was asked for, now or before."""
+        try:
+            told = arp.read(punted.packet)
+        except Malformed:
+            return
+        network = view.get(LogicalSwitch, punted.data.decode())
+        it = punted.data.decode(), told.address
+        asked = self._asked.pop(it, None)
+        if network is None or (asked is None and it not in self._known):
+            return
+        self._learn(it, told.mac)
+        for frame in () if asked is None else asked.frames:
+            yield _send(frame, told.mac, network)
+
+    def tick(self, view: View) -> Iterator[PacketOut]:
+        """What to ask now. To be called every ``PERIOD`` seconds."""
+        here: dict[str, list[Speaker]] = {}
+        for found in speakers(view):
+            here.setdefault(found.network.id, []).append(found)
+        self._want_gateways(here, view)
+        yield from self._ask_on()
+        yield from self._ask_again(here, view)
+
+    def _want_gateways(self, here: Mapping[str, list[Speaker]], view: View) -> None:
+        """Gateways are found before a packet wants them."""
+        for network, its in here.items():
+            for subnet in view.where(Subnet, network=network):
+                if subnet.gateway_ip is None or ":" in subnet.gateway_ip:
+                    continue
+                it = network, IPv4Address(subnet.gateway_ip)
+                if it not in self._known and it not in self._asked and len(self._asked) < ASKED:
+                    self._asked[it] = _Asked(_best(its, it[1], view))
+
+    def _ask_on(self) -> Iterator[PacketOut]:
+        for it, asked in list(self._asked.items()):
+            if asked.tries >= TRIES:
+                del self._asked[it]
+                continue
+            asked.tries += 1
+            yield _ask(asked.speaker, it[1])
+
+    def _ask_again(self, here: Mapping[str, list[Speaker]], view: View) -> Iterator[PacketOut]:
+        now = self._clock()
+        for it, known in list(self._known.items()):
+            network, address = it
+            if network in here and known.ask > now:
+                continue
+            if network not in here or known.unanswered >= TRIES:
+                self._forget(it)
+            else:
+                known.unanswered += 1
+                known.ask = now + PERIOD
+                to = known.mac if known.unanswered == 1 else arp.BROADCAST  # it may have moved to another MAC
+                yield _ask(_best(here[network], address, view), address, to)
+
+    def _learn(self, it: _Id, mac: bytes) -> None:
+        known = self._known.get(it)
+        if known is not None and known.mac == mac:
+            known.ask, known.unanswered = self._clock() + REACHABLE, 0
+            return
+        if known is None and len(self._known) >= KNOWN:
+            self._forget(next(iter(self._known)))
+        self._known[it] = _Known(mac, self._clock() + REACHABLE)
+        network, address = it
+        self._replica.upsert_neighbour(
+            Neighbour(id=f"{network}/{address}", network=network, address=str(address), mac=mac.hex(":"))
+        )
+        self._on_news()
+
+    def _forget(self, it: _Id) -> None:
+        del self._known[it]
+        network, address = it
+        self._replica.remove_neighbour(f"{network}/{address}")
+        self._on_news()
+
+
+def _best(its: list[Speaker], address: IPv4Address, view: View) -> Speaker:
+    """One of the same subnet if there is any: not every host answers others."""
+    for subnet in view.where(Subnet, network=its[0].network.id):
+        prefix = ip_network(subnet.cidr)
+        if address in prefix:
+            return next((it for it in its if it.address in prefix), its[0])
+    return its[0]
+
+
+def _ask(speaker: Speaker, address: IPv4Address, to: bytes = arp.BROADCAST) -> PacketOut:
+    frame = arp.request(speaker.mac_bytes, speaker.address, address, to)
+    return PacketOut(frame, _outside(speaker.network))
+
+
+def _send(frame: bytes, mac: bytes, network: LogicalSwitch) -> PacketOut:
+    """A frame that is whole but for its receiver's MAC."""
+    return PacketOut(mac + frame[6:], _outside(network))
+
+
+def _outside(network: LogicalSwitch) -> tuple[Action, ...]:
+    """To the physical network alone: nobody else can answer."""
+    return load(NETWORK, network.key), Resubmit(L2.outside.number)

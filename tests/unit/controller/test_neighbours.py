@@ -1,0 +1,181 @@
+"""Asking for, hearing of and forgetting neighbours, by hand and with a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+
+import pytest
+from msgspec.structs import replace
+
+from dragonflow.apps import APPS
+from dragonflow.apps.l2 import L2
+from dragonflow.controller import neighbours
+from dragonflow.controller.engine import Engine
+from dragonflow.controller.neighbours import PERIOD, REACHABLE, TRIES, WAITING, Neighbours
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.view import View
+from dragonflow.model import LogicalPort, Neighbour
+from dragonflow.packet import arp
+from dragonflow.pipeline import NETWORK, PacketOut, Punted, PuntKind, Resubmit, load
+from dragonflow.pipeline.fields import FIELDS
+from dragonflow.pipeline.registers import NEXT_HOP
+from dragonflow.testing import worlds
+
+MAC = "02:ee:00:00:00:01"
+GATEWAY, OTHER = "203.0.113.1", "203.0.113.9"
+EXT = worlds.external()
+OURS = next(it for it in worlds.FLOATING if isinstance(it, LogicalPort) and it.id == "port-fa")
+FRAME = bytes.fromhex("ffffffffffff" + OURS.mac.replace(":", "") + "0800") + b"what a guest says"
+
+
+def octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+class Ground:
+    """A chassis with a floating IP, and time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.news = 0
+        self.replica = Replica()
+        worlds.load(self.replica, *(it for it in worlds.FLOATING if not isinstance(it, Neighbour)))
+        self.engine = Engine(APPS, self.replica, worlds.ME)
+        self.engine.settle()
+        self.it = Neighbours(self.replica, self._told, clock=lambda: self.now)
+
+    def _told(self) -> None:
+        self.news += 1
+
+    def view(self) -> View:
+        return View(self.replica, self.engine.places, worlds.ME)
+
+    def wanted(self, address: str, frame: bytes = FRAME) -> list[PacketOut]:
+        hop = {FIELDS[NEXT_HOP[0].field]: int(IPv4Address(address))}
+        return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"fa", frame, 1, hop), self.view()))
+
+    def heard(self, address: str, mac: str = MAC, network: bytes = b"ext") -> list[PacketOut]:
+        frame = arp.announcement(octets(mac), IPv4Address(address))
+        return list(self.it.heard(Punted(PuntKind.NEIGHBOUR_HEARD, network, frame, 110, {}), self.view()))
+
+    def tick(self, seconds: float = PERIOD) -> list[PacketOut]:
+        self.now += seconds
+        return list(self.it.tick(self.view()))
+
+    def known(self) -> dict[str, str]:
+        return {it.address: it.mac for it in self.replica.all(Neighbour)}
+
+
+@pytest.fixture
+def ground() -> Ground:
+    return Ground()
+
+
+OUT = (load(NETWORK, EXT.key), Resubmit(L2.outside.number))
+
+
+def question(address: str, to: bytes = arp.BROADCAST) -> PacketOut:
+    return PacketOut(arp.request(octets(OURS.mac), IPv4Address("203.0.113.61"), IPv4Address(address), to), OUT)
+
+
+def packet(mac: str, frame: bytes = FRAME) -> PacketOut:
+    return PacketOut(octets(mac) + frame[6:], OUT)
+
+
+def test_packets_wait_for_the_answer_and_go_out_by_it(ground: Ground) -> None:
+    assert ground.wanted(OTHER) == [question(OTHER)]
+    frames: Sequence[bytes] = [FRAME + bytes([number]) for number in range(5)]
+    for frame in frames:
+        assert ground.wanted(OTHER, frame) == [], "it was asked for already"
+    waited = [FRAME, *frames][:WAITING]
+    assert ground.heard(OTHER) == [packet(MAC, frame) for frame in waited]
+    assert (ground.known(), ground.news) == ({OTHER: MAC}, 1)
+    assert ground.wanted(OTHER) == [packet(MAC)], "until the switch has the flow"
+
+
+def test_only_what_was_asked_for_is_believed(ground: Ground) -> None:
+    assert ground.heard(OTHER) == []
+    ground.wanted(OTHER)
+    assert ground.heard(GATEWAY) == []
+    assert ground.heard(OTHER, network=b"elsewhere") == []
+    assert ground.known() == {}
+    ground.heard(OTHER)
+    assert ground.known() == {OTHER: MAC}
+
+
+def test_one_that_moves_to_another_mac_is_followed(ground: Ground) -> None:
+    ground.wanted(OTHER)
+    ground.heard(OTHER)
+    ground.heard(OTHER)
+    assert ground.news == 1, "nothing new"
+    ground.heard(OTHER, "02:ee:00:00:00:02")
+    assert (ground.known(), ground.news) == ({OTHER: "02:ee:00:00:00:02"}, 2)
+
+
+def test_who_does_not_answer_is_asked_thrice_and_given_up(ground: Ground) -> None:
+    ground.it.tick = lambda view: iter(it for it in Neighbours.tick(ground.it, view) if it != question(GATEWAY))  # type: ignore[method-assign]
+    asked = ground.wanted(OTHER)
+    for _ in range(10):
+        asked += ground.tick()
+    assert asked == [question(OTHER)] * TRIES
+    assert ground.heard(OTHER) == [], "nobody waits any more"
+    assert ground.wanted(OTHER) == [question(OTHER)], "and begins anew"
+
+
+def test_gateways_are_asked_for_before_anybody_wants_them(ground: Ground) -> None:
+    assert ground.tick() == [question(GATEWAY)]
+    ground.heard(GATEWAY)
+    assert ground.tick() == []
+    assert ground.known() == {GATEWAY: MAC}
+
+
+def test_who_is_known_is_asked_again_and_forgotten_when_silent(ground: Ground) -> None:
+    ground.tick()
+    ground.heard(GATEWAY)
+    assert ground.tick(REACHABLE - 1) == []
+    assert ground.tick() == [question(GATEWAY, octets(MAC))], "first it alone"
+    ground.heard(GATEWAY)
+    assert ground.tick() == []
+    ground.now += REACHABLE
+    asked = [it for _ in range(TRIES) for it in ground.tick()]
+    assert asked == [question(GATEWAY, octets(MAC)), question(GATEWAY), question(GATEWAY)]
+    assert ground.known() == {GATEWAY: MAC}, "the last one may still be answered"
+    ground.tick()
+    assert ground.known() == {}
+
+
+def test_without_a_floating_ip_here_nobody_is_asked_and_all_are_forgotten(ground: Ground) -> None:
+    ground.tick()
+    ground.heard(GATEWAY)
+    ground.replica.upsert(worlds.port("a", 11, on="there"), 2)
+    ground.engine.settle()
+    assert ground.tick() == []
+    assert ground.known() == {}
+    assert ground.wanted(OTHER) == []
+
+
+def test_one_asks_in_the_name_of_the_same_subnet(ground: Ground) -> None:
+    second, own = worlds.floating("f2", 64, "198.51.100.5", router="r", fixed_port="a", fixed_ip="10.0.0.11")
+    own = replace(own, mac="02:00:00:00:00:99")
+    subnet = worlds.subnet("ext5", "198.51.100.0/24", "ext", gateway_ip="198.51.100.1")
+    worlds.load(ground.replica, second, own, subnet)
+    ground.engine.settle()
+    asks = arp.request(octets(own.mac), IPv4Address(second.address), IPv4Address("198.51.100.1"))
+    assert ground.tick() == [question(GATEWAY), PacketOut(asks, OUT)]
+
+
+def test_all_of_it_is_bounded(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "ASKED", 4)
+    monkeypatch.setattr(neighbours, "KNOWN", 3)
+    addresses = [f"203.0.113.{number}" for number in range(100, 110)]
+    assert sum(len(ground.wanted(address)) for address in addresses) == 4
+    for address in addresses[:4]:
+        ground.heard(address)
+    assert list(ground.known()) == addresses[1:4], "the one that was learnt first has gone"
+
+
+def test_what_is_no_arp_is_nothing(ground: Ground) -> None:
+    punted = Punted(PuntKind.NEIGHBOUR_HEARD, b"ext", b"nonsense", 110, {})
+    assert list(ground.it.heard(punted, ground.view())) == []
+    assert list(ground.it.wanted(replace(punted, data=b"gone"), ground.view())) == []
