@@ -60,7 +60,7 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
             for scope in sorted(
-                {"chassis", "router:r", *(f"net:{it}" for it in ("net", "far", "vlan", "flat", "ext"))}
+                {"chassis", "alive", "router:r", *(f"net:{it}" for it in ("net", "far", "vlan", "flat", "ext"))}
             ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)

@@ -9,14 +9,24 @@ whose queue would hand it to the guest when it wakes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
 from dragonflow.controller.view import View
-from dragonflow.model import PHYSICAL_TYPES, BridgeMapping, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.model import (
+    PHYSICAL_TYPES,
+    Alive,
+    BridgeMapping,
+    Chassis,
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    OvsPort,
+    station,
+)
 from dragonflow.pipeline import Local, Locality
 
 M = TypeVar("M", bound=Any)
@@ -116,6 +126,40 @@ def chassis_mac(chassis: str) -> str:
     Of 1,000 chassis, two share one with a probability of 1 : 2,000,000.
     """
     return (b"\x02" + blake2b(chassis.encode(), digest_size=5).digest()).hex(":")
+
+
+def reached(networks: Iterable[str], world: World) -> tuple[set[str], dict[str, LogicalRouter | None]]:
+    """The networks that routers join to these, themselves among them; and the routers, as far as they are known."""
+    found, routers = set(networks), dict[str, LogicalRouter | None]()
+    left = list(found)
+    while left:
+        for port in world.where(LogicalPort, routed_network=left.pop()):
+            if port.device_id in routers:
+                continue
+            router = routers[port.device_id] = world.get(LogicalRouter, port.device_id)
+            for interface in () if router is None else router.interfaces:
+                if interface.network not in found:
+                    found.add(interface.network)
+                    left.append(interface.network)
+    return found, routers
+
+
+def doorkeeper(interface: LogicalPort, network: LogicalSwitch, view: View) -> str | None:
+    """The one chassis that uses the MAC of a router's interface on the network's physical network.
+
+    Rendezvous hashing chooses it of those that are alive, have a way there, and a port behind the router: they all follow the
+    same rows, and choose alike. One chassis more or less moves only the interfaces that are its own. If none is known to be
+    alive, it is one of all of them: leases ran out while the DF DB was away.
+    """
+    networks, _ = reached((network.id,), view)
+    candidates = [
+        chassis.id
+        for chassis in view.all(Chassis)
+        if bridge_of(network, chassis.bridge_mappings) is not None
+        and any(view.where(LogicalPort, station=station(each, chassis.id)) for each in sorted(networks))
+    ]
+    candidates = [it for it in candidates if view.get(Alive, it) is not None] or candidates
+    return max(candidates, key=lambda it: blake2b(f"{interface.id}|{it}".encode()).digest(), default=None)
 
 
 def is_standby(port: LogicalPort, chassis: str) -> bool:

@@ -38,6 +38,7 @@ from dragonflow.model.rows import (
     host_scope,
     network_scope,
     router_scope,
+    station,
     status_scope,
 )
 
@@ -86,5 +87,6 @@ __all__ = [
     "host_scope",
     "network_scope",
     "router_scope",
+    "station",
     "status_scope",
 ]
