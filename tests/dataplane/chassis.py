@@ -57,7 +57,10 @@ class TestChassis:
             on_ports=self._ports,
             on_connect=self._news.set,
             on_packet=self.answerer.take,
+            on_read=self.neighbours.recall,
         )
+
+        self.heralds = Heralds(self.view, self.switch.send)
 
     def view(self) -> View:
         """The world as handlers see it."""
@@ -85,6 +88,7 @@ class TestChassis:
             self.switch.want(owner, facts)
         await self.switch.sync()
         assert not self.switch.degraded
+        self.heralds(Confirmed((), settled.events, 0.0, {}))
         return settled
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -99,12 +103,10 @@ class TestChassis:
 
     async def live(self) -> None:
         """Sync at every news and do what is due every second, as the controller does, until cancelled."""
-        heralds = Heralds(self.view, self.switch.send)
         while True:
             self._news.clear()
-            moved = (await self.sync()).events
-            heralds(Confirmed((), moved, 0.0, {}))
-            for packet in (*self.neighbours.tick(self.view()), *heralds.unasked(self.view())):
+            await self.sync()
+            for packet in (*self.neighbours.tick(self.view()), *self.heralds.unasked(self.view())):
                 self.switch.send(packet)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), 1)

@@ -72,8 +72,13 @@ class Cloud:
 
     def interfaces(self, router: str) -> list[dict[str, Any]]:
         """The ports by which a router stands in networks."""
-        found: list[dict[str, Any]] = self._neutron.get("/ports", params={"device_id": router}).json()["ports"]
+        wanted = {"device_id": router, "device_owner": "network:router_interface"}
+        found: list[dict[str, Any]] = self._neutron.get("/ports", params=wanted).json()["ports"]
         return found
+
+    def floating_ip(self, network: dict[str, Any]) -> dict[str, Any]:
+        """A floating IP of an external network, which serves nobody yet."""
+        return self._make("floatingip", {"floating_network_id": network["id"]})
 
     def detach(self, router: str, *ports: dict[str, Any]) -> None:
         """Take away interfaces of a router."""

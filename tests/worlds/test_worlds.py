@@ -258,4 +258,4 @@ def test_flows_per_router_are_as_its_app_says() -> None:
     neighbours = 2
     assert count("r-net") == 1 + 2 * 2 + 2 + 2 + neighbours
     assert count("x") == neighbours
-    assert count("a") == neighbours + 6
+    assert count("a") == neighbours + 7

@@ -34,7 +34,7 @@ from dragonflow.pipeline import (
     set_field,
 )
 
-_LEARNT = 8
+LEARNT = 8
 """Priority of neighbours that were asked for: who is in the DF DB comes before."""
 
 _RATE, _BURST = 20, 40
@@ -66,7 +66,7 @@ class External(App):
         if ofport is None:
             return
         found = is_next(network.key, neighbour.address)
-        yield L3.neighbours.flow(_LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
+        yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
         meter = heard_meter(ofport)
         yield meter
         announces = {"eth_type": 0x0806, "arp_spa": neighbour.address, "arp_tpa": neighbour.address}

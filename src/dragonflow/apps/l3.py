@@ -13,7 +13,7 @@ destination's network, so nobody on its way has to know of routers.
 
 Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
 link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
-address, if it is on this chassis 6 more.
+address, if it is on this chassis 7 more.
 
 What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``). A
 packet that is too big for the network into which it is routed is not cut in pieces, even where IPv4 would have it: its sender is
@@ -261,6 +261,7 @@ class L3(App):
                 expired = match(source, **family, ip_ttl=1)
                 yield self.local.flow(_TOLD_EXPIRED, expired, limit, _of(port, Complaint.TIME_EXCEEDED))
             yield self.routes.flow(_NOWHERE, match(source), limit, _of(port, Complaint.NO_ROUTE))
+            yield self.departure.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_ROUTE))
             yield self.neighbours.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_HOST))
             for table in (self.departure, self.neighbours):
                 yield table.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))

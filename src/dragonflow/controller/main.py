@@ -24,7 +24,7 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -53,6 +53,7 @@ from dragonflow.controller.view import Me, View
 from dragonflow.model import BridgeMapping, Chassis, LogicalPort, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
+from dragonflow.pipeline import PacketOut
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
@@ -183,6 +184,7 @@ class Controller:
             on_ports=self._ports,
             on_connect=self._news.set,
             on_packet=self._answerer.take,
+            on_read=self._neighbours.recall,
         )
         self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
@@ -237,7 +239,7 @@ class Controller:
                 announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
                 announce(Door().unasked, self._view, self._switch.send, DOOR_PERIOD),
                 announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
-                announce(self._neighbours.tick, self._view, self._switch.send, NEIGHBOUR_PERIOD),
+                announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),
@@ -252,6 +254,11 @@ class Controller:
         await self._bus.close()
         await self._store.close()
         LOG.info("ended; the flows stay")
+
+    def _ask_neighbours(self, view: View) -> Iterator[PacketOut]:
+        """Not before the switch has all: until then nobody is known to be here, in whose name to ask."""
+        if self._confirmed:
+            yield from self._neighbours.tick(view)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:
@@ -269,6 +276,7 @@ class Controller:
         while not await self._follow_news():
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
+        self._neighbours.begin()
         gc.disable()  # the first rendering makes much and drops nothing; looking for garbage would cost a third more
         confirmed = await self._settle()
         gc.enable()

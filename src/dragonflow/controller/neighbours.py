@@ -9,19 +9,21 @@
 
 It speaks in the name of floating IPs that are here, or in nobody's (``apps.door``). What nobody asked for is not believed.
 Everything is bounded: how many are known, how many are asked for, how many packets wait. Who answers no more is forgotten after
-three questions, one a second; a packet that wants it then begins anew.
+three questions, one a second; a packet that wants it then begins anew. After a restart of the controller it goes on with what the
+switch has in its flows.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_network
 
 from dragonflow.apps.base import Answer
 from dragonflow.apps.dnat import Speaker, speaker, speakers
 from dragonflow.apps.door import voice, voices
 from dragonflow.apps.l2 import L2
+from dragonflow.controller.recall import Recalled, recall
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import View
 from dragonflow.model import FloatingIp, LogicalSwitch, Neighbour, Subnet
@@ -29,6 +31,7 @@ from dragonflow.packet import arp
 from dragonflow.packet.errors import Malformed
 from dragonflow.pipeline import NETWORK, Action, PacketOut, Punted, PuntKind, Resubmit, load
 from dragonflow.pipeline.registers import NEXT_HOP
+from dragonflow.switch.readback import Found
 
 REACHABLE = 30.0
 """Seconds after which one who answered is asked again (RFC 4861 §10 has the same for IPv6)."""
@@ -72,6 +75,23 @@ class Neighbours:
         self._clock = clock
         self._known: dict[_Id, _Known] = {}
         self._asked: dict[_Id, _Asked] = {}
+        self._recalled: Sequence[Recalled] | None = None
+
+    def recall(self, found: Found) -> None:
+        """What a switch had when it was read back. Of the first one it is kept, for ``begin``."""
+        if self._recalled is None:
+            self._recalled = tuple(recall(found.flows))
+
+    def begin(self) -> None:
+        """Take over what the controller before knew, so that its flows stay; to be called when all rows are there.
+
+        They are asked again at the next tick, and forgotten if they don't answer.
+        """
+        networks = {network.key: network.id for network in self._replica.all(LogicalSwitch)}
+        for network, address, mac in self._recalled or ():
+            if network in networks:
+                self._learn((networks[network], address), mac)
+                self._known[networks[network], address].ask = self._clock()
 
     def handlers(self) -> Mapping[PuntKind, Answer]:
         """What it answers; for ``Answerer``."""

@@ -54,7 +54,8 @@ _BACKOFF = (0.1, 1.0)
 class Claim(msgspec.Struct, frozen=True):
     """What this chassis may say of a port, once the barrier has confirmed the flows of ``revision``.
 
-    ``reason`` says why a port is DOWN; ``ofport`` is where an ACTIVE one is wired.
+    ``reason`` says why a port is DOWN; ``ofport`` is where an ACTIVE one is wired; ``owner`` is the floating IP (its id) whose
+    port it is.
     """
 
     network: str
@@ -63,6 +64,7 @@ class Claim(msgspec.Struct, frozen=True):
     revision: int
     reason: str = ""
     ofport: int | None = None
+    owner: str = ""
 
 
 def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None]) -> dict[str, Claim]:
@@ -91,7 +93,7 @@ def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None])
         for floating in replica.where(FloatingIp, fixed_port=port.id) if binding.active else ():
             if isinstance(locality(floating.port), Local):
                 revision = replica.revision(FloatingIp, floating.id)
-                said[floating.port] = Claim(floating.network, port.generation, "ACTIVE", revision)
+                said[floating.port] = Claim(floating.network, port.generation, "ACTIVE", revision, owner=floating.id)
     return said
 
 
@@ -135,7 +137,7 @@ def without(broken: Mapping[str, str], said: Mapping[str, Claim]) -> dict[str, C
     told = dict(said)
     if broken:
         for port, claim in said.items():
-            wrong = broken.get(port) or broken.get(claim.network)
+            wrong = broken.get(port) or broken.get(claim.network) or broken.get(claim.owner)
             if wrong is not None and claim.status == "ACTIVE":
                 told[port] = msgspec.structs.replace(claim, status="DOWN", reason=f"flows left out: {wrong}")
     return told

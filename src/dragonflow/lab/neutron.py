@@ -72,7 +72,7 @@ class Neutron:
         return {
             "DEFAULT": {
                 "core_plugin": "ml2",
-                "service_plugins": "router",
+                "service_plugins": "router,port_forwarding",
                 "enable_dvr": "false",  # that is the way of Neutron's own agents
                 "auth_strategy": "noauth",  # the pipeline of that name in our api-paste.ini
                 "transport_url": "fake://",

@@ -36,7 +36,7 @@ def decode_packet_in(body: bytes) -> Punted:
     userdata, packet = properties.get(_USERDATA), properties.get(_PACKET)
     if not userdata or packet is None:
         raise Unreadable("a packet without user data, or user data without a packet")
-    fields = dict(_fields(properties.get(_METADATA, b"")))
+    fields = dict(read_fields(properties.get(_METADATA, b"")))
     return Punted(userdata[0], userdata[1:], packet, fields.pop(_IN_PORT, 0), fields)
 
 
@@ -52,7 +52,7 @@ def _properties(body: bytes) -> Iterator[tuple[int, bytes]]:
         raise Unreadable(f"{end - at} bytes are left over")
 
 
-def _fields(oxms: bytes) -> Iterator[tuple[Field, int]]:
+def read_fields(oxms: bytes) -> Iterator[tuple[Field, int]]:
     """The fields that are known to the pipeline; of a masked one, bits outside the mask are zero."""
     at, end = 0, len(oxms)
     while at < end:

@@ -16,7 +16,7 @@ from dragonflow.switch.ledger import Clash, Degraded, Ledger
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
 from dragonflow.switch.ovsdb import Ovsdb
 from dragonflow.switch.packet_in import encode_packet_out
-from dragonflow.switch.readback import GroupsUnreadable, read_back
+from dragonflow.switch.readback import Found, GroupsUnreadable, read_back
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Switch:
 
     ``on_ports(present, gone)`` is told of the bridge's ports (first of all that there are); ``on_connect()`` that a bridge was
     connected and read back, which is when a ``sync`` makes sense again; ``on_packet(body)`` of each packet that a flow punts,
-    as ``packet_in.decode_packet_in`` reads it. Losing the switch loses nothing: what is wanted is kept, and what the next one has
-    is read back before anything is sent.
+    as ``packet_in.decode_packet_in`` reads it; ``on_read(found)`` of what was read back. Losing the switch loses nothing: what is
+    wanted is kept, and what the next one has is read back before anything is sent.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Switch:
         on_ports: Callable[[list[OvsPort], list[str]], None],
         on_connect: Callable[[], None],
         on_packet: Callable[[bytes], None] = lambda _: None,
+        on_read: Callable[[Found], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._target = openflow
         self._bridge = bridge
         self._on_connect = on_connect
         self._on_packet = on_packet
+        self._on_read = on_read
         self._ledger = Ledger(now)
         self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
         self._connection: Connection | None = None
@@ -183,4 +185,5 @@ class Switch:
         found = await read_back(connection, with_groups=self._with_groups)
         self._with_groups = True
         self._ledger.adopt(found.flows, found.groups, found.meters)
+        self._on_read(found)
         return len(found.flows)

@@ -13,17 +13,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App
+from dragonflow.controller.recall import recall
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Chassis, CodecError, OvsPort, Row, decode
+from dragonflow.model import Chassis, CodecError, LogicalSwitch, Neighbour, OvsPort, Row, decode
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Record, Store
 from dragonflow.switch.ledger import Change, Ledger, describe
@@ -129,9 +130,18 @@ async def audit_chassis(store_url: str, chassis: str, ovsdb: str, openflow: str)
     world = msgspec.structs.replace(world, ports=read_ports(ovsdb, me.bridge))
     connection = await Connection.open(openflow)
     try:
-        return audit(world, await read_back(connection))
+        found = await read_back(connection)
     finally:
         connection.close()
+    return audit(msgspec.structs.replace(world, neighbours=tuple(_neighbours(world, found))), found)
+
+
+def _neighbours(world: World, found: Found) -> Iterator[Neighbour]:
+    """The neighbours to which the switch has flows: what answered to a controller, nobody else can know."""
+    networks = {row.key: row.id for row in world.rows if isinstance(row, LogicalSwitch)}
+    for key, address, mac in recall(found.flows):
+        if (network := networks.get(key)) is not None:
+            yield Neighbour(id=f"{network}/{address}", network=network, address=str(address), mac=mac.hex(":"))
 
 
 async def _run(options: argparse.Namespace) -> tuple[str, ...]:

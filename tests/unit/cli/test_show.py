@@ -15,11 +15,14 @@ from dragonflow.model import (
     BridgeMapping,
     Chassis,
     FixedIP,
+    FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
+    PortForwarding,
     PortStatus,
     Route,
+    RouterGateway,
     RouterInterface,
     Row,
     Subnet,
@@ -54,6 +57,19 @@ ROWS: list[Row] = [
         name="edge",
         routes=(Route("0.0.0.0/0", "10.0.0.9"),),
         interfaces=(RouterInterface("p1", "n1"), RouterInterface("gone", "n2")),
+        gateway=RouterGateway("p4", "n2"),
+        revision=1,
+    ),
+    FloatingIp(
+        id="f1",
+        network="n2",
+        address="203.0.113.5",
+        port="p2",
+        router="r1",
+        forwardings=(
+            PortForwarding("tcp", 2222, 2222, "p1", "10.0.0.5", 22, 22),
+            PortForwarding("udp", 53, 59, "p1", "10.0.0.5", 1053, 1059),
+        ),
         revision=1,
     ),
     Binding(id="p1", host="h1", network="n1", generation=2),
@@ -224,9 +240,17 @@ def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
     assert (edge["name"], edge["key"], edge["admin_up"]) == ("edge", 3, True)
     assert edge["interfaces"] == ["blue: 10.0.0.5", "flat: no port gone"]
     assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
+    assert edge["gateway"] == "flat: "
 
 
-@pytest.mark.parametrize("what", ["ports", "networks", "routers", "chassis", "tunnels"])
+def test_floating_ips_tell_for_whom_they_stand_and_where(url: str) -> None:
+    (floating,) = shown(url, "floating-ips")
+    assert (floating["address"], floating["mac"], floating["network"]) == ("203.0.113.5", "fa:16:3e:00:00:02", "flat")
+    assert (floating["router"], floating["fixed_port"], floating["served_on"]) == ("r1", None, "h2")
+    assert floating["forwards"] == ["tcp 2222 to 10.0.0.5 22", "udp 53-59 to 10.0.0.5 1053-1059"]
+
+
+@pytest.mark.parametrize("what", ["ports", "networks", "routers", "floating-ips", "chassis", "tunnels"])
 def test_people_get_a_table(url: str, what: str) -> None:
     result = CliRunner().invoke(app, ["show", what, "--store-url", url], env={"COLUMNS": "200"})
     assert result.exit_code == 0

@@ -11,7 +11,7 @@ from dragonflow.controller.expect import expect
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Binding, Chassis, FixedIP, LogicalPort, PortStatus, Row
+from dragonflow.model import Binding, Chassis, FixedIP, LogicalPort, PortStatus, RouterGateway, Row
 from dragonflow.pipeline.facts import Distributed, Local, Locality, Remote
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
@@ -133,3 +133,13 @@ def test_it_agrees_with_what_each_chassis_makes_of_all_that_it_follows() -> None
             assert place == _bare(compiled[name].get(port.id)), (port.id, name)
             kinds.add(type(place))
     assert kinds == {Local, Remote, Distributed, type(None)}
+
+
+def test_a_floating_ip_is_where_its_fixed_port_is() -> None:
+    mapped = [worlds.chassis(f"h{number}", f"192.0.2.{number}", bridge_mappings=worlds.MAPPINGS) for number in (1, 2)]
+    fixed = worlds.port("a", 11, on="h1")
+    floating, own = worlds.floating("f", 61, "203.0.113.61", router="r", fixed_port="a", fixed_ip=fixed.ips[0])
+    edge = worlds.router("r", 1, "net", gateway=RouterGateway("r-ext", "ext"))
+    joint = worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"))
+    rows = [*mapped, *PEERS, *worlds.OUTSIDE, *bound(fixed), floating, own, edge, joint]
+    assert places(own, rows) == {"h1": Local(0), "h2": Remote("h1", 0)}

@@ -28,6 +28,7 @@ from dragonflow.pipeline import Local, Locality, Remote
 from dragonflow.pubsub.protocol import PORT_STATUS, Message
 from dragonflow.store.memory import MemoryStore
 from dragonflow.store.protocol import Delete, Key, Put, Txn, Unavailable
+from dragonflow.testing import worlds
 
 HERE = Chassis(id="h1", tunnel_ip="192.0.2.1")
 ME = Me.of(HERE)
@@ -351,3 +352,15 @@ async def test_two_controllers_of_one_name_are_told(caplog: pytest.LogCaptureFix
         while "another controller calls itself h1" not in caplog.text:
             await asyncio.sleep(0.01)
     task.cancel()
+
+
+def test_a_floating_ip_that_is_here_is_told_of_for_the_binding_of_its_fixed_port() -> None:
+    floating, own = worlds.floating("f", 61, "203.0.113.61", router="r", fixed_port="p1", fixed_ip="10.0.0.5")
+    replica = Replica()
+    worlds.load(replica, PORT, BINDING, floating, own, revision=7)
+    places: dict[str, Locality] = {"p1": Local(5), own.id: Local(5)}
+    assert claims(ME, replica, places.get)[own.id] == Claim("ext", PORT.generation, "ACTIVE", 7, owner="f")
+    broken = without({"f": "dnat/FloatingIp/f: refused"}, claims(ME, replica, places.get))
+    assert (broken[own.id].status, broken["p1"].status) == ("DOWN", "ACTIVE")
+    for elsewhere in ({}, {own.id: Remote("h2", 9)}):
+        assert own.id not in claims(ME, replica, {"p1": Local(5), **elsewhere}.get)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
-from dragonflow.model import Binding, FixedIP
+from dragonflow.model import Binding, FixedIP, RouterGateway
 from dragonflow.testing import worlds
 
 OWN = {"alive", "chassis", "host:here", "status:here"}
@@ -41,6 +41,13 @@ def test_what_no_port_leads_to_any_more_is_dropped_though_it_is_still_held() -> 
     ring = worlds.router("r1", 1, "n1", "n2"), interface("r1", "n1"), interface("r1", "n2")
     assert needed(*ring) == set()
     assert needed(BOUND, *ring) == {"net:n1", "router:r1", "net:n2"}
+
+
+def test_a_router_leads_to_its_external_network_but_not_to_others_there() -> None:
+    edge = worlds.router("r1", 1, "n1", gateway=RouterGateway("r1-ext", "ext"))
+    other = worlds.router("r2", 2, "ext", "n2", gateway=RouterGateway("r2-ext", "ext"))
+    rows = BOUND, interface("r1", "n1"), edge, other, interface("r2", "ext"), interface("r2", "n2")
+    assert needed(*rows) == {"net:n1", "router:r1", "net:ext"}
 
 
 def test_a_gateway_port_leads_nowhere() -> None:

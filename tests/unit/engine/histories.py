@@ -21,9 +21,11 @@ from dragonflow.model import (
     AddressPair,
     DhcpOption,
     FixedIP,
+    FloatingIp,
     LogicalPort,
     OvsPort,
     Route,
+    RouterGateway,
     RouterInterface,
     Row,
     Subnet,
@@ -33,7 +35,7 @@ from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
 from dragonflow.testing.worlds import World
 
-SCOPES = ("chassis", "net:n1", "net:n2", "router:r1")
+SCOPES = ("chassis", "net:n1", "net:n2", "net:ext", "router:r1")
 PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
@@ -123,14 +125,36 @@ def interface(net: str, **fields: Any) -> LogicalPort:
     return worlds.interface("r1", 20 + int(net[1:]), GATEWAYS[net], net=net, **fields)
 
 
+GATEWAY = RouterGateway("r1-ext", "ext")
+
+
+def floating(**fields: Any) -> tuple[FloatingIp, LogicalPort]:
+    """A floating IP of the router's external network, which stands for port p1 unless told otherwise."""
+    return worlds.floating(
+        "f1", 61, "203.0.113.61", **{"router": "r1", "fixed_port": "p1", "fixed_ip": "10.0.0.1", **fields}
+    )
+
+
+floating_rows = (
+    st.builds(
+        lambda fixed: floating(**dict(zip(("router", "fixed_port", "fixed_ip"), fixed, strict=True)))[0],
+        st.sampled_from(
+            (("r1", "p1", "10.0.0.1"), ("r1", "p2", "10.0.0.2"), ("r1", "p4", "10.0.0.4"), (None, None, None))
+        ),
+    )
+    | st.builds(lambda up: msgspec.structs.replace(floating()[1], admin_up=up), st.booleans())
+    | st.builds(lambda up: worlds.external(admin_up=up), st.booleans())
+)
+
 router_rows = st.builds(
-    lambda fields: worlds.router("r1", 9, "n1", "n2", **fields),
+    lambda fields: worlds.router("r1", 9, "n1", "n2", **{"gateway": GATEWAY, **fields}),
     st.fixed_dictionaries(
         {},
         optional={
             "admin_up": st.booleans(),
             "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
             "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
+            "gateway": st.just(None),
         },
     ),
 ) | st.builds(
@@ -182,7 +206,10 @@ class History(RuleBasedStateMachine):
         routed = (
             *(worlds.subnet(name, *subnet) for name, subnet in SUBNETS.items()),
             *(interface(net) for net in GATEWAYS),
-            worlds.router("r1", 9, "n1", "n2", routes=ROUTES),
+            worlds.router("r1", 9, "n1", "n2", routes=ROUTES, gateway=GATEWAY),
+            *worlds.OUTSIDE,
+            worlds.gateway("r1", 26, FixedIP("ext4", "203.0.113.2")),
+            *floating(),
         )
         there = worlds.chassis("b", "192.0.2.2", bridge_mappings=worlds.MAPPINGS)
         rows = (there, worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
@@ -195,7 +222,7 @@ class History(RuleBasedStateMachine):
         self.deliver(len(self.log))
         self.settle()
 
-    @rule(row=chassis_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows)
+    @rule(row=chassis_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows)
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
@@ -239,6 +266,14 @@ class History(RuleBasedStateMachine):
     @rule(name=st.sampled_from(INTERFACES))
     def unplug(self, name: str) -> None:
         self.replica.remove_port(name)
+
+    @rule(mac=st.sampled_from(("02:ee:00:00:00:01", "02:ee:00:00:00:02")))
+    def hear(self, mac: str) -> None:
+        self.replica.upsert_neighbour(worlds.neighbour("203.0.113.1", mac))
+
+    @rule()
+    def forget(self) -> None:
+        self.replica.remove_neighbour("ext/203.0.113.1")
 
     # Things that come back the same: the easiest to miss
 
@@ -488,6 +523,28 @@ def a_router_changes(history: History) -> None:
     history.compare()
 
 
+def a_floating_ip_moves(history: History) -> None:
+    """Between ports of this chassis and another, with its port, its router's gateway and its neighbour coming and going."""
+    history.hear("02:ee:00:00:00:01")
+    history.compare()
+    for fixed, ip in (("p4", "10.0.0.4"), ("p2", "10.0.0.2"), ("p1", "10.0.0.1")):
+        _deliver(history, *floating(fixed_port=fixed, fixed_ip=ip))
+        history.compare()
+    _deliver(history, floating(router=None, fixed_port=None, fixed_ip=None)[0])
+    history.compare()
+    _deliver(history, floating()[0], worlds.router("r1", 9, "n1", "n2"))
+    history.compare()
+    _deliver(history, worlds.router("r1", 9, "n1", "n2", gateway=GATEWAY))
+    history.hear("02:ee:00:00:00:02")
+    history.compare()
+    _deliver(history, worlds.port("p1", 1, on="b", net="n1"))
+    history.forget()
+    history.compare()
+    _deliver(history, worlds.port("p1", 1, net="n1"))
+    history.blink("net:ext")
+    history.compare()
+
+
 def a_row_turns_bad_and_good(history: History) -> None:
     _deliver(history, worlds.port("p1", 1, net="n1", mac="no mac"))
     history.compare()
@@ -517,6 +574,7 @@ SCRIPTS = (
         a_port_migrates,
         a_network_lies_on_a_physical_one,
         a_router_changes,
+        a_floating_ip_moves,
         a_row_turns_bad_and_good,
         old_news_comes_late,
         a_snapshot_lacks_rows,

@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from dragonflow.model import Chassis, FixedIP, LogicalPort, LogicalRouter, LogicalSwitch
+from dragonflow.model import Chassis, FixedIP, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch
 from dragonflow.observe.explain import Book
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
@@ -42,6 +42,13 @@ def test_a_flow_leads_to_its_app_and_its_port() -> None:
         "p1",
     )
     assert entry["object"] == "port vm1 p1 (fa:16:3e:00:00:01 10.0.0.5, on h1)"
+
+
+def test_a_floating_ip_is_told_by_its_address() -> None:
+    row = FloatingIp(id="f1", network="n9", address="203.0.113.5", port="p9", fixed_ip="10.0.0.5", revision=1)
+    found = Book([*ROWS, row]).explain(line(Owner("dnat", "FloatingIp", "f1")))
+    assert found is not None
+    assert found["object"] == "floating IP 203.0.113.5 (for 10.0.0.5)"
 
 
 def test_the_numbers_in_it_lead_to_what_they_stand_for() -> None:
