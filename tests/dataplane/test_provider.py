@@ -212,8 +212,9 @@ async def test_a_port_that_moves_over_the_physical_network_gives_balanced_events
             events.append([str(event) for event in settled.events])
         assert events == [["local_deleted v1", "remote_created v1"], ["remote_deleted v1"]]
         inside(old, "ip", "link", "set", "eth0", "down")
-        await two.vm(replace(V1, chassis="h2"), *address(V1))
+        new = await two.vm(replace(V1, chassis="h2"), *address(V1))
         assert two.engine.places["v1"] != one.engine.places["v1"] == Remote("h2", patch(one))
+        assert reaches(new, "10.0.0.99"), "as soon as it speaks, the physical switch knows where it is"
         assert reaches(peer, V1.ips[0])
         settled = await one.now(
             replace(V1, chassis="h3"), worlds.chassis("h3", "198.18.8.3", bridge_mappings=worlds.MAPPINGS)

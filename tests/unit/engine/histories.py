@@ -52,6 +52,8 @@ chassis_rows = st.builds(
     bridge_mappings=st.sampled_from((worlds.MAPPINGS, ())),
 ) | st.builds(worlds.chassis, st.just("c"), st.sampled_from(("192.0.2.3", "192.0.2.1")))
 
+host_rows = chassis_rows | st.sampled_from(ALIVE)
+
 network_rows = st.builds(
     lambda name, fields: worlds.network(name, int(name[1:]), **fields),
     st.sampled_from(("n1", "n2")),
@@ -225,16 +227,7 @@ class History(RuleBasedStateMachine):
         self.deliver(len(self.log))
         self.settle()
 
-    @rule(
-        row=chassis_rows
-        | st.sampled_from(ALIVE)
-        | network_rows
-        | subnet_rows
-        | port_rows
-        | port_rows
-        | router_rows
-        | floating_rows
-    )
+    @rule(row=host_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows)
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
