@@ -48,6 +48,7 @@ from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.protocol import PORT_STATUS, Message
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Key, Put, Txn
+from dragonflow.testing import founding
 
 CHASSIS = 100
 LOCAL = 100
@@ -120,6 +121,7 @@ class Bench:
         puts = [Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows(known, addresses)]
         for start in range(0, len(puts), 100):
             await store.commit(Txn(tuple(puts[start : start + 100])))
+        await founding.found(store)
         await store.close()
 
     @asynccontextmanager

@@ -1,114 +1,36 @@
-"""The controller as a process, on a real Open vSwitch and a DF DB that the test writes in Neutron's stead."""
+"""The controller as a process: a plug, restarts, shutdowns, and what happens to its switch and its DF DB."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
+from running import BINDING, DRAGONFLOW, NET, PORT, Host, flow_count, status_of, until
 
 from dragonflow.lab import system
-from dragonflow.lab.vswitch import VSwitch, VSwitchError
+from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import (
     Alive,
-    Binding,
     Chassis,
     CodecError,
     FixedIP,
-    LogicalPort,
-    LogicalSwitch,
     PortStatus,
-    Row,
     Subnet,
-    decode,
     encode,
 )
-from dragonflow.observe.control import ControlError, ask
-from dragonflow.store import open_store
-from dragonflow.store.protocol import Delete, Key, Put, Record, Txn
-
-DRAGONFLOW = str(Path(sys.executable).with_name("dragonflow"))
-NET = LogicalSwitch(id="net", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1)
-PORT = LogicalPort(id="p1", key=2, network="net", mac="fa:16:3e:00:00:01", chassis="h1", generation=1, revision=1)
-BINDING = Binding(id="p1", host="h1", network="net", generation=1)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-class Host:
-    def __init__(self, vswitch: VSwitch, directory: Path) -> None:
-        self.vswitch = vswitch
-        self.store_url = f"sqlite://{directory}/dfdb.sqlite"
-        self.control = str(directory / "control.sock")
-        self.metrics = f"127.0.0.1:{free_port()}"
-        self.config = directory / "dragonflow.conf"
-        self.log = directory / "controller.log"
-        self.config.write_text(
-            f"[df]\nhost = h1\ntunnel_ip = 192.0.2.1\nstore_url = {self.store_url}\npubsub_url = store\nlease_ttl = 2\n"
-            f"ovsdb_connection = unix:{vswitch.db_sock}\nopenflow_connection = unix:{vswitch.openflow('br-int')}\n"
-            f"datapath_type = netdev\ncontrol_socket = {self.control}\nmetrics_address = {self.metrics}\n"
-        )
-
-    @contextlib.contextmanager
-    def controller(self) -> Iterator[subprocess.Popen[bytes]]:
-        with self.log.open("ab") as log:
-            running = subprocess.Popen([DRAGONFLOW, "controller", "--config-file", str(self.config)], stderr=log)
-        try:
-            yield running
-        finally:
-            running.terminate()
-            assert running.wait(10) == 0, self.log.read_text()
-
-    def write(self, *rows: Row) -> None:
-        puts = tuple(Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows)
-        self._in_store(lambda store: store.commit(Txn(puts)))
-
-    def row(self, scope: str, kind: type[Row], id: str) -> Row | None:
-        record: Record | None = self._in_store(lambda store: store.get(Key(scope, kind.__name__, id)))
-        return None if record is None or record.data is None else decode(kind.__name__, id, record.data)
-
-    def status(self) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = ask(self.control, "status")
-        except ControlError:
-            return {"in_sync": False}
-        return answer
-
-    def _in_store(self, work: Callable[[Any], Any]) -> Any:
-        async def once() -> Any:
-            store = open_store(self.store_url)
-            try:
-                return await work(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(once())
+from dragonflow.observe.control import ask
+from dragonflow.store.protocol import Delete, Key, Put, Txn
 
 
 @pytest.fixture
 def host(vswitch: VSwitch, tmp_path: Path) -> Host:
     return Host(vswitch, tmp_path)
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def test_rows_and_a_plug_become_an_active_port_and_a_restart_changes_nothing(host: Host) -> None:
@@ -121,8 +43,7 @@ def test_rows_and_a_plug_become_an_active_port_and_a_restart_changes_nothing(hos
         status = host.row("status:h1", PortStatus, "p1")
         assert isinstance(status, PortStatus)
         assert status.status == "DOWN"
-        interface = ("--", "set", "Interface", "vm1", "type=internal", "external_ids:iface-id=p1")
-        host.vswitch.vsctl("add-port", "br-int", "vm1", *interface)
+        host.plug()
         until(lambda: b"ACTIVE" in encode(host.row("status:h1", PortStatus, "p1") or status), "ACTIVE")
         assert ask(host.control, "places")["p1"]["kind"] == "local"
         until(lambda: host.status()["in_sync"], "the controller to be in sync again")
@@ -137,15 +58,8 @@ def active(host: Host) -> Host:
     """A host whose port p1 is plugged; a controller that starts reports it ACTIVE."""
     host.write(NET, PORT, BINDING)
     host.vswitch.add_bridge("br-int")
-    interface = ("--", "set", "Interface", "vm1", "type=internal", "external_ids:iface-id=p1")
-    host.vswitch.vsctl("add-port", "br-int", "vm1", *interface)
+    host.plug()
     return host
-
-
-def status_of(host: Host) -> tuple[str, str]:
-    row = host.row("status:h1", PortStatus, "p1")
-    assert row is None or isinstance(row, PortStatus)
-    return ("", "") if row is None else (row.status, row.reason)
 
 
 def test_a_shutdown_takes_the_ports_down_and_a_new_start_up_again(active: Host) -> None:
@@ -245,8 +159,8 @@ def test_rows_that_somebody_altered_or_deleted_are_put_back(active: Host) -> Non
         until(lambda: status_of(active) == ("ACTIVE", ""), "the altered row to be put back")
         until(lambda: active.row("status:h1", PortStatus, "p9") is None, "a row of no port to go")
         gone = (Key("chassis", "Chassis", "h1"), Key("status:h1", "PortStatus", "p1"), Key("alive", "Alive", "h1"))
-        active._in_store(lambda store: store.commit(Txn(tuple(map(Delete, gone)))))
-        active._in_store(lambda store: store.commit(Txn((Put(gone[1], b"{}"),))))
+        active.in_store(lambda store: store.commit(Txn(tuple(map(Delete, gone)))))
+        active.in_store(lambda store: store.commit(Txn((Put(gone[1], b"{}"),))))
         until(lambda: status_of_or_none(active) == ("ACTIVE", ""), "an unreadable row to be put back")
         for kind, scope in ((Chassis, "chassis"), (Alive, "alive")):
             until(lambda kind=kind, scope=scope: active.row(scope, kind, "h1"), f"the {scope} row to be put back")
@@ -263,7 +177,7 @@ def test_flows_are_back_two_seconds_after_a_killed_vswitchd_and_no_status_flaps(
     with active.controller():
         until(lambda: status_of(active) == ("ACTIVE", ""), "ACTIVE")
         key = Key("status:h1", "PortStatus", "p1")
-        before = active._in_store(lambda store: store.get(key)).revision
+        before = active.in_store(lambda store: store.get(key)).revision
         flows = active.vswitch.ofctl("dump-flows", "br-int", "--no-stats").count("cookie=")
         active.vswitch.stop_vswitchd(kill=True)
         until(lambda: not active.status()["switch_connected"], "the controller to miss the switch")
@@ -272,13 +186,7 @@ def test_flows_are_back_two_seconds_after_a_killed_vswitchd_and_no_status_flaps(
         until(lambda: flow_count(active) == flows, "the flows")
         assert time.monotonic() - began < 2
         until(lambda: active.status()["in_sync"] and active.status()["probe"]["proven"] == 1, "the port to be proven")
-        assert active._in_store(lambda store: store.get(key)).revision == before
-
-
-def flow_count(host: Host) -> int:
-    with contextlib.suppress(VSwitchError):
-        return host.vswitch.ofctl("dump-flows", "br-int", "--no-stats").count("cookie=")
-    return 0
+        assert active.in_store(lambda store: store.get(key)).revision == before
 
 
 def test_flows_that_somebody_deletes_are_missed_and_mended(active: Host) -> None:

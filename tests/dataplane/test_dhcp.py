@@ -64,7 +64,7 @@ class Udhcpc:
 
     @property
     def heard(self) -> list[str]:
-        return [line for line in self.out.read_text().splitlines() if not line.startswith("deconfig")]
+        return [line for line in self.out.read_text().splitlines() if line]  # of "deconfig" there is nothing to tell
 
     async def hears(self, what: str, times: int = 1) -> str:
         async with asyncio.timeout(20):
@@ -206,8 +206,8 @@ async def test_a_flood_of_one_guest_keeps_no_other_from_its_address(here: TestCh
         flood.wait()
 
 
-def answered() -> float:
-    return metrics.PUNTED.labels("dhcpv4", "answered")._value.get()
+def answered(kind: str = "dhcpv4") -> float:
+    return metrics.PUNTED.labels(kind, "answered")._value.get()
 
 
 async def test_dhclient_takes_the_lease_and_gives_it_back(here: TestChassis, tmp_path: Path) -> None:
@@ -227,11 +227,21 @@ async def test_dhclient_takes_the_lease_and_gives_it_back(here: TestChassis, tmp
     assert "DHCPRELEASE of 10.0.0.11" in done.stderr
 
 
+DHCPCD = """\
+mkdir -p /run/dhcpcd
+for each in /run/dhcpcd /var/lib/dhcpcd; do mount -t tmpfs none $each; done  # seen in here alone, and gone with it
+exec dhcpcd -4 --oneshot --nobackground --config /dev/null --script /bin/true --option classless_static_routes eth0
+"""
+
+
 async def test_dhcpcd_takes_the_lease(here: TestChassis, tmp_path: Path) -> None:
-    done = await asyncio.to_thread(inside, await here.vm(A), "dhcpcd", "-4", "-T", "-t", "10", "eth0")
-    told = dict(re.findall(r"^new_(\w+)='?([^'\n]*)'?$", done.stdout, re.MULTILINE))
-    expected = {"ip_address": "10.0.0.11", "subnet_cidr": "16", "routers": "10.0.0.1", "domain_name": "example.org"}
-    assert expected.items() <= told.items(), done.stdout + done.stderr
+    a = await here.vm(A)
+    done = await asyncio.to_thread(inside, a, "sh", "-c", DHCPCD)
+    assert done.returncode == 0, done.stderr
+    assert "inet 10.0.0.11/16 " in inside(a, "ip", "-4", "address", "show", "dev", "eth0").stdout
+    routes = inside(a, "ip", "-4", "route").stdout
+    assert "default via 10.0.0.1 " in routes
+    assert "10.9.0.0/17 via 10.0.0.3 " in routes
 
 
 async def test_a_dhcp_port_answers_for_its_address(here: TestChassis, tmp_path: Path) -> None:
@@ -275,10 +285,13 @@ async def test_dhclient_takes_an_ipv6_lease_confirms_and_releases_it(here: TestC
         assert "iaaddr fd00::b {" in lease
         assert "option dhcp6.name-servers fd00::53;" in lease
         assert "option dhcp6.server-id 0:3:0:1:2:df:0:0:0:67;" in lease
+        before = answered("dhcpv6")
     finally:
         done = await asyncio.to_thread(inside, a, "dhclient", "-r", *common, "eth0")
     assert "XMT: Release on eth0" in done.stderr
-    assert "RCV: Reply message on eth0" in done.stderr
+    async with asyncio.timeout(10):  # of IPv6 it doesn't wait for the answer
+        while answered("dhcpv6") == before:
+            await asyncio.sleep(0.02)
 
 
 async def test_dhclient_gets_information_alone_where_addresses_are_not_dhcps(here: TestChassis, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_controller import BINDING, DRAGONFLOW, NET, PORT, Host, until
+from running import BINDING, DRAGONFLOW, NET, PORT, Host, until
 
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import Chassis
@@ -83,11 +83,6 @@ def following(host: Host) -> Iterator[Follower]:
         process.communicate(timeout=10)
 
 
-def plug(host: Host) -> None:
-    interface = ("--", "set", "Interface", "vm1", "type=internal", "external_ids:iface-id=p1")
-    host.vswitch.vsctl("add-port", "br-int", "vm1", *interface)
-
-
 def shown(host: Host) -> list[dict[str, Any]]:
     command = [DRAGONFLOW, "show", "port", "p1", "--json", "--config-file", str(host.config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -100,7 +95,7 @@ def test_a_port_on_its_way_through_chassis_gives_balanced_events_when_its_flows_
         until(lambda: host.status()["in_sync"], "the controller to be in sync")
         with following(host) as it:
             it.until("created LogicalSwitch net", *("created LogicalPort " + port for port in ("p1", "p2")))
-            plug(host)
+            host.plug()
             tap, local = it.until("created OvsPort vm1", "local_created p1")
             ofport = local["place"]["ofport"]
             assert f"in_port={ofport}" in host.vswitch.ofctl("dump-flows", "br-int", "table=0", "--no-names")
@@ -120,14 +115,14 @@ def test_a_port_on_its_way_through_chassis_gives_balanced_events_when_its_flows_
             host.write(msgspec.structs.replace(moved, chassis="h3", generation=3, revision=3))
             (onward,) = it.until("remote_updated p1")
             assert (onward["before"]["chassis"], onward["place"]["chassis"]) == ("h2", "h3")
-            host._in_store(lambda store: store.commit(Txn((Delete(Key("net:net", "LogicalPort", "p1")),))))
+            host.in_store(lambda store: store.commit(Txn((Delete(Key("net:net", "LogicalPort", "p1")),))))
             deleted, place = it.until("deleted LogicalPort p1", "remote_deleted p1")
             assert deleted["revision"] == place["revision"] > onward["revision"]
 
 
 def test_following_survives_a_restart_of_the_controller_which_sees_all_anew(host: Host) -> None:
     host.vswitch.add_bridge("br-int")
-    plug(host)
+    host.plug()
     with contextlib.ExitStack() as stack:
         with host.controller():
             until(lambda: host.status()["in_sync"], "the controller to be in sync")

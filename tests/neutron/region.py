@@ -26,6 +26,7 @@ from dragonflow.model import Alive, Chassis, Leader, PortStatus, Row, decode, en
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.leader import KEY
 from dragonflow.store.protocol import Key, Put, Record, Txn
+from dragonflow.testing import founding
 
 SERVER = Path(__file__).with_name("server.py")
 PROJECT = "00000000000000000000000000000001"
@@ -112,6 +113,7 @@ class Region:
         self.mariadb.start()
         self.engine = sa.create_engine(self.mariadb.url, pool_pre_ping=True)
         self.dfdb = DfDb(self.store_url, "store")
+        self.dfdb.store.call(founding.found)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 

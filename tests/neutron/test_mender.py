@@ -14,6 +14,7 @@ from region import PROJECT, Region, Server, region, until
 
 from dragonflow.model import Binding, LogicalPort, PortStatus, Row, Subnet, decode, encode
 from dragonflow.store.protocol import Delete, Key, Put, Txn
+from dragonflow.testing import founding
 
 SCOPES = ("net:*", "host:*", "keys:*", "chassis", "alive", "status:*")
 
@@ -152,3 +153,18 @@ def test_no_change_of_a_user_is_ever_taken_for_a_difference(one):
     until(arrived)
     time.sleep(1.0)
     assert mended(server)[before:] == []
+
+
+def test_a_df_db_that_was_emptied_is_filled_and_whole_again_at_once_and_no_status_changes(one):
+    """By the leader, unasked, whatever its rate. The hosts' statuses are theirs to write again."""
+    (server,) = one.servers
+    network = one.network(server)
+    ports = one.ports(server, network, 6)
+    one.say("ACTIVE", ports)
+    until(lambda: one.all_are("ACTIVE", ports))
+    network_rows = {key for key in contents(one) if key.scope in (f"net:{network}", "host:h1", "chassis")}
+    one.dfdb.store.commit(Txn(tuple(Delete(key) for key in (*contents(one), founding.KEY))))
+    seconds = until(lambda: one.dfdb.store.get(founding.KEY) is not None, 30, "the DF DB to be whole")
+    print(f"whole again {seconds:.1f} s after it was emptied")
+    assert network_rows <= contents(one).keys(), "all was there before it was said"
+    assert one.all_are("ACTIVE", ports)

@@ -15,15 +15,17 @@ from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import directory
 from oslo_config import cfg
 
-from dragonflow.model import Binding, BridgeMapping, DhcpOption, LogicalSwitch, Subnet, encode
+from dragonflow.model import Binding, BridgeMapping, Chassis, DhcpOption, LogicalSwitch, Subnet, encode
 from dragonflow.neutron import agents, db
 from dragonflow.neutron.binding import AGENT_TYPE, HostNow
 from dragonflow.neutron.journal import RECENT
+from dragonflow.neutron.mirror import Mirror
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.status import Neutron
 from dragonflow.neutron.survey import Survey
-from dragonflow.store.protocol import Delete, Key, Put, Txn
+from dragonflow.store.protocol import Delete, Key, Put, StoreCorrupt, Txn
+from dragonflow.testing import founding
 
 MAC = "fa:16:3e:00:00:09"
 HOST = {"arg_list": ("binding:host_id",), "binding:host_id": "h1"}
@@ -334,9 +336,8 @@ class TestStatus(df_ml2.DfMl2TestCase):
     def test_the_ports_as_they_are_now(self):
         self.chassis("h2")
         (now,) = Neutron().ports()
-        assert (self.id, "DOWN", True, "h1", "ovs", db.generation(get_admin_context(), self.id), True, False) == tuple(
-            now
-        )
+        generation = db.generation(get_admin_context(), self.id)
+        assert now == db.PortNow(self.id, "DOWN", True, "h1", "ovs", generation, ours=True)
         assert [now] == list(Neutron().ports([self.id, "unknown"]))
         with mock.patch("dragonflow.neutron.db.ports.PAGE", 2):
             for _ in range(4):
@@ -392,6 +393,7 @@ class TestRepair(df_ml2.DfMl2TestCase):
                 with self.port(subnet, is_admin=True, **HOST) as port:
                     self.ports.append(port["port"])
         self.work()
+        self.store.call(founding.found)
         self.right = self.records()
 
     def records(self) -> dict[Key, bytes]:
@@ -533,3 +535,64 @@ class TestRepair(df_ml2.DfMl2TestCase):
         left = {found.kind for found in report.findings if not found.fixed}
         assert {"LogicalPort", "Wonder"} <= left
         assert data == self.records()[newer]
+
+    # -- a DF DB of which nobody has said that it is whole --------------------------------------------------------------
+
+    NEW = ("Region", "region", "missing")
+
+    def wipe(self) -> None:
+        self.store.commit(Txn(tuple(Delete(record.key) for record in self.store.snapshot(["*"]).records)))
+
+    def whole(self) -> bool:
+        return self.store.get(founding.KEY) is not None
+
+    def test_a_df_db_that_was_there_before_is_said_to_be_whole_and_nothing_else_is_done(self):
+        self.store.commit(Txn((Delete(founding.KEY),)))
+        assert self.repair(fix=False) == [self.NEW]
+        assert not self.whole()
+        assert self.repair(fix=True) == [self.NEW]
+        assert self.whole()
+        assert self.right == self.records()
+        assert self.ids("region") == {("Region", "region")}
+
+    def test_a_df_db_that_was_wiped_is_filled_and_then_said_to_be_whole(self):
+        agents.AgentTable().report(self.chassis("h2"))
+        chassis = self.row(Chassis, "h2", "chassis")
+        self.wipe()
+        found = self.repair(fix=True)
+        assert found[-1] == self.NEW
+        assert ("Chassis", "h2", "missing") in found
+        assert self.whole()
+        assert self.right.keys() == self.records().keys()
+        assert self.row(Chassis, "h2", "chassis") == chassis
+        assert self.repair(fix=False) == []
+
+    def test_it_is_not_said_of_a_df_db_that_was_wiped_meanwhile(self):
+        self.store.commit(Txn((Delete(founding.KEY),)))
+        strays = Repair._strays
+
+        def wiped(repair, fix):
+            self.wipe()
+            return strays(repair, fix)
+
+        with mock.patch.object(Repair, "_strays", autospec=True, side_effect=wiped):
+            report = Repair(self.df.workers.dfdb, Plugin()).run(fix=True)
+        assert not report.clean
+        assert not self.whole()
+        assert self.NEW in self.repair(fix=True)
+        assert self.right.keys() == self.records().keys()
+
+    def test_it_is_not_said_while_something_is_missing(self):
+        self.wipe()
+        with mock.patch.object(Mirror, "sync", side_effect=StoreCorrupt("no")):
+            report = Repair(self.df.workers.dfdb, Plugin()).run(fix=True)
+        assert not report.clean
+        assert not self.whole()
+
+    def test_what_waits_in_the_journal_is_there_before_it_is_said(self):
+        self.wipe()
+        self._update("ports", self.ports[0]["id"], {"port": {"name": "new"}})
+        self.repair(fix=True)
+        assert self.whole()
+        assert self.right.keys() == self.records().keys()
+        assert self.port_row(self.ports[0]).name == "new"

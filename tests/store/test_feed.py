@@ -295,3 +295,21 @@ async def test_a_reader_s_rows_equal_the_store_s_whatever_happens(driver: str, s
     await feed.aclose()
     for store in stores:
         await store.close()
+
+
+async def test_an_anchor_is_read_first_with_whatever_is_read_and_never_dropped(store: MemoryStore) -> None:
+    anchor = Key("region", "Thing", "1")
+    feed = Feed(store, anchor="region", sleep=nap)
+    try:
+        assert await read(feed) == ScopeReset("region", 1, ())
+        written = await store.commit(put(anchor, A))
+        await feed.add(["net:a"])
+        assert await read(feed) == ScopeReset("region", written, (Record(anchor, b"x", written),))
+        assert await read(feed) == ScopeReset("net:a", written, (Record(A, b"x", written),))
+        feed.drop(["net:a", "region"])
+        again = await store.commit(put(anchor))
+        assert await read(feed) == Changes(again, (Record(anchor, b"x", again),))
+        await feed.add(["net:a"])
+        assert [(await read(feed)).scope for _ in range(2)] == ["region", "net:a"]
+    finally:
+        await feed.aclose()

@@ -1,33 +1,52 @@
 """The door for rows: what the feed brings is decoded, checked and put into the replica.
 
-A row that can't be read counts as absent: forwarding waits and security drops, until a good one takes its place.
+A row that can't be read counts as absent: forwarding waits and security drops, until a good one takes its place. But a DF DB
+that isn't whole (see ``Region``) counts as one that is away: nothing of it is taken in, and what was known stays.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection
 
 from dragonflow.controller.replica import Replica
-from dragonflow.model import KINDS, CodecError, Row, decode
+from dragonflow.model import KINDS, REGION_SCOPE, CodecError, Region, Row, decode
 from dragonflow.observe import metrics
-from dragonflow.store.feed import Changes, Feed, ScopeReset
-from dragonflow.store.protocol import Key, Record
+from dragonflow.store.feed import Backoff, Changes, Feed, ScopeReset
+from dragonflow.store.protocol import Key, Record, Store, StoreError
 
 LOG = logging.getLogger(__name__)
+
+REGION = Key(REGION_SCOPE, Region.__name__, Region(since=0.0).id)
+
+NOT_WHOLE = (
+    "is empty or not yet whole: Neutron's server writes it (or 'dragonflow repair --fix'); until then nothing of it is "
+    "taken in"
+)
+"""Of a DF DB without its ``Region``, for logs and operators."""
 
 
 class Intake:
     """Moves the rows of the followed scopes into the replica and calls ``on_news`` after each batch.
 
     ``arrived`` are the followed scopes whose rows are in the replica; ``refused`` are the rows that could not be read, and why.
+
+    Rows go only where the region's row has stood all the while: it is read with every snapshot, and looked at before a
+    deletion is believed, for a watch may tell of it later than of others that were deleted with it. When it was away or is
+    another one, everything is read anew, whatever its revisions.
     """
 
-    def __init__(self, feed: Feed, replica: Replica, on_news: Callable[[], None]) -> None:
-        self._feed = feed
+    def __init__(self, store: Store, replica: Replica, on_news: Callable[[], None]) -> None:
+        self._store = store
+        self._feed = Feed(store, anchor=REGION_SCOPE)
         self._replica = replica
         self._on_news = on_news
         self._followed: set[str] = set()
+        self._due: set[str] = set()  # followed, and not taken in since the DF DB is whole
+        self._region: int | None = None  # the revision of the region's row; 0: there is none; None: not known yet
+        self._trouble: StoreError | None = None
         self.arrived: set[str] = set()
         self.refused: dict[Key, str] = {}
 
@@ -38,10 +57,12 @@ class Intake:
             self._feed.drop([scope])
             self._replica.drop_scope(scope)
             self._forget_refusals(scope)
+            self._due.discard(scope)
             self.arrived.discard(scope)
         added = wanted - self._followed
         self._followed = wanted
-        if added:
+        self._due |= added
+        if added and self._region != 0:
             await self._feed.add(added)
 
     @property
@@ -50,28 +71,73 @@ class Intake:
         return self._feed.revision
 
     @property
+    def not_whole(self) -> bool:
+        """The DF DB answers, but nothing of it is taken in, for it isn't whole."""
+        return self._region == 0
+
+    @property
+    def in_sync(self) -> bool:
+        """All that is followed has been taken in from the DF DB that is there now."""
+        return bool(self._region) and not self._due
+
+    @property
     def outage(self) -> str | None:
         """Why the DF DB can't be read now; None while it can."""
-        error = self._feed.last_error
+        error = self._trouble or self._feed.last_error
         return None if error is None else str(error)
 
     async def run(self) -> None:
         """Take in news until cancelled."""
         try:
             async for news in self._feed:
-                if isinstance(news, ScopeReset):
-                    self._reset(news)
+                if isinstance(news, Changes):
+                    await self._change(news)
+                elif news.scope == REGION_SCOPE:
+                    await self._judge(next((record.revision for record in news.records if record.key == REGION), 0))
                 else:
-                    self._change(news)
+                    self._reset(news)
                 self._on_news()
         finally:
             await self._feed.aclose()
+
+    async def _judge(self, region: int) -> bool:
+        """The region's row has this revision (0: there is none). If it was another, all is read anew, and False returned."""
+        if region == self._region:
+            return True
+        first, self._region = self._region is None, region
+        if first and region:
+            return True
+        self._feed.drop(self._followed)
+        self._due = set(self._followed)
+        if region:
+            LOG.info("the DF DB is whole now, all of it is read anew")
+            await self._feed.add(self._followed)
+        else:
+            LOG.warning("the DF DB %s, and nothing on the switch is removed", NOT_WHOLE)
+        return False
+
+    async def _stands(self) -> bool:
+        """Look whether the region's row stands as it was; while nobody answers, there is nothing else to take in either."""
+        failures = 0
+        while True:
+            try:
+                found = await self._store.get(REGION)
+            except StoreError as error:
+                failures += 1
+                self._trouble = error
+                await asyncio.sleep(Backoff().delay(failures, random.random()))
+            else:
+                self._trouble = None
+                return await self._judge(0 if found is None else found.revision)
 
     def _reset(self, news: ScopeReset) -> None:
         if news.scope not in self._followed:
             return
         self._forget_refusals(news.scope)
         rows = [(row, record.revision) for record in news.records if (row := self._read(record)) is not None]
+        if news.scope in self._due:
+            self._due.discard(news.scope)
+            self._replica.drop_scope(news.scope)  # it may be from another DF DB, whose revisions say nothing
         if not self._replica.reset_scope(news.scope, rows, news.revision):
             LOG.warning(
                 "scope %s went back to revision %d (a restored DF DB?); taking it as it is", news.scope, news.revision
@@ -80,7 +146,12 @@ class Intake:
             self._replica.reset_scope(news.scope, rows, news.revision)
         self.arrived.add(news.scope)
 
-    def _change(self, news: Changes) -> None:
+    async def _change(self, news: Changes) -> None:
+        region = next((record for record in news.records if record.key == REGION), None)
+        if region is not None and not await self._judge(0 if region.data is None else region.revision):
+            return
+        if any(record.data is None for record in news.records) and not await self._stands():
+            return
         for record in news.records:
             if record.key.scope not in self._followed:
                 continue

@@ -40,7 +40,7 @@ from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
-from dragonflow.controller.intake import Intake
+from dragonflow.controller.intake import NOT_WHOLE, Intake
 from dragonflow.controller.locality import plain
 from dragonflow.controller.neighbours import PERIOD as NEIGHBOUR_PERIOD
 from dragonflow.controller.neighbours import Neighbours
@@ -57,7 +57,6 @@ from dragonflow.pipeline import PacketOut
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
-from dragonflow.store.feed import Feed
 from dragonflow.switch import Disconnected, Switch
 from dragonflow.switch.unixctl import Unixctl
 
@@ -165,13 +164,13 @@ class Controller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.chassis.id
-        # The driver makes the DF DB. If it is missing, wait for it: an empty one would take all flows away.
+        # The driver makes the DF DB. If it is missing, wait for it, as for one that is not whole (see Intake).
         self._store = open_store(settings.store_url, create=False)
         self._bus = open_pubsub(settings.pubsub_url, self._store)
         self._replica = Replica()
         self._news = asyncio.Event()
         self._news.set()
-        self._intake = Intake(Feed(self._store), self._replica, self._news.set)
+        self._intake = Intake(self._store, self._replica, self._news.set)
         self._me = settings.me
         self._engine = Engine(APPS, self._replica, self._me)
         self._neighbours = Neighbours(self._replica, self._news.set)
@@ -377,7 +376,7 @@ class Controller:
 
     @property
     def _in_sync(self) -> bool:
-        return self._confirmed and self._switch.connected and not self._news.is_set()
+        return self._intake.in_sync and self._confirmed and self._switch.connected and not self._news.is_set()
 
     def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
@@ -400,10 +399,10 @@ class Controller:
         }
 
     def _df_db(self) -> str:
-        """Whether the DF DB can be read, and since when it doesn't answer."""
+        """Whether the DF DB can be read and is whole, and since when it doesn't answer."""
         trouble, reading = self._liveness.trouble, self._intake.outage
         if trouble is None and reading is None:
-            return "answers"
+            return f"{self._settings.store_url} {NOT_WHOLE}" if self._intake.not_whole else "answers"
         since = "" if trouble is None else f" since {time.strftime('%H:%M:%S', time.localtime(trouble[1]))}"
         return f"away{since}: {reading or (trouble[0] if trouble else '')}"
 

@@ -110,6 +110,8 @@ def _dhcp(vm: Vm, directory: Path) -> None:
         str(DHCP_WAIT),
         "-s",
         str(script),
+        "-O",
+        "staticroutes",  # which it doesn't ask for by itself
     ]
     try:
         system.run(client, netns=vm.netns, timeout=DHCP_TRIES * DHCP_WAIT + 20)
@@ -133,7 +135,11 @@ case $1 in
         if [ -n "$staticroutes" ]; then # option 121 takes the place of option 3 (RFC 3442)
             set -- $staticroutes
             while [ $# -ge 2 ]; do
-                ip -4 route replace "$1" via "$2" dev "$interface" onlink
+                if [ "$2" = 0.0.0.0 ]; then # without a router, on link
+                    ip -4 route replace "$1" dev "$interface" scope link
+                else
+                    ip -4 route replace "$1" via "$2" dev "$interface" onlink
+                fi
                 shift 2
             done
         else

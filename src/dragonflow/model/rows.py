@@ -15,6 +15,7 @@ CHASSIS_SCOPE = "chassis"
 ALIVE_SCOPE = "alive"
 SERVER_SCOPE = "server"
 LEADER_SCOPE = "leader"
+REGION_SCOPE = "region"
 
 DHCP_PORT = "network:dhcp"
 """The ``device_owner`` of ports whose addresses are DHCP servers'."""
@@ -412,6 +413,22 @@ class Leader(Row, frozen=True, kw_only=True, tag="Leader/1"):
         return LEADER_SCOPE
 
 
+class Region(Row, frozen=True, kw_only=True, tag="Region/1"):
+    """The one row that says that this DF DB is whole: it holds all that Neutron has. ``since`` is in seconds of the epoch.
+
+    Only Neutron's side writes it, when a comparison has left nothing missing. Where it is absent, or was written anew, the DF DB
+    may be an empty or another one: then nobody may take a row that is missing for an object that is gone.
+    """
+
+    id: str = "region"
+    since: float
+    version: str = ""
+
+    @property
+    def scope(self) -> str:
+        return REGION_SCOPE
+
+
 ROWS: tuple[type[Row], ...] = (
     LogicalSwitch,
     Subnet,
@@ -424,4 +441,5 @@ ROWS: tuple[type[Row], ...] = (
     PortStatus,
     Server,
     Leader,
+    Region,
 )

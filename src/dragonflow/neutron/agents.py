@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -56,6 +56,15 @@ def host_by_agent(host: str) -> HostNow:
         except (KeyError, TypeError, ValueError) as error:
             LOG.warning("df: the agent of host %s can't be understood: %r", host, error)
     return HostNow(None, False)
+
+
+def known_chassis() -> Iterator[Chassis]:
+    """Every chassis that Neutron's agent list remembers, also those that are not alive."""
+    for agent in directory.get_plugin().get_agents(get_admin_context(), filters={"agent_type": [AGENT_TYPE]}):
+        try:
+            yield chassis_of_agent(agent)
+        except (KeyError, TypeError, ValueError) as error:
+            LOG.warning("df: the agent of host %s can't be understood: %r", agent["host"], error)
 
 
 class AgentTable:

@@ -60,7 +60,8 @@ NEUTRON_OPTS = [
         default=30.0,
         min=0.0,
         help="How many networks, subnets, ports and routers a second the leader compares with the DF DB in the background, "
-        "mending what differs. 0: none; 'dragonflow repair' does it by hand.",
+        "mending what differs. 0: none; 'dragonflow repair' does it by hand. A DF DB that is new or was lost is filled at once "
+        "and at full speed, whatever this says.",
     ),
 ]
 

@@ -7,6 +7,7 @@ same means as ever, with the same checks.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -18,16 +19,17 @@ from neutron.common import config as neutron_config
 from neutron_lib.context import get_admin_context
 from oslo_config import cfg
 
-from dragonflow.model import Binding, LogicalPort, NewerSchema, Row, decode, encode
+from dragonflow.model import CHASSIS_SCOPE, Binding, Chassis, LogicalPort, NewerSchema, Row, decode, encode
 from dragonflow.model.codec import CodecError, UnknownKind
-from dragonflow.neutron import config, db, translate
+from dragonflow.neutron import agents, config, db, translate
 from dragonflow.neutron.dfdb import DfDb
+from dragonflow.neutron.founding import REGION, Founding, is_whole
 from dragonflow.neutron.mirror import Mirror, same
 from dragonflow.neutron.source import KINDS, PORT_KIND, Found, Plugin, RowMaker
 from dragonflow.neutron.strays import SCOPES, strays
 from dragonflow.store.keycheck import Audit
 from dragonflow.store.keys import Pool
-from dragonflow.store.protocol import Check, Conflict, Delete, Key, Record, StoreCorrupt, Txn
+from dragonflow.store.protocol import ABSENT, Check, Conflict, Delete, Key, Put, Record, StoreCorrupt, Txn
 
 LOG = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Repair:
         self._mirror = Mirror(dfdb, neutron)
         self._pace = pace
         self._page = page
+        self._unjudged: set[tuple[str, str]] = set()
         self.objects = 0
 
     def run(self, fix: bool) -> Report:
@@ -108,7 +111,23 @@ class Repair:
         return Report(tuple(findings), len(db.waiting(get_admin_context())), objects)
 
     def findings(self, fix: bool) -> Iterator[Finding]:
-        """Compare all once, page by page, and tell each difference when it is found; mended already if ``fix``."""
+        """Compare all once, page by page, and tell each difference when it is found; mended already if ``fix``.
+
+        One is that nobody has said yet that the DF DB is whole; that is mended when nothing is missing any more.
+        """
+        if is_whole(self._store):
+            yield from self._compare(fix)
+            return
+        founding = Founding(self._store) if fix else None
+        self._unjudged.clear()
+        lacking = False
+        for finding in itertools.chain(self._chassis(fix), self._compare(fix)):
+            lacking = lacking or (finding.difference.startswith("missing") and not finding.fixed)
+            yield finding
+        whole = founding is not None and not lacking and self._write_unjudged() and founding.finish()
+        yield Finding(REGION.kind, REGION.id, "missing: nobody has said that the DF DB is whole", whole)
+
+    def _compare(self, fix: bool) -> Iterator[Finding]:
         snapshot = self._store.snapshot([*_SCOPES, _HOSTS + "*"])
         records = {record.key: record for record in snapshot.records}
         everything = iter(self._neutron.all())
@@ -116,7 +135,9 @@ class Repair:
             waiting = db.waiting(get_admin_context())
             for found in page:
                 known = [records.pop(key, None) for key in (found.key, *map(_key, _bindings_of(found.make)))]
-                if (found.kind, found.id) not in waiting:
+                if (found.kind, found.id) in waiting:
+                    self._unjudged.add((found.kind, found.id))
+                else:
                     yield from self._object(found, known, fix)
             self.objects += len(page)
             self._pace(len(page))
@@ -169,10 +190,12 @@ class Repair:
         Neutron was read before this. A change that it told of had its entry in the journal from the same moment on; if that is
         gone by now, its row was written before, and the record is another.
         """
-        if db.waits(get_admin_context(), kind, key.id):
-            return False
-        now = self._store.get(key)
-        return (None if now is None else now.revision) == (None if record is None else record.revision)
+        if not db.waits(get_admin_context(), kind, key.id):
+            now = self._store.get(key)
+            if (None if now is None else now.revision) == (None if record is None else record.revision):
+                return True
+        self._unjudged.add((kind, key.id))
+        return False
 
     def _mend_row(self, kind: str, key: Key, difference: str, fix: bool) -> Finding:
         record = self._store.get(key)
@@ -251,6 +274,25 @@ class Repair:
             yield Finding(f"key:{pool.name}", owner, difference, fixed)
 
     # -- mending -------------------------------------------------------------------------------------------------------
+
+    def _chassis(self, fix: bool) -> Iterator[Finding]:
+        """Hosts write their rows themselves, but one whose controller is away can't, and others would lose the way to it."""
+        known = {record.key.id for record in self._store.snapshot([CHASSIS_SCOPE]).records}
+        for chassis in agents.known_chassis():
+            if chassis.id not in known:
+                if fix:
+                    with contextlib.suppress(Conflict):  # its own controller was faster
+                        put = Put(_key(chassis), encode(chassis))
+                        self._store.commit(Txn((put,), (Check(put.key, ABSENT),)))
+                yield Finding(Chassis.__name__, chassis.id, "missing: Neutron's agent list has it", fix)
+
+    def _write_unjudged(self) -> bool:
+        """See to it that what was left to the journal is there, too. Returns whether it is."""
+        for kind, name in self._unjudged:
+            make = self._neutron.load(kind, name)
+            if make is not None and not self._sync(kind, name, make(0).scope):
+                return False
+        return True
 
     def _sync(self, kind: str, id: str, scope: str) -> bool:
         try:

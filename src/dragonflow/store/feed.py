@@ -61,12 +61,16 @@ class Feed:
     ``ScopeReset`` comes once for every added scope, and again when the changes in between are no longer to be had. ``Changes``
     without records says that the store is back after an outage. Work goes on only while the reader waits for the next
     item, and that wait may be cancelled and taken up again without loss. The iteration ends by cancellation or ``aclose``.
+
+    An ``anchor`` is a scope that is never dropped, and that is read anew with whatever is read, at the same revision: its
+    ``ScopeReset`` comes before theirs. So what it holds can say what to make of them.
     """
 
     def __init__(
         self,
         store: Store,
         *,
+        anchor: str | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 - it is frozen
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
@@ -75,7 +79,9 @@ class Feed:
         self._backoff = backoff
         self._sleep = sleep
         self._chance = chance
-        self._wanted: dict[str, bool] = {}  # scope → has been read, so that the watch carries on from there
+        self._anchor: tuple[str, ...] = () if anchor is None else (anchor,)
+        # scope → has been read, so that the watch carries on from there; the anchor is first
+        self._wanted: dict[str, bool] = dict.fromkeys(self._anchor, False)
         self._ready: deque[ScopeReset] = deque()  # read, and not yet handed out
         self._revision = 0
         self._watch: Watch | None = None
@@ -115,7 +121,7 @@ class Feed:
 
     def drop(self, scopes: Iterable[str]) -> None:
         """Be told no more of these scopes. What the reader has of them is its own to forget."""
-        gone = {scope for scope in scopes if self._wanted.pop(scope, None) is not None}
+        gone = {scope for scope in set(scopes).difference(self._anchor) if self._wanted.pop(scope, None) is not None}
         self._ready = deque(reset for reset in self._ready if reset.scope not in gone)
         if self._watch is not None:
             self._watch.drop(gone)
@@ -190,6 +196,7 @@ class Feed:
         return None
 
     async def _read(self) -> None:
+        self._wanted.update(dict.fromkeys(self._anchor, False))
         unread = [scope for scope, read in self._wanted.items() if not read]
         snapshot = await self._store.snapshot(unread)
         unread = [scope for scope in unread if self._wanted.get(scope) is False]

@@ -8,9 +8,9 @@ import pytest
 from dragonflow.controller.intake import Intake
 from dragonflow.controller.replica import Replica
 from dragonflow.model import LogicalPort, LogicalSwitch, Row, encode, network_scope
-from dragonflow.store.feed import Feed
-from dragonflow.store.memory import MemoryStore
-from dragonflow.store.protocol import Delete, Key, Put, Txn
+from dragonflow.store.memory import Memory, MemoryStore
+from dragonflow.store.protocol import Delete, Key, Put, Record, StoreError, Txn, Unavailable
+from dragonflow.testing import founding
 
 NET = LogicalSwitch(id="n1", key=1, network_type="geneve", segmentation_id=5, mtu=1442, revision=1)
 PORT = LogicalPort(id="p1", key=2, network="n1", mac="fa:16:3e:00:00:01", revision=1)
@@ -21,13 +21,23 @@ class World:
         self.store = MemoryStore()
         self.replica = Replica()
         self.news = asyncio.Event()
-        self.intake = Intake(Feed(self.store), self.replica, self.news.set)
+        self.intake = Intake(self.store, self.replica, self.news.set)
 
     async def put(self, row: Row, data: bytes | None = None) -> int:
         return await self.store.commit(Txn((Put(key(row), encode(row) if data is None else data),)))
 
     async def delete(self, row: Row) -> int:
         return await self.store.commit(Txn((Delete(key(row)),)))
+
+    @property
+    def held(self) -> tuple[Row, ...]:
+        """What the replica has of the networks."""
+        return (*self.replica.all(LogicalSwitch), *self.replica.all(LogicalPort))
+
+    async def come_to_rest(self) -> None:
+        """Until the intake has taken in whatever it will take in."""
+        for _ in range(50):
+            await asyncio.sleep(0)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -43,6 +53,7 @@ def key(row: Row) -> Key:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     world = World()
+    await founding.found(world.store)
     task = asyncio.create_task(world.intake.run())
     yield world
     task.cancel()
@@ -103,3 +114,89 @@ async def test_a_bad_row_in_the_first_snapshot_keeps_nothing_else_out(world: Wor
     assert list(world.intake.refused) == [key(PORT)]
     await world.delete(PORT)
     await world.until(lambda: not world.intake.refused)
+
+
+async def taken_in(world: World) -> None:
+    """The scope of n1, whole."""
+    await world.put(NET)
+    await world.put(PORT)
+    await world.intake.follow([network_scope("n1")])
+    await world.until(lambda: world.intake.in_sync)
+    assert world.held == (NET, PORT)
+
+
+async def test_nothing_is_taken_from_a_df_db_that_nobody_says_is_whole(world: World) -> None:
+    await world.store.commit(Txn((Delete(founding.KEY),)))
+    await world.until(lambda: world.intake.not_whole)
+    await world.put(NET)
+    await world.intake.follow([network_scope("n1")])
+    await world.come_to_rest()
+    assert (world.intake.arrived, world.held) == (set(), ())
+    await world.put(PORT)
+    await founding.found(world.store)
+    await world.until(lambda: world.intake.in_sync)
+    assert world.held == (NET, PORT)
+
+
+async def test_a_df_db_that_was_wiped_takes_nothing_away_and_whole_again_tells_the_difference(world: World) -> None:
+    await taken_in(world)
+    world.replica.take_changes()
+    await world.store.commit(Txn((Delete(key(NET)), Delete(key(PORT)), Delete(founding.KEY))))
+    await world.until(lambda: world.intake.not_whole)
+    assert not world.intake.in_sync
+    await world.put(msgspec.structs.replace(PORT, name="not yet"))
+    await world.come_to_rest()
+    assert world.held == (NET, PORT)
+    changed = msgspec.structs.replace(PORT, name="changed")
+    await world.put(NET)
+    await world.put(changed)
+    await founding.found(world.store)
+    await world.until(lambda: world.intake.in_sync)
+    assert [(change.old, change.new) for change in world.replica.take_changes()] == [(PORT, changed)]
+
+
+class Ahead(MemoryStore):
+    """What is there already, before the watch tells: these answers to the first questions, then as it is."""
+
+    def __init__(self, memory: Memory, *answers: Record | StoreError | None) -> None:
+        super().__init__(memory)
+        self.answers = list(answers)
+
+    async def get(self, key: Key) -> Record | None:
+        if not self.answers:
+            return await super().get(key)
+        answer = self.answers.pop(0)
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+
+async def test_a_deletion_that_is_told_before_that_of_the_regions_row_is_not_believed(world: World) -> None:
+    await taken_in(world)
+    world.intake._store = Ahead(world.store.memory, None)
+    await world.delete(PORT)
+    await world.until(lambda: world.intake.not_whole)
+    assert world.held == (NET, PORT)
+
+
+async def test_a_deletion_waits_until_it_is_known_whether_the_df_db_stands(world: World) -> None:
+    await taken_in(world)
+    world.intake._store = ahead = Ahead(world.store.memory, Unavailable("hangs"))
+    await world.delete(PORT)
+    await world.until(lambda: world.held == (NET,))
+    assert ahead.answers == []
+    assert world.intake.outage is None
+
+
+async def test_another_df_db_is_read_anew_whatever_its_revisions(world: World) -> None:
+    """Its row of the port is older than the one that was known, and its region's row another; no change was told."""
+    await taken_in(world)
+    other, memory = msgspec.structs.replace(PORT, name="other"), world.store.memory
+    with memory.lock:
+        rows = {founding.KEY: encode(founding.REGION), key(NET): encode(NET), key(other): encode(other)}
+        memory.log = {each: Record(each, data, 1) for each, data in rows.items()}
+        memory.revision += 10
+        memory.compacted = memory.revision
+        memory.wake()
+    await world.until(lambda: world.held == (NET, other))
+    assert world.intake.in_sync
