@@ -43,6 +43,10 @@ class World(Protocol):
         """The objects whose indexed field has the given value."""
         ...
 
+    def all(self, model: type[M]) -> Sequence[M]:
+        """All objects of a kind."""
+        ...
+
 
 def interfaces(port: LogicalPort, world: World) -> Sequence[OvsPort]:
     """The port's interfaces on the integration bridge that have an OpenFlow port, the one to use first."""
@@ -144,21 +148,21 @@ def reached(networks: Iterable[str], world: World) -> tuple[set[str], dict[str, 
     return found, routers
 
 
-def doorkeeper(interface: LogicalPort, network: LogicalSwitch, view: View) -> str | None:
+def doorkeeper(interface: LogicalPort, network: LogicalSwitch, world: World) -> str | None:
     """The one chassis that uses the MAC of a router's interface on the network's physical network.
 
     Rendezvous hashing chooses it of those that are alive, have a way there, and a port behind the router: they all follow the
     same rows, and choose alike. One chassis more or less moves only the interfaces that are its own. If none is known to be
     alive, it is one of all of them: leases ran out while the DF DB was away.
     """
-    networks, _ = reached((network.id,), view)
+    networks, _ = reached((network.id,), world)
     candidates = [
         chassis.id
-        for chassis in view.all(Chassis)
+        for chassis in world.all(Chassis)
         if bridge_of(network, chassis.bridge_mappings) is not None
-        and any(view.where(LogicalPort, station=station(each, chassis.id)) for each in sorted(networks))
+        and any(world.where(LogicalPort, station=station(each, chassis.id)) for each in sorted(networks))
     ]
-    candidates = [it for it in candidates if view.get(Alive, it) is not None] or candidates
+    candidates = [it for it in candidates if world.get(Alive, it) is not None] or candidates
     return max(candidates, key=lambda it: blake2b(f"{interface.id}|{it}".encode()).digest(), default=None)
 
 

@@ -7,9 +7,12 @@ from msgspec.structs import replace
 from dragonflow.apps import APPS
 from dragonflow.apps.external import External
 from dragonflow.apps.wiring import chassis_mac
+from dragonflow.cli.common import Contents
+from dragonflow.cli.show import _doorkeepers
 from dragonflow.controller.view import Me
-from dragonflow.model import Alive, Chassis, LogicalPort
+from dragonflow.model import Alive, Chassis, LogicalPort, LogicalRouter, Row, encode
 from dragonflow.pipeline import Fact, Flow, Owner, match
+from dragonflow.store.protocol import Key, Record
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
 from dragonflow.testing.worlds import World
@@ -43,6 +46,15 @@ def test_there_is_one_for_all_and_another_when_it_dies() -> None:
         alive = [it for it in ALIVE if it not in gone]
         (other,) = keepers(*BASE, *HOSTS, *alive, *PORTS)
         assert (other == first) == (first in {it.id for it in alive})
+
+
+def test_operators_see_who_it_is() -> None:
+    world = [*BASE, *HOSTS, *ALIVE, *PORTS]
+    rows = [it for it in world if isinstance(it, Row)]
+    router = next(it for it in rows if isinstance(it, LogicalRouter))
+    records = [Record(Key(it.scope, type(it).__name__, it.id), encode(it), 1) for it in rows]
+    ((port, chassis),) = _doorkeepers(router, Contents(1, records))
+    assert (port.id, [chassis]) == ("r-vlan", keepers(*world))
 
 
 def test_it_lives_has_a_way_there_and_a_port_behind_the_router() -> None:
