@@ -1,5 +1,4 @@
-"""Where a packet comes from: the port of this chassis, or from outside the network in which another chassis sent it, or somebody
-on a physical network."""
+"""Where a packet comes from: a port of this chassis, or outside, and then in which network it is there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Which interface of this chassis is a port's, whether the port is only prepared here, and at what addresses it is found;
-and which interface leads to a physical network.
+"""How ports and networks are joined to this chassis: which interface is a port's, whether the port is only prepared here, at what
+addresses it is found; which interface leads to a physical network, with which tag, and which chassis speaks for routers there.
 
 A live migration's destination stands in ``LogicalPort.standby`` until Neutron moves the binding. Once the port is plugged there
 it is *wired*: what its interface sends is classified, and what other chassis send to it is delivered. The port's place stays
