@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -14,6 +16,7 @@ import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, reaches
 from msgspec.structs import replace
 
+from dragonflow.apps.door import Door
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.controller.probe import Planner
 from dragonflow.controller.report import claims
@@ -21,7 +24,7 @@ from dragonflow.controller.view import Me
 from dragonflow.lab import system
 from dragonflow.lab.physical import PhysicalNetwork
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Binding, FixedIP, LogicalPort, OvsPort
+from dragonflow.model import Alive, Binding, FixedIP, LogicalPort, OvsPort
 from dragonflow.pipeline import Local, Remote
 from dragonflow.switch.trace import parse
 from dragonflow.testing import worlds
@@ -209,10 +212,10 @@ async def test_a_port_that_moves_over_the_physical_network_gives_balanced_events
             events.append([str(event) for event in settled.events])
         assert events == [["local_deleted v1", "remote_created v1"], ["remote_deleted v1"]]
         inside(old, "ip", "link", "set", "eth0", "down")
-        await two.vm(replace(V1, chassis="h2"), *address(V1))
+        new = await two.vm(replace(V1, chassis="h2"), *address(V1))
         assert two.engine.places["v1"] != one.engine.places["v1"] == Remote("h2", patch(one))
-        # The physical switch learns the MAC's new place from the guest's first packet, whenever its kernel sends one.
-        assert any(reaches(peer, V1.ips[0]) for _ in range(5))
+        assert reaches(new, "10.0.0.99"), "as soon as it speaks, the physical switch knows where it is"
+        assert reaches(peer, V1.ips[0])
         settled = await one.now(
             replace(V1, chassis="h3"), worlds.chassis("h3", "198.18.8.3", bridge_mappings=worlds.MAPPINGS)
         )
@@ -263,7 +266,7 @@ W1, W2 = (
 )
 
 
-async def test_a_router_joins_a_vlan_and_a_tunnelled_network_without_its_mac_on_the_physical_one(
+async def test_a_router_joins_a_vlan_and_a_tunnelled_network_with_its_mac_at_one_port_of_the_physical_one(
     ground: Ground,
 ) -> None:
     """Each of four VMs on two hosts reaches all others; the switch outside sees MACs of VMs and hosts, each at one port."""
@@ -285,9 +288,80 @@ async def test_a_router_joins_a_vlan_and_a_tunnelled_network_without_its_mac_on_
         learnt = [line.split() for line in ground.switch.appctl("fdb/show", "physnet1").splitlines()[1:]]
         seen = {mac: port for port, _, mac, _ in learnt}
         assert len(seen) == len(learnt), "a MAC at two ports"
-        assert TO_VLAN.mac not in seen
-        assert seen.keys() >= {chassis_mac("h1"), chassis_mac("h2"), W1.mac, W2.mac}
-        assert seen[chassis_mac("h1")] == seen[W1.mac] != seen[chassis_mac("h2")] == seen[W2.mac]
+        assert seen[W1.mac] != seen[W2.mac]
+        (keeper,) = [here for here in (one, two) if keeps(here)]
+        for here, guest in ((one, W1), (two, W2)):
+            routers, not_here = (TO_VLAN.mac, chassis_mac(here.me.chassis))[:: 1 if here is keeper else -1]
+            assert seen[routers] == seen[guest.mac], "the doorkeeper alone uses the router's own"
+            assert here is not keeper or not_here not in seen
+
+
+async def test_a_machine_outside_is_routed_to_by_one_chassis_and_reached_from_all(ground: Ground) -> None:
+    """It has one router, at one port of its switch, and finds it anew when the doorkeeper dies."""
+    peer = ground.peer("10.1.0.99/24", vlan=100)
+    inside(peer, "ip", "route", "add", "default", "via", "10.1.0.1")
+    alive = {name: Alive(id=name, since=0.0) for name in ("h1", "h2")}
+    async with hosts(ground) as (one, two), asyncio.TaskGroup() as group:
+        vms = []
+        for here, mine in ((one, T1), (two, T2)):
+            await here.now(*SUBNETS, R, TO_VLAN, TO_NET, W1, W2, *alive.values())
+            vm = await here.vm(mine, *address(mine))
+            inside(vm, "ip", "route", "add", "default", "via", "10.0.0.1")
+            vms.append(vm)
+        living = [group.create_task(here.live()) for here in (one, two)]
+
+        async def meets(vm: str, target: str) -> bool:
+            return await asyncio.to_thread(reaches, vm, target)
+
+        for port in (T1, T2):
+            assert await meets(peer, port.ips[0]), port.id
+        assert await meets(peer, "10.1.0.1"), "the router itself"
+        for vm in vms:
+            assert await meets(vm, "10.1.0.99")
+            assert not await meets(vm, "10.1.0.98")
+        assert TO_VLAN.mac in inside(peer, "ip", "neigh", "show", "10.1.0.1").stdout
+        assert len((await asyncio.to_thread(inside, peer, sys.executable, "-c", ASK)).stdout.split()) == 1
+        keeper = at(ground, TO_VLAN.mac)
+        assert keeper is not None
+        (first,) = [here for here in (one, two) if keeps(here)]
+        for here in (one, two):
+            await here.now(gone=(alive[first.me.chassis],))
+        (second,) = [here for here in (one, two) if keeps(here)]
+        assert second is not first
+        for packet in Door().unasked(second.view()):
+            second.switch.send(packet)
+        for port in (T1, T2):
+            assert await meets(peer, port.ips[0]), port.id
+        assert at(ground, TO_VLAN.mac) not in (None, keeper)
+        for task in living:
+            task.cancel()
+
+
+ASK = """
+import socket
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+wire.bind(("eth0", 0x0806))
+wire.settimeout(1)
+mac = wire.getsockname()[4]
+wire.send(b"\\xff" * 6 + mac + bytes.fromhex("0806 0001 0800 06 04 0001") + mac + bytes((10, 1, 0, 99, *bytes(6), 10, 1, 0, 1)))
+try:
+    while answer := wire.recv(99):
+        if answer[20:22] == bytes((0, 2)):
+            print(answer[22:28].hex(":"))
+except TimeoutError:
+    pass
+"""
+"""Ask who has the router's address, and print the MAC of each who answers."""
+
+
+def keeps(here: TestChassis) -> bool:
+    return any(True for _ in Door().unasked(here.view()))
+
+
+def at(ground: Ground, mac: str) -> str | None:
+    """The port of the physical switch at which a MAC is."""
+    learnt = (line.split() for line in ground.switch.appctl("fdb/show", "physnet1").splitlines()[1:])
+    return next((port for port, _, its, _ in learnt if its == mac), None)
 
 
 def proves(here: TestChassis, planner: Planner, port: str) -> None:

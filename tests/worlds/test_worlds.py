@@ -61,7 +61,8 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
             for scope in sorted(
-                {f"net:{it}" for it in ("net", "far", "vlan", "flat", "other", "tags", "ext")} | {"chassis", "router:r"}
+                {f"net:{it}" for it in ("net", "far", "vlan", "flat", "other", "tags", "ext")}
+                | {"chassis", "alive", "router:r"}
             ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)

@@ -5,6 +5,7 @@ from dragonflow.apps.base import App
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dnat import Dnat
+from dragonflow.apps.door import Door
 from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
@@ -27,6 +28,7 @@ APPS: tuple[App, ...] = (
     Advertisement(),
     Resolution(),
     External(),
+    Door(),
     L2(),
 )
 check(APPS)

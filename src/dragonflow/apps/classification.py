@@ -1,5 +1,4 @@
-"""Where a packet comes from: the port of this chassis, the network in which another chassis sent it, somebody on a physical
-network, or the metadata proxy."""
+"""Where a packet comes from: a port of this chassis, or outside, and then in which network it is there."""
 
 from __future__ import annotations
 

@@ -20,13 +20,25 @@ from dragonflow.apps.l3 import L3, is_next
 from dragonflow.apps.wiring import physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalSwitch, Neighbour
-from dragonflow.pipeline import NETWORK, ApplyMeter, Fact, Punt, PuntKind, Stage, Table, match, punt_meter, set_field
+from dragonflow.pipeline import (
+    NETWORK,
+    ApplyMeter,
+    Fact,
+    Meter,
+    Punt,
+    PuntKind,
+    Stage,
+    Table,
+    match,
+    punt_meter,
+    set_field,
+)
 
 LEARNT = 8
 """Priority of neighbours that were asked for: who is in the DF DB comes before."""
 
 _RATE, _BURST = 20, 40
-"""Announcements a second, and at once, that are listened to of each physical network."""
+"""Answers and announcements a second, and at once, that are listened to of each physical network."""
 
 
 class External(App):
@@ -55,10 +67,15 @@ class External(App):
             return
         found = is_next(network.key, neighbour.address)
         yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
-        meter = punt_meter(PuntKind.NEIGHBOUR_HEARD, ofport, _RATE, _BURST)
+        meter = heard_meter(ofport)
         yield meter
         announces = {"eth_type": 0x0806, "arp_spa": neighbour.address, "arp_tpa": neighbour.address}
         heard = Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
         yield self.arrival.flow(
             20, match((NETWORK, network.key), **announces), ApplyMeter(meter.id), heard, goto=L2.lookup
         )
+
+
+def heard_meter(ofport: int) -> Meter:
+    """For what the controller hears from a physical network, by the OpenFlow port that leads there."""
+    return punt_meter(PuntKind.NEIGHBOUR_HEARD, ofport, _RATE, _BURST)

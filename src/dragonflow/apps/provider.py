@@ -12,7 +12,8 @@ and what comes from it is for local ports only: whoever else it is for has got i
 A guest's own tags don't leave: on a flat network they would put its packets into whatever VLAN it likes.
 
 A router's interface has the same MAC on every chassis. On a physical network it would be at many places at once, and switches
-there would learn it anew with each packet. So what a chassis has routed leaves with a MAC of its own (``chassis_mac``).
+would learn it anew with each packet. So what a chassis has routed leaves with a MAC of its own (``chassis_mac``), but for the one
+chassis that answers for the interface there (see ``door``).
 
 Cost in flows: 2 a mapped bridge and network (3 if it is flat) on each chassis that follows the network, 1 a port on another
 chassis, and 1 a router's interface. The flood groups have one bucket for the physical network, however many chassis it joins.
@@ -32,6 +33,7 @@ from dragonflow.apps.wiring import (
     UNTAGGED,
     bridge_of,
     chassis_mac,
+    doorkeeper,
     patch_name,
     patch_ofport,
     physical_ofport,
@@ -118,7 +120,7 @@ class Provider(App):
         ofport = physical_ofport(network, view.me.bridge_mappings, view)
         if ofport is None:
             return
-        if port.router is not None:
+        if port.router is not None and doorkeeper(port, network, view) != view.me.chassis:
             routed = match((NETWORK, network.key), eth_src=port.mac, vlan_vid=UNTAGGED)
             own = set_field(eth_src=chassis_mac(view.me.chassis))
             yield L2.outside.flow(20, routed, *own, *_out(tag, ofport))

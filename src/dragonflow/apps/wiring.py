@@ -1,5 +1,5 @@
-"""Which interface of this chassis is a port's, whether the port is only prepared here, and at what addresses it is found;
-and which interface leads to a physical network.
+"""How ports and networks are joined to this chassis: which interface is a port's, whether the port is only prepared here, at what
+addresses it is found; which interface leads to a physical network, with which tag, and which chassis speaks for routers there.
 
 A live migration's destination stands in ``LogicalPort.standby`` until Neutron moves the binding. Once the port is plugged there
 it is *wired*: what its interface sends is classified, and what other chassis send to it is delivered. The port's place stays
@@ -11,14 +11,24 @@ A trunk's child is wired where its parent is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import Any, Protocol, TypeVar
 
 from dragonflow.controller.view import View
-from dragonflow.model import PHYSICAL_TYPES, BridgeMapping, LogicalPort, LogicalSwitch, OvsPort
+from dragonflow.model import (
+    PHYSICAL_TYPES,
+    Alive,
+    BridgeMapping,
+    Chassis,
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    OvsPort,
+    station,
+)
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
 
@@ -41,6 +51,10 @@ class World(Protocol):
 
     def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
         """The objects whose indexed field has the given value."""
+        ...
+
+    def all(self, model: type[M]) -> Sequence[M]:
+        """All objects of a kind."""
         ...
 
 
@@ -126,6 +140,40 @@ def chassis_mac(chassis: str) -> str:
     Of 1,000 chassis, two share one with a probability of 1 : 2,000,000.
     """
     return (b"\x02" + blake2b(chassis.encode(), digest_size=5).digest()).hex(":")
+
+
+def reached(networks: Iterable[str], world: World) -> tuple[set[str], dict[str, LogicalRouter | None]]:
+    """The networks that routers join to these, themselves among them; and the routers, as far as they are known."""
+    found, routers = set(networks), dict[str, LogicalRouter | None]()
+    left = list(found)
+    while left:
+        for port in world.where(LogicalPort, routed_network=left.pop()):
+            if port.device_id in routers:
+                continue
+            router = routers[port.device_id] = world.get(LogicalRouter, port.device_id)
+            for interface in () if router is None else router.interfaces:
+                if interface.network not in found:
+                    found.add(interface.network)
+                    left.append(interface.network)
+    return found, routers
+
+
+def doorkeeper(interface: LogicalPort, network: LogicalSwitch, world: World) -> str | None:
+    """The one chassis that uses the MAC of a router's interface on the network's physical network.
+
+    Rendezvous hashing chooses it of those that are alive, have a way there, and a port behind the router: they all follow the
+    same rows, and choose alike. One chassis more or less moves only the interfaces that are its own. If none is known to be
+    alive, it is one of all of them: leases ran out while the DF DB was away.
+    """
+    networks, _ = reached((network.id,), world)
+    candidates = [
+        chassis.id
+        for chassis in world.all(Chassis)
+        if bridge_of(network, chassis.bridge_mappings) is not None
+        and any(world.where(LogicalPort, station=station(each, chassis.id)) for each in sorted(networks))
+    ]
+    candidates = [it for it in candidates if world.get(Alive, it) is not None] or candidates
+    return max(candidates, key=lambda it: blake2b(f"{interface.id}|{it}".encode()).digest(), default=None)
 
 
 def is_standby(port: LogicalPort, chassis: str) -> bool:

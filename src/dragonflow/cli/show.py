@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 
 from dragonflow.cli.common import ConfigFiles, Contents, Json, StoreUrl, print_rows, read, store_url
 from dragonflow.model import (
+    PHYSICAL_TYPES,
     TUNNEL_TYPES,
     Alive,
     Chassis,
@@ -89,7 +91,7 @@ def networks(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: J
 
 @app.command()
 def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
-    """Logical routers: their addresses in each network, and their extra routes."""
+    """Logical routers: their addresses in each network, who answers for them on physical ones, and their extra routes."""
     contents = read(store_url(config_file, store))
     names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
     ports = {port.id: port for port in contents.of(LogicalPort)}
@@ -106,6 +108,10 @@ def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
                 else f"{names.get(each.network, each.network)}: no port {each.port}"
                 for each in row.interfaces
             ],
+            "doorkeepers": [
+                f"{names.get(port.network, port.network)}: {chassis or 'none'}"
+                for port, chassis in _doorkeepers(row, contents)
+            ],
             "gateway": None
             if row.gateway is None
             else f"{names.get(row.gateway.network, row.gateway.network)}: "
@@ -114,8 +120,20 @@ def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
         }
         for row in contents.of(LogicalRouter)
     ]
-    columns = ["id", "name", "key", "admin_up", "interfaces", "gateway", "routes"]
+    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "routes"]
     print_rows(f"{len(rows)} routers at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _doorkeepers(router: LogicalRouter, contents: Contents) -> Iterator[tuple[LogicalPort, str | None]]:
+    """The router's interfaces on physical networks, and for each the chassis that answers for it there."""
+    from dragonflow.apps.wiring import doorkeeper  # noqa: PLC0415 - the apps take time to load
+    from dragonflow.controller.expect import Rows  # noqa: PLC0415
+
+    known = Rows(contents.rows)
+    for interface in router.interfaces:
+        port, network = known.get(LogicalPort, interface.port), known.get(LogicalSwitch, interface.network)
+        if port is not None and network is not None and network.network_type in PHYSICAL_TYPES:
+            yield port, doorkeeper(port, network, known)
 
 
 @app.command(name="floating-ips")

@@ -47,7 +47,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
     """For each chassis that follows the port's network, given all rows of the DF DB. Costs milliseconds a chassis."""
-    known = _Rows(rows)
+    known = Rows(rows)
     family = [
         it
         for it in known.all(LogicalPort)
@@ -74,7 +74,7 @@ def _is_near(row: Row, networks: Container[str]) -> bool:
     return not isinstance(row, LogicalPort)
 
 
-def _expect(port: LogicalPort, chassis: Chassis, seen: Iterable[Row], known: _Rows) -> Expected:
+def _expect(port: LogicalPort, chassis: Chassis, seen: Iterable[Row], known: Rows) -> Expected:
     replica = Replica()
     for row in seen:
         if row.scope not in replica.scopes:
@@ -94,7 +94,7 @@ def _expect(port: LogicalPort, chassis: Chassis, seen: Iterable[Row], known: _Ro
     return Expected(chassis.id, engine.locality(port.id), tuple(dict.fromkeys(troubles.values())))
 
 
-def _works(port: LogicalPort, chassis: Chassis, known: _Rows) -> bool:
+def _works(port: LogicalPort, chassis: Chassis, known: Rows) -> bool:
     """Whether the chassis has said that it has the port plugged, for the present binding."""
     return any(
         it.chassis == chassis.id and it.status == "ACTIVE" and it.generation == port.generation
@@ -102,7 +102,7 @@ def _works(port: LogicalPort, chassis: Chassis, known: _Rows) -> bool:
     )
 
 
-class _Rows:
+class Rows:
     """All rows of a DF DB. Unlike a controller's replica it holds a row of each host where several speak of one port."""
 
     def __init__(self, rows: Iterable[Row]) -> None:

@@ -33,6 +33,8 @@ import msgspec
 from dragonflow import __version__
 from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
+from dragonflow.apps.door import PERIOD as DOOR_PERIOD
+from dragonflow.apps.door import Door
 from dragonflow.config import ConfigError
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
@@ -253,6 +255,7 @@ class Controller:
                 self._switch.run(),
                 self._answerer.run(self._switch.send),
                 announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
+                announce(Door().unasked, self._view, self._switch.send, DOOR_PERIOD),
                 announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
                 announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
                 self._drive(),

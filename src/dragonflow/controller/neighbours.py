@@ -1,4 +1,4 @@
-"""Finds the MACs of neighbours in external networks: asks by ARP, listens, keeps asking, and forgets.
+"""Finds the MACs of neighbours on physical networks: asks by ARP, listens, keeps asking, and forgets.
 
 ::
 
@@ -7,9 +7,10 @@
                                                 └──► the packets that waited
     every second ──► tick ──► requests: gateways, who has not answered yet, who has not been heard of for long
 
-It speaks in the name of floating IPs that are here. What nobody asked for is not believed. Everything is bounded: how many are
-known, how many are asked for, how many packets wait. Who answers no more is forgotten after three questions, one a second; a
-packet that wants it then begins anew. After a restart of the controller it goes on with what the switch has in its flows.
+It speaks in the name of floating IPs that are here, or in nobody's (``apps.door``). What nobody asked for is not believed.
+Everything is bounded: how many are known, how many are asked for, how many packets wait. Who answers no more is forgotten after
+three questions, one a second; a packet that wants it then begins anew. After a restart of the controller it goes on with what the
+switch has in its flows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ipaddress import IPv4Address, ip_network
 
 from dragonflow.apps.base import Answer
 from dragonflow.apps.dnat import Speaker, speaker, speakers
+from dragonflow.apps.door import voice, voices
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.recall import Recalled, recall
 from dragonflow.controller.replica import Replica
@@ -96,9 +98,8 @@ class Neighbours:
         return {PuntKind.NEIGHBOUR_WANTED: self.wanted, PuntKind.NEIGHBOUR_HEARD: self.heard}
 
     def wanted(self, punted: Punted, view: View) -> Iterator[PacketOut]:
-        """A packet of a floating IP, translated already, for whose next hop there is no flow: ask, and keep the packet."""
-        floating = view.get(FloatingIp, punted.data.decode())
-        found = None if floating is None else speaker(floating, view)
+        """A packet for whose next hop there is no flow: ask, and keep it. It names the floating IP, or else the network."""
+        found = _speaker(punted.data.decode(), view)
         if found is None:
             return
         it = found.network.id, IPv4Address(punted.read(NEXT_HOP[0]))
@@ -133,16 +134,16 @@ class Neighbours:
     def tick(self, view: View) -> Iterator[PacketOut]:
         """What to ask now. To be called every ``PERIOD`` seconds."""
         here: dict[str, list[Speaker]] = {}
-        for found in speakers(view):
+        for found in (*speakers(view), *voices(view)):
             here.setdefault(found.network.id, []).append(found)
         self._want_gateways(here, view)
         yield from self._ask_on()
         yield from self._ask_again(here, view)
 
     def _want_gateways(self, here: Mapping[str, list[Speaker]], view: View) -> None:
-        """Gateways are found before a packet wants them."""
+        """Gateways of external networks are found before a packet wants them."""
         for network, its in here.items():
-            for subnet in view.where(Subnet, network=network):
+            for subnet in view.where(Subnet, network=network) if its[0].network.external else ():
                 if subnet.gateway_ip is None or ":" in subnet.gateway_ip:
                     continue
                 it = network, IPv4Address(subnet.gateway_ip)
@@ -190,6 +191,13 @@ class Neighbours:
         network, address = it
         self._replica.remove_neighbour(f"{network}/{address}")
         self._on_news()
+
+
+def _speaker(name: str, view: View) -> Speaker | None:
+    floating, network = view.get(FloatingIp, name), view.get(LogicalSwitch, name)
+    if floating is not None:
+        return speaker(floating, view)
+    return None if network is None else voice(network, view)
 
 
 def _best(its: list[Speaker], address: IPv4Address, view: View) -> Speaker:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dragonflow.apps.wiring import World
+from dragonflow.apps.wiring import World, reached
 from dragonflow.model import (
+    ALIVE_SCOPE,
     CHASSIS_SCOPE,
     Binding,
-    LogicalPort,
-    LogicalRouter,
     host_scope,
     network_scope,
     router_scope,
@@ -25,24 +24,11 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
 
     Of a router's gateway the external network is followed, where its floating IPs lie, but not the routers of others there.
     """
-    networks = {binding.network for binding in rows.where(Binding, host=chassis)}
-    routers: set[str] = set()
-    outside: set[str] = set()
-    reached = list(networks)
-    while reached:
-        for port in rows.where(LogicalPort, routed_network=reached.pop()):
-            if port.device_id in routers:
-                continue
-            routers.add(port.device_id)
-            router = rows.get(LogicalRouter, port.device_id)
-            if router is not None and router.gateway is not None:
-                outside.add(router.gateway.network)
-            for interface in () if router is None else router.interfaces:
-                if interface.network not in networks:
-                    networks.add(interface.network)
-                    reached.append(interface.network)
+    networks, routers = reached((binding.network for binding in rows.where(Binding, host=chassis)), rows)
+    outside = {it.gateway.network for it in routers.values() if it is not None and it.gateway is not None}
     return {
         CHASSIS_SCOPE,
+        ALIVE_SCOPE,
         host_scope(chassis),
         status_scope(chassis),
         *map(network_scope, networks | outside),

@@ -40,6 +40,7 @@ from dragonflow.model.rows import (
     host_scope,
     network_scope,
     router_scope,
+    station,
     status_scope,
 )
 
@@ -90,5 +91,6 @@ __all__ = [
     "host_scope",
     "network_scope",
     "router_scope",
+    "station",
     "status_scope",
 ]

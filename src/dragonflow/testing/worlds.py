@@ -262,6 +262,21 @@ FLOATING: tuple[Object, ...] = (
 )
 """A router leads to an external network. Two ports have floating IPs there, one of them on the other chassis."""
 
+DOOR: tuple[Object, ...] = (
+    *(it for it in PHYSICAL if it.id not in ("flat", "f")),
+    *(
+        chassis("here", "192.0.2.1", bridge_mappings=MAPPINGS),
+        Alive(id="here", since=0.0),
+        Alive(id="there", since=0.0),
+    ),
+    *(subnet("v4", "10.0.0.0/24"), subnet("vlan4", "10.1.0.0/24", "vlan")),
+    router("r", 1, "net", "vlan"),
+    interface("r", 21, FixedIP("v4", "10.0.0.1")),
+    interface("r", 22, FixedIP("vlan4", "10.1.0.1"), net="vlan"),
+    neighbour("10.1.0.99", "02:ee:00:00:00:02", "vlan"),
+)
+"""A router joins the VLAN to the tunnelled network; a machine on the VLAN is known."""
+
 SERVED: tuple[Object, ...] = (
     *PAIR,
     subnet(gateway_ip="10.0.0.1"),
@@ -293,5 +308,6 @@ STATES: dict[str, Callable[[], World]] = {
     "floating": lambda: World.of(ME, *FLOATING),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
+    "door": lambda: World.of(ME, *DOOR),
 }
 """Worlds by name."""

@@ -241,6 +241,7 @@ def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
     assert edge["interfaces"] == ["blue: 10.0.0.5", "flat: no port gone"]
     assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
     assert edge["gateway"] == "flat: "
+    assert edge["doorkeepers"] == [], "its port on the physical network isn't there"
 
 
 def test_floating_ips_tell_for_whom_they_stand_and_where(url: str) -> None:

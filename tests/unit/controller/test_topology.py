@@ -7,7 +7,7 @@ from dragonflow.controller.topology import needed_scopes
 from dragonflow.model import Binding, FixedIP, RouterGateway
 from dragonflow.testing import worlds
 
-OWN = {"chassis", "host:here", "status:here"}
+OWN = {"alive", "chassis", "host:here", "status:here"}
 BOUND = Binding(id="a", host="here", network="n1", generation=0)
 
 

@@ -19,6 +19,7 @@ from dragonflow.controller.view import Me
 from dragonflow.model import (
     DHCP_PORT,
     AddressPair,
+    Alive,
     DhcpOption,
     FixedIP,
     FloatingIp,
@@ -35,10 +36,11 @@ from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
 from dragonflow.testing.worlds import World
 
-SCOPES = ("chassis", "net:n1", "net:n2", "net:ext", "router:r1")
+SCOPES = ("chassis", "alive", "net:n1", "net:n2", "net:ext", "router:r1")
 PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
+ALIVE = (Alive(id="here", since=0.0), Alive(id="b", since=0.0))
 TAPS = ("tap1", "tap2", "tap3", "tap4")
 INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex")
 
@@ -49,6 +51,8 @@ chassis_rows = st.builds(
     tunnel_types=st.sampled_from((("geneve",), ("geneve", "vxlan"), ("gre",))),
     bridge_mappings=st.sampled_from((worlds.MAPPINGS, ())),
 ) | st.builds(worlds.chassis, st.just("c"), st.sampled_from(("192.0.2.3", "192.0.2.1")))
+
+host_rows = chassis_rows | st.sampled_from(ALIVE)
 
 network_rows = st.builds(
     lambda name, fields: worlds.network(name, int(name[1:]), **fields),
@@ -220,7 +224,8 @@ class History(RuleBasedStateMachine):
             *floating(),
         )
         there = worlds.chassis("b", "192.0.2.2", bridge_mappings=worlds.MAPPINGS)
-        rows = (there, worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
+        here = worlds.chassis("here", "192.0.2.1", bridge_mappings=worlds.MAPPINGS)
+        rows = (there, here, *ALIVE, worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
         for row in rows:
             self.write(row)
         for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
@@ -230,7 +235,7 @@ class History(RuleBasedStateMachine):
         self.deliver(len(self.log))
         self.settle()
 
-    @rule(row=chassis_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows)
+    @rule(row=host_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows)
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
@@ -508,6 +513,11 @@ def a_network_lies_on_a_physical_one(history: History) -> None:
     history.compare()
     history.replug("df-int-br-ex")
     history.compare()
+    for alive in ALIVE:
+        _delete(history, Alive, alive.id)
+        history.deliver(1)
+        history.compare()
+    _deliver(history, *ALIVE)
     for mappings in ((), worlds.MAPPINGS):
         _deliver(history, worlds.chassis("b", "192.0.2.2", bridge_mappings=mappings))
         history.compare()
