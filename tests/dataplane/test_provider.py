@@ -14,13 +14,14 @@ import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, reaches
 from msgspec.structs import replace
 
+from dragonflow.apps.wiring import chassis_mac
 from dragonflow.controller.probe import Planner
 from dragonflow.controller.report import claims
 from dragonflow.controller.view import Me
 from dragonflow.lab import system
 from dragonflow.lab.physical import PhysicalNetwork
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Binding, LogicalPort, OvsPort
+from dragonflow.model import Binding, FixedIP, LogicalPort, OvsPort
 from dragonflow.pipeline import Local, Remote
 from dragonflow.switch.trace import parse
 from dragonflow.testing import worlds
@@ -246,6 +247,46 @@ async def test_a_port_is_active_only_while_its_physical_network_is_there(ground:
         assert said(one, "v1") == ("DOWN", reason)
         assert "v2" not in one.engine.places
         assert isinstance(one.engine.places["v1"], Local)
+
+
+R = worlds.router("r", 9, "vlan", "net")
+TO_VLAN = worlds.interface("r", 61, FixedIP("s-vlan", "10.1.0.1"), FixedIP("s-vlan6", "fd01::1"), net="vlan")
+TO_NET = worlds.interface("r", 62, FixedIP("v4", "10.0.0.1"), FixedIP("v6", "fd00::1"))
+SUBNETS = (
+    *worlds.SUBNETS[:2],
+    *(worlds.subnet("s-vlan", "10.1.0.0/24", "vlan"), worlds.subnet("s-vlan6", "fd01::/64", "vlan")),
+)
+W1, W2 = (
+    replace(port, fixed_ips=(FixedIP("s-vlan", f"10.1.0.{port.key}"), FixedIP("s-vlan6", f"fd01::{port.key}")))
+    for port in (V1, V2)
+)
+
+
+async def test_a_router_joins_a_vlan_and_a_tunnelled_network_without_its_mac_on_the_physical_one(
+    ground: Ground,
+) -> None:
+    """Each of four VMs on two hosts reaches all others; the switch outside sees MACs of VMs and hosts, each at one port."""
+    async with hosts(ground) as (one, two):
+        vms = {}
+        for here, mine in ((one, (W1, T1)), (two, (W2, T2))):
+            await here.now(*SUBNETS, R, TO_VLAN, TO_NET, W1, W2)
+            for port in mine:
+                vm = vms[port] = await here.vm(port, *address(port))
+                four, six = ("10.1.0.1", "fd01::1") if port.network == "vlan" else ("10.0.0.1", "fd00::1")
+                inside(vm, "ip", "route", "add", "default", "via", four)
+                inside(vm, "ip", "-6", "route", "add", "default", "via", six)
+        for port, vm in vms.items():
+            for other in vms:
+                for target in other.ips:
+                    assert reaches(vm, target), (port.id, other.id, target)
+        shown = inside(vms[W1], "ping", "-n", "-c", "1", "-W", "2", T2.ips[0]).stdout
+        assert "ttl=63" in shown, shown
+        learnt = [line.split() for line in ground.switch.appctl("fdb/show", "physnet1").splitlines()[1:]]
+        seen = {mac: port for port, _, mac, _ in learnt}
+        assert len(seen) == len(learnt), "a MAC at two ports"
+        assert TO_VLAN.mac not in seen
+        assert seen.keys() >= {chassis_mac("h1"), chassis_mac("h2"), W1.mac, W2.mac}
+        assert seen[chassis_mac("h1")] == seen[W1.mac] != seen[chassis_mac("h2")] == seen[W2.mac]
 
 
 def proves(here: TestChassis, planner: Planner, port: str) -> None:

@@ -42,20 +42,25 @@ def peer(lab: Lab) -> Iterator[Callable[..., Callable[[str], bool]]]:
         lab.unpeer(name)
 
 
-def test_a_vlan_and_a_flat_network_lead_to_machines_outside(
+def test_a_vlan_and_a_flat_network_lead_to_machines_outside_and_a_router_to_a_tunnelled_one(
     lab: Lab, cloud: Cloud, ping: Callable[..., bool], peer: Callable[..., Callable[[str], bool]]
 ) -> None:
-    vlan, flat = cloud.network("10.3.0.0/24", "fd03::/64", **VLAN), cloud.network("10.3.0.0/24", "fd03::/64", **FLAT)
+    vlan = cloud.network("10.3.0.0/24", "fd03::/64", gateways=True, **VLAN)
+    flat = cloud.network("10.3.0.0/24", "fd03::/64", **FLAT)
     assert (vlan["mtu"], flat["mtu"]) == (1500, 1500)
+    tunnelled = cloud.network("10.4.0.0/24", "fd04::/64", gateways=True)
+    cloud.router(vlan, tunnelled)
     one, two, other = cloud.port(vlan, "host1"), cloud.port(vlan, "host2"), cloud.port(flat, "host1")
-    vms: list[Vm] = [cloud.plug(port) for port in (one, two, other)]
+    far = cloud.port(tunnelled, "host2")
+    vms: list[Vm] = [cloud.plug(port) for port in (one, two, other, far)]
     outside = peer("tagged", "10.3.0.250/24", "fd03::fa/64", vlan=123)
     plain = peer("plain", "10.3.0.251/24")
-    wait_until(lambda: cloud.active(one, two, other), "all ACTIVE", 20)
-    for target in (*ips(two), "10.3.0.250", "fd03::fa"):
+    wait_until(lambda: cloud.active(one, two, other, far), "all ACTIVE", 20)
+    for target in (*ips(two), *ips(far), "10.3.0.250", "fd03::fa"):
         wait_until(lambda target=target: ping(vms[0], target), f"{target} to be reached", 10)  # type: ignore[misc]
     for target in (*ips(one), *ips(two)):
         assert outside(target)
+        assert ping(vms[3], target), "back through the router, over the physical network to the one host"
     assert plain(ips(other)[0])
     assert not ping(vms[0], "10.3.0.251")
     assert ping(vms[2], "10.3.0.251")

@@ -11,8 +11,11 @@ and what comes from it is for local ports only: whoever else it is for has got i
 
 A guest's own tags don't leave: on a flat network they would put its packets into whatever VLAN it likes.
 
-Cost in flows: 2 a mapped bridge and network (3 if it is flat) on each chassis that follows the network, and 1 a port on another
-chassis. The flood groups have one bucket for the physical network, however many chassis it joins.
+A router's interface has the same MAC on every chassis. On a physical network it would be at many places at once, and switches
+there would learn it anew with each packet. So what a chassis has routed leaves with a MAC of its own (``chassis_mac``).
+
+Cost in flows: 2 a mapped bridge and network (3 if it is flat) on each chassis that follows the network, 1 a port on another
+chassis, and 1 a router's interface. The flood groups have one bucket for the physical network, however many chassis it joins.
 """
 
 from __future__ import annotations
@@ -24,7 +27,16 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.wiring import TAGGED, UNTAGGED, bridge_of, patch_name, patch_ofport, physical_ofport, tag_of
+from dragonflow.apps.wiring import (
+    TAGGED,
+    UNTAGGED,
+    bridge_of,
+    chassis_mac,
+    patch_name,
+    patch_ofport,
+    physical_ofport,
+    tag_of,
+)
 from dragonflow.controller.view import Me, View
 from dragonflow.model import PHYSICAL_TYPES, Chassis, LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
@@ -99,14 +111,21 @@ class Provider(App):
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
-        """Place the ports of other chassis on the physical network, and send to them there."""
+        """Place the ports of other chassis on the physical network, and send to them there; hide the MACs of routers from it."""
+        network = view.get(LogicalSwitch, port.network)
+        if network is None or not network.admin_up or (tag := tag_of(network)) is None:
+            return
+        ofport = physical_ofport(network, view.me.bridge_mappings, view)
+        if ofport is None:
+            return
+        if port.router is not None:
+            routed = match((NETWORK, network.key), eth_src=port.mac, vlan_vid=UNTAGGED)
+            own = set_field(eth_src=chassis_mac(view.me.chassis))
+            yield L2.outside.flow(20, routed, *own, *_out(tag, ofport))
         if port.chassis is None or port.chassis == view.me.chassis or not port.admin_up:
             return
-        network = view.get(LogicalSwitch, port.network)
-        if network is None or not network.admin_up or tag_of(network) is None:
-            return
-        ofport, chassis = physical_ofport(network, view.me.bridge_mappings, view), view.get(Chassis, port.chassis)
-        if ofport is None or chassis is None:
+        chassis = view.get(Chassis, port.chassis)
+        if chassis is None:
             return
         if bridge_of(network, chassis.bridge_mappings) is None:
             yield Trouble(f"chassis {chassis.id} has no bridge for physical network {network.physical_network}")

@@ -8,9 +8,10 @@ from dragonflow.apps import APPS
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.wiring import chassis_mac
 from dragonflow.config import ConfigError
 from dragonflow.controller.main import _mappings
-from dragonflow.model import BridgeMapping
+from dragonflow.model import BridgeMapping, FixedIP
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
@@ -31,6 +32,7 @@ from dragonflow.pipeline import (
 from dragonflow.pipeline.groups import GroupKind, group_id
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
+from dragonflow.testing.worlds import World
 
 FACTS = compile_world(APPS, worlds.STATES["physical"]()).facts
 
@@ -76,6 +78,19 @@ def test_what_is_for_many_and_for_nobody_known_goes_to_the_physical_network_once
         L2.delivery.flow(10, match((DESTINATION, 42), (FROM_TUNNEL, 0)), goto=L2.outside)
     ]
     assert buckets(FACTS[Owner("provider", "LogicalPort", "w")]) == set()
+
+
+def test_what_a_chassis_routed_leaves_with_a_mac_of_the_chassis() -> None:
+    interface = worlds.interface("r", 61, FixedIP("v4", "10.0.0.1"), net="vlan")
+    rows = (*worlds.PHYSICAL, worlds.router("r", 9, "vlan"), interface)
+    facts = compile_world(APPS, World.of(worlds.ME, *rows)).facts
+    (flow,) = facts[Owner("provider", "LogicalPort", "r-vlan")]
+    routed = match((NETWORK, 4), eth_src=interface.mac, vlan_vid=0)
+    own = set_field(eth_src=chassis_mac("here"))
+    assert flow == L2.outside.flow(20, routed, *own, PushVlan(), *set_field(vlan_vid=0x1064), Output(110))
+    first = int(chassis_mac("here").partition(":")[0], 16)
+    assert (first & 1, first & 2) == (0, 2), "a MAC of one machine, that no manufacturer has given"
+    assert chassis_mac("here") != chassis_mac("there")
 
 
 def test_each_physical_network_has_a_bridge_of_its_own() -> None:
