@@ -291,7 +291,7 @@ class Controller:
             self._switch.want
         )  # what rests on no row: tunnel and patch ports can be made while rows are read
         self._switch.ask_for_ports()
-        while not await self._follow_news():
+        while not (await self._follow_news() and self._switch.connected):
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
         self._knows = True
