@@ -6,12 +6,13 @@ from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
+from dragonflow.apps.qos import Qos
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.trunk import Trunk
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
 
-APPS: tuple[App, ...] = (Classification(), Trunk(), Tunnel(), Dhcp(), L3(), Advertisement(), Resolution(), L2())
+APPS: tuple[App, ...] = (Classification(), Trunk(), Tunnel(), Dhcp(), L3(), Advertisement(), Resolution(), L2(), Qos())
 check(APPS)
 
 __all__ = ["APPS", "App"]

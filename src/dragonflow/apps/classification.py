@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.qos import Qos
 from dragonflow.apps.wiring import interfaces, wired
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
@@ -37,7 +37,7 @@ class Classification(App):
         Stage.CLASSIFICATION,
         purpose="Find out where the packet comes from: a local port, or a known chassis. Others are dropped.",
         matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src"),
-        next=(tunnelled, Resolution.known),
+        next=(tunnelled, Qos.sent),
     )
 
     @renders(LogicalPort)
@@ -45,7 +45,8 @@ class Classification(App):
         """The port's place and the marking of what it sends."""
         if port.parent is not None:
             return
-        ofport, network = wired(port, view.me.chassis, view), view.get(LogicalSwitch, port.network)
+        ofport = wired(port, view.me.chassis, view)
+        network = None if ofport is None else view.get(LogicalSwitch, port.network)
         if ofport is None or network is None:
             return
         chosen, *others = interfaces(port, view)
@@ -55,5 +56,5 @@ class Classification(App):
         if port.chassis == view.me.chassis:
             yield Place(port.id, Local(ofport))
         yield self.ports.flow(
-            20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Resolution.known
+            20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Qos.sent
         )

@@ -1,15 +1,17 @@
-"""Which scopes of the DF DB this chassis needs: a function of the ports that are bound to it, and of what routers join."""
+"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, their policies, and what routers join."""
 
 from __future__ import annotations
 
-from dragonflow.apps.wiring import World
+from dragonflow.apps.wiring import World, qos_policy
 from dragonflow.model import (
     CHASSIS_SCOPE,
     Binding,
     LogicalPort,
     LogicalRouter,
+    LogicalSwitch,
     host_scope,
     network_scope,
+    qos_scope,
     router_scope,
     status_scope,
 )
@@ -23,7 +25,10 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     followed too: the routers that have an interface in a followed network, and the networks of their other interfaces. Each
     scope that arrives may call for more; who asks again at every news comes to rest when all is there.
     """
-    networks = {binding.network for binding in rows.where(Binding, host=chassis)}
+    bindings = rows.where(Binding, host=chassis)
+    networks = {binding.network for binding in bindings}
+    ports = (rows.get(LogicalPort, binding.id) for binding in bindings)
+    policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
     routers: set[str] = set()
     reached = list(networks)
     while reached:
@@ -42,4 +47,5 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         status_scope(chassis),
         *map(network_scope, networks),
         *map(router_scope, routers),
+        *(qos_scope(policy) for policy in policies if policy is not None),
     }

@@ -13,9 +13,19 @@ from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from oslo_config import cfg
 
-from dragonflow.model import LogicalPort, LogicalRouter, LogicalSwitch, Row, Subnet, network_scope, router_scope
-from dragonflow.neutron import db, l3, translate
-from dragonflow.neutron.db import ROUTER_KIND
+from dragonflow.model import (
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    QosPolicy,
+    Row,
+    Subnet,
+    network_scope,
+    qos_scope,
+    router_scope,
+)
+from dragonflow.neutron import db, l3, qos, translate
+from dragonflow.neutron.db import QOS_KIND, ROUTER_KIND
 from dragonflow.store.keys import NETWORK, PORT, ROUTER, Pool
 from dragonflow.store.protocol import Key
 
@@ -34,6 +44,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    QOS_KIND: Kind(QosPolicy, None, qos_scope),
     NETWORK_KIND: Kind(LogicalSwitch, NETWORK),
     SUBNET_KIND: Kind(Subnet, None),
     PORT_KIND: Kind(LogicalPort, PORT),
@@ -88,6 +99,9 @@ class Plugin:
                         others = port_objects.PortBinding.get_objects(context, port_id=id, status=constants.INACTIVE)
                         part = trunkings(context, [id]).get(id)
                         return port_maker(port, db.generation(context, id), _bindings(others), part)
+                    case "qos":
+                        policies = qos.plugin()
+                        return None if policies is None else qos_maker(policies.get_policy(context, id))
                     case "router":
                         found = list(routers(context, [id]))
                         return found[0].make if found else None
@@ -103,6 +117,7 @@ class Plugin:
         """Everything there is; networks and subnets come before the ports that lie on them, and routers last."""
         context = get_admin_context()
         plugin = directory.get_plugin()
+        yield from policies(context)
         for network in plugin.get_networks(context):
             yield Found(NETWORK_KIND, network["id"], network["id"], network_maker(network))
         for subnet in plugin.get_subnets(context):
@@ -120,6 +135,13 @@ class Plugin:
             yield Found(PORT_KIND, name, port["network_id"], make)
         if (plugin := l3.plugin()) is not None:
             yield from routers(context, [router["id"] for router in plugin.get_routers(context, fields=["id"])])
+
+
+def policies(context: Any) -> Iterator[Found]:
+    """The QoS policies: so few that they need no pages."""
+    found = qos.plugin()
+    for policy in () if found is None else found.get_policies(context):
+        yield Found(QOS_KIND, policy["id"], policy["id"], qos_maker(policy))
 
 
 def trunkings(context: Any, ids: Sequence[str]) -> Mapping[str, translate.Trunking]:
@@ -141,6 +163,11 @@ def routers(context: Any, ids: Collection[str]) -> Iterator[Found]:
 def network_maker(network: dict[str, Any]) -> RowMaker:
     """Makes the row of a network as Neutron's API tells it."""
     return partial(translate.logical_switch, network, dns_domain=cfg.CONF.dns_domain or "")
+
+
+def qos_maker(policy: dict[str, Any]) -> RowMaker:
+    """Makes the row of a QoS policy as Neutron's API tells it."""
+    return lambda _key: translate.qos_policy(policy)
 
 
 def subnet_maker(subnet: dict[str, Any]) -> RowMaker:

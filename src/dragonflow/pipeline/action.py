@@ -93,7 +93,18 @@ class Spread(msgspec.Struct, frozen=True):
     paths: int
 
 
-Action = Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit | ApplyMeter | DecTtl | Spread | Punt
+class Clone(msgspec.Struct, frozen=True):
+    """Do these actions with a copy (NXAST_CLONE): if a meter in it drops the copy, what comes afterwards is still done.
+
+    In a group that matters: the buckets are done one after the other with one packet.
+    """
+
+    actions: tuple[Action, ...]
+
+
+Action = (
+    Output | OutputTo | SetField | Move | PushVlan | PopVlan | Resubmit | ApplyMeter | DecTtl | Spread | Punt | Clone
+)
 
 
 def set_field(**fields: Any) -> tuple[SetField, ...]:

@@ -32,6 +32,7 @@ NETWORK = Bits("metadata", 0, 24)
 SOURCE = Bits("reg6", 0, 32)
 DESTINATION = Bits("reg7", 0, 32)
 FROM_TUNNEL = Bits("reg0", 0, 1)
+LIMITED = Bits("reg0", 1, 1)
 SCRATCH = Bits("reg8", 0, 32)
 ROUTER = Bits("reg1", 0, 24)
 PATH = Bits("reg2", 0, 16)
@@ -44,6 +45,7 @@ LAYOUT: tuple[tuple[str, Bits, str], ...] = (
     ("SOURCE", SOURCE, "key of the logical port from which it came; 0 if from another chassis"),
     ("DESTINATION", DESTINATION, "key of the logical port to which it goes"),
     ("FROM_TUNNEL", FROM_TUNNEL, "1 if it came from another chassis; it isn't sent to a chassis again"),
+    ("LIMITED", LIMITED, "1 if the destination's bandwidth limit has been applied"),
     ("ROUTER", ROUTER, "key of the logical router that forwards the packet now"),
     ("PATH", PATH, "which of several next hops of equal cost the packet takes, from 0 on"),
     *(

@@ -19,6 +19,7 @@ from dragonflow.model import (
     DHCP_PORT,
     ROUTER_INTERFACE,
     Alive,
+    BandwidthLimit,
     Binding,
     Chassis,
     FixedIP,
@@ -27,12 +28,13 @@ from dragonflow.model import (
     LogicalSwitch,
     OvsPort,
     PortStatus,
+    QosPolicy,
     RouterInterface,
     Subnet,
 )
 from dragonflow.model.rows import ROWS
 
-AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | Binding | Chassis | Alive | PortStatus
+AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | QosPolicy | Binding | Chassis | Alive | PortStatus
 
 T = TypeVar("T")
 
@@ -130,6 +132,11 @@ def router(name: str, key: int, *networks: str, **fields: Any) -> LogicalRouter:
     return LogicalRouter(**{"id": name, "key": key, "interfaces": interfaces, "revision": 1, **fields})
 
 
+def policy(name: str, **fields: Any) -> QosPolicy:
+    """A QoS policy, without rules unless told otherwise."""
+    return QosPolicy(**{"id": name, "revision": 1, **fields})
+
+
 def chassis(name: str, tunnel_ip: str, **fields: Any) -> Chassis:
     """A chassis that offers Geneve."""
     return Chassis(id=name, tunnel_ip=tunnel_ip, **fields)
@@ -187,6 +194,17 @@ TRUNKED: tuple[Object, ...] = (
 )
 """A trunk here with one child in a network of its own and one in its parent's, and one on the other chassis."""
 
+LIMITED: tuple[Object, ...] = (
+    network(qos="silver"),
+    policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
+    policy("gold", egress=BandwidthLimit(9000, 900), dscp=46),
+    *(port("a", 11), tap("a", 1)),
+    *(port("b", 12, qos="gold"), tap("b", 2)),
+    *(port("p", 51, trunk="t", qos="gold"), tap("p", 5)),
+    child("p1", 52, "p", 101),
+)
+"""Ports with their network's policy and with one of their own; a trunk's parent and child have one each."""
+
 SERVED: tuple[Object, ...] = (
     *PAIR,
     subnet(gateway_ip="10.0.0.1"),
@@ -200,6 +218,7 @@ STATES: dict[str, Callable[[], World]] = {
     "across": lambda: World.of(ME, *ACROSS),
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
+    "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "routed": lambda: World.of(ME, *ROUTED),
 }

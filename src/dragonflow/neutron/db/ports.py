@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from neutron.db import models_v2
 from neutron.db.models import l3 as l3_models
+from neutron.db.qos import models as qos_models
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
@@ -15,6 +16,7 @@ from neutron_lib.db import standard_attr
 from sqlalchemy import orm
 
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
+from dragonflow.neutron.db.qos import QOS_KIND
 from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_interface
 
@@ -24,6 +26,7 @@ _MODELS = {
     "subnet": models_v2.Subnet,
     "port": models_v2.Port,
     ROUTER_KIND: l3_models.Router,
+    QOS_KIND: qos_models.QosPolicy,
 }
 
 
@@ -52,7 +55,7 @@ class StandbyNow(NamedTuple):
 
 @retry_deadlocks
 def revision(context: Any, kind: str, id: str) -> int | None:
-    """The revision number of a network, subnet, port or router; None if there is no such object."""
+    """The revision number of a network, subnet, port, router or QoS policy; None if there is no such object."""
     model, attributes = _MODELS[kind], standard_attr.StandardAttribute
     query = sa.select(attributes.revision_number).join(model, model.standard_attr_id == attributes.id)
     with db_api.CONTEXT_READER.using(context):

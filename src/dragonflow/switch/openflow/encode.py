@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from dragonflow.pipeline.action import (
     Action,
     ApplyMeter,
+    Clone,
     DecTtl,
     Move,
     Output,
@@ -105,11 +106,11 @@ _COPY_FIELD = Struct(">HHHHH2x")
 _DEC_TTL = Struct(">HH4x").pack(24, 8)
 _MULTIPATH = Struct(">HHIHHH2xHHI2xH4s")
 
-_CONTROLLER2 = Struct(">HHIH6x")
+_CONTROLLER2 = _CLONE = Struct(">HHIH6x")
 _PROPERTY = Struct(">HH")
 
 NICIRA = 0x00002320
-_NX_RESUBMIT_TABLE, _NX_CONTROLLER2 = 14, 37
+_NX_RESUBMIT_TABLE, _NX_CONTROLLER2, _NX_CLONE = 14, 37, 42
 _NX_MULTIPATH = 10
 _SYMMETRIC_L3L4, _MODULO_N = 2, 0
 _NX_IN_PORT = 0xFFF8
@@ -158,6 +159,11 @@ def _spread(action: Spread) -> bytes:
     return _MULTIPATH.pack(0xFFFF, _MULTIPATH.size, NICIRA, *how, where, FIELDS[target.field].header)
 
 
+def _clone(action: Clone) -> bytes:
+    inner = encode_actions(action.actions)
+    return _CLONE.pack(0xFFFF, _CLONE.size + len(inner), NICIRA, _NX_CLONE) + inner
+
+
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     Output: lambda action: _OUTPUT.pack(0, 16, action.port, 0),
     OutputTo: lambda action: _NUMBERED.pack(22, 8, action.group),
@@ -170,6 +176,7 @@ _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     DecTtl: lambda _: _DEC_TTL,
     Spread: _spread,
     Punt: _punt,
+    Clone: _clone,
 }
 
 
