@@ -95,6 +95,14 @@ class Cloud:
         made: dict[str, Any] = self._make("trunk", body)
         return made
 
+    def policy(self, **rule: Any) -> tuple[str, str]:
+        """A QoS policy with a bandwidth limit: its id, and the rule's path."""
+        policy = self._neutron.post("/qos/policies", json={"policy": {"name": "test"}}).json()["policy"]["id"]
+        self._made.insert(0, f"/qos/policies/{policy}")  # it goes when nobody has it any more
+        rules = f"/qos/policies/{policy}/bandwidth_limit_rules"
+        made = self._neutron.post(rules, json={"bandwidth_limit_rule": rule}).json()["bandwidth_limit_rule"]
+        return policy, f"{rules}/{made['id']}"
+
     def get(self, port_id: str) -> dict[str, Any]:
         """The port as Neutron has it now."""
         port: dict[str, Any] = self._neutron.get(f"/ports/{port_id}").json()["port"]
@@ -118,7 +126,7 @@ class Cloud:
         for vm in self._lab.vms:
             self._lab.unplug(vm)
         for path in reversed(self._made):
-            kind, name = path.strip("/").split("/")
+            kind, name = path.strip("/").rsplit("/", 1)
             try:
                 if kind == "routers":
                     self._neutron.put(path, json={"router": {"routes": []}})

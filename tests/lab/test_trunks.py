@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -24,7 +26,7 @@ def ip(port: dict[str, Any]) -> str:
     return str(port["fixed_ips"][0]["ip_address"])
 
 
-def test_a_child_comes_and_goes_while_its_parent_talks(
+def test_a_child_comes_and_goes_and_is_limited_while_its_parent_talks(
     lab: Lab, cloud: Cloud, neutron: httpx.Client, ping: Callable[..., bool]
 ) -> None:
     near, far = cloud.network("10.1.0.0/24"), cloud.network("10.2.0.0/24")
@@ -70,9 +72,18 @@ def test_a_child_comes_and_goes_while_its_parent_talks(
             ["ip", "netns", "exec", ends[101][0], *client], capture_output=True, text=True, check=False
         )
         assert ip(child) in lease.stdout + lease.stderr, lease
+        system.ip(ends[101][0], f"address add {ip(child)}/24 dev eth0")
+        policy, rule = cloud.policy(max_kbps=3000, direction="egress")
+        neutron.put(f"/ports/{child['id']}", json={"port": {"qos_policy_id": policy}})
+        meters = partial(host.switch.ofctl, "dump-meters", "br-int")
+        wait_until(lambda: "rate=3000 burst_size=2400" in meters(), "the limit to stand", 20)
+        neutron.put(rule, json={"bandwidth_limit_rule": {"max_kbps": 5000, "max_burst_kbps": 700}})
+        wait_until(lambda: "rate=5000 burst_size=700" in meters(), "the limit to change", 20)
+        assert ping(vms[1], ip(child))
         watch.send_signal(signal.SIGINT)
         said = watch.communicate()[0]
-        assert " 0% packet loss" in said, said
+        sent, got = re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0]
+        assert int(sent) - int(got) <= 1, said  # the last may be on its way
     finally:
         host.switch.vsctl("--if-exists", "del-port", "br-int", tap)
         guest.remove()

@@ -11,6 +11,7 @@ from dragonflow.apps import APPS
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
+from dragonflow.apps.wiring import qos_policy
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
@@ -23,6 +24,7 @@ from dragonflow.pipeline import (
     Fact,
     Flow,
     Local,
+    Meter,
     Output,
     Owner,
     Remote,
@@ -56,13 +58,13 @@ def test_every_order_of_arrival_leads_to_the_same_facts(oracle: Oracle, name: st
 def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> None:
     rebound = (*worlds.ACROSS[:-1], worlds.port("c", 13, on="here"), worlds.tap("c", 3))
     states = [worlds.STATES[name]() for name in worlds.STATES] + [World.of(worlds.ME, *rebound)]
-    for order in worlds.permuted(states):
+    for order in worlds.permuted(states, limit=80):
         replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
         engine = Engine(APPS, replica, worlds.ME)
         for revision, state in enumerate(order, 1):
             for scope in sorted(
                 {f"net:{it}" for it in ("net", "far", "vlan", "flat", "other", "tags", "ext")}
-                | {"chassis", "alive", "router:r"}
+                | {"chassis", "alive", "router:r", "qos:gold", "qos:silver"}
             ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)
@@ -259,6 +261,29 @@ def test_a_trunk_that_moves_here_is_wired_with_its_children() -> None:
         flows = [fact for fact in compiled.facts[Owner("trunk", "LogicalPort", name)] if isinstance(fact, Flow)]
         assert len(flows) == 3
         assert any(Output(5) in flow.actions for flow in flows)
+
+
+def test_each_port_has_meters_of_its_own_and_flows_as_its_app_says() -> None:
+    facts = compile_world(APPS, worlds.STATES["limited"]()).facts
+
+    def of(name: str) -> tuple[int, set[tuple[int, int, bool]]]:
+        found = facts[Owner("qos", "LogicalPort", name)]
+        meters = {(it.rate, it.burst, it.bits) for it in found if isinstance(it, Meter)}
+        return sum(isinstance(it, Flow) for it in found), meters
+
+    silver = {(1000, 100, True), (2000, 200, True)}
+    assert of("a") == (1 + 2, silver)
+    assert of("b") == of("p") == (3, {(9000, 900, True)})
+    assert of("p1") == (1 + 1, silver), "a trunk's port has a flow against what comes back anyway"
+    ids = [it.id for some in facts.values() for it in some if isinstance(it, Meter)]
+    assert len(ids) == len(set(ids)) == 6
+
+
+def test_what_belongs_to_the_network_has_no_policy() -> None:
+    network, lport = worlds.network(qos="silver"), worlds.port("a", 11, device_owner="network:dhcp")
+    assert qos_policy(lport, network) is None
+    assert qos_policy(worlds.port("a", 11), network) == "silver"
+    assert qos_policy(worlds.port("a", 11, qos="gold"), network) == "gold"
 
 
 def test_flows_per_trunk_are_as_its_app_says() -> None:

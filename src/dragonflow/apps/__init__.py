@@ -11,6 +11,7 @@ from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
 from dragonflow.apps.provider import Provider
+from dragonflow.apps.qos import Qos
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.trunk import Trunk
 from dragonflow.apps.tunnel import Tunnel
@@ -30,6 +31,7 @@ APPS: tuple[App, ...] = (
     External(),
     Door(),
     L2(),
+    Qos(),
 )
 check(APPS)
 

@@ -29,6 +29,7 @@ from dragonflow.pipeline import (
     match,
 )
 from dragonflow.pipeline.groups import GroupKind, group_id
+from dragonflow.pipeline.registers import LIMITED
 
 _OWN, _PAIR, _MULTICAST, _UNKNOWN = 40, 30, 20, 10
 
@@ -59,7 +60,7 @@ class L2(App):
         "delivery",
         Stage.DELIVERY,
         purpose="Send the packet to its destination: a port of this chassis, another chassis, or a physical network.",
-        matches=(DESTINATION, FROM_TUNNEL, SOURCE, "in_port", "vlan_vid"),
+        matches=(DESTINATION, FROM_TUNNEL, LIMITED, SOURCE, "in_port", "vlan_vid"),
         next=(outside,),
     )
     lookup = Table(

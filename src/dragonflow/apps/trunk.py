@@ -21,7 +21,7 @@ from typing import Any
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.qos import Qos
 from dragonflow.apps.wiring import is_standby, wired
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
@@ -38,6 +38,7 @@ from dragonflow.pipeline import (
     Place,
     PopVlan,
     PushVlan,
+    Trouble,
     load,
     match,
     set_field,
@@ -66,9 +67,12 @@ class Trunk(App):
         ofport, network = wired(port, view.me.chassis, view), view.get(LogicalSwitch, port.network)
         if ofport is None or network is None:
             return
-        if port.parent is None or port.vlan is None:
+        if port.parent is None:
             yield Classification.ports.flow(_OTHER_TAG, match(in_port=ofport, vlan_vid=(_PRESENT, _PRESENT)))
             yield from self._deliver(port, ofport, view, (Output(ofport),), vlan_vid=0)
+            return
+        if port.vlan is None:
+            yield Trouble("it is a trunk's child without a VLAN tag")
             return
         if port.chassis == view.me.chassis and isinstance(view.locality(port.parent), Local):
             yield Place(port.id, Local(ofport, port.vlan))
@@ -79,7 +83,7 @@ class Trunk(App):
             PopVlan(),
             load(SOURCE, port.key),
             load(NETWORK, network.key),
-            goto=Resolution.known,
+            goto=Qos.sent,
         )
         yield from self._deliver(port, ofport, view, (PushVlan(), *set_field(vlan_vid=tag), Output(ofport)))
 

@@ -64,6 +64,13 @@ def interfaces(port: LogicalPort, world: World) -> Sequence[OvsPort]:
     return sorted(found, key=lambda it: (it.attached_mac != port.mac, it.ofport))
 
 
+def qos_policy(port: LogicalPort, network: LogicalSwitch | None) -> str | None:
+    """The QoS policy that holds for the port: its own, else its network's. What belongs to the network itself has none."""
+    if port.device_owner.startswith("network:"):
+        return None
+    return port.qos or (None if network is None else network.qos)
+
+
 def addresses(port: LogicalPort) -> tuple[str, ...]:
     """The addresses that the DF DB knows to be the port's: its fixed ones, and of a router's IPv6 interface its link-local one.
 

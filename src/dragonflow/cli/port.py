@@ -162,6 +162,8 @@ def _print_port(port: LogicalPort, shown: dict[str, Any]) -> None:
         "prepared on": " ".join(port.standby),
         "binding": f"{port.generation} ({port.vif_type})",
     }
+    if port.qos is not None:
+        facts["QoS policy"] = port.qos
     if port.parent is not None:
         facts["trunk"] = f"child of port {port.parent}, VLAN {port.vlan}"
     elif port.trunk is not None:

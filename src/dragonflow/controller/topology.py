@@ -1,14 +1,17 @@
-"""Which scopes of the DF DB this chassis needs: a function of the ports that are bound to it, and of what routers join."""
+"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, their policies, and what routers join."""
 
 from __future__ import annotations
 
-from dragonflow.apps.wiring import World, reached
+from dragonflow.apps.wiring import World, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
     Binding,
+    LogicalPort,
+    LogicalSwitch,
     host_scope,
     network_scope,
+    qos_scope,
     router_scope,
     status_scope,
 )
@@ -24,8 +27,11 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
 
     Of a router's gateway the external network is followed, where its floating IPs lie, but not the routers of others there.
     """
-    networks, routers = reached((binding.network for binding in rows.where(Binding, host=chassis)), rows)
+    bindings = rows.where(Binding, host=chassis)
+    networks, routers = reached((binding.network for binding in bindings), rows)
     outside = {it.gateway.network for it in routers.values() if it is not None and it.gateway is not None}
+    ports = (rows.get(LogicalPort, binding.id) for binding in bindings)
+    policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
     return {
         CHASSIS_SCOPE,
         ALIVE_SCOPE,
@@ -33,4 +39,5 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         status_scope(chassis),
         *map(network_scope, networks | outside),
         *map(router_scope, routers),
+        *(qos_scope(policy) for policy in policies if policy is not None),
     }

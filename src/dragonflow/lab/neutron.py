@@ -72,7 +72,7 @@ class Neutron:
         return {
             "DEFAULT": {
                 "core_plugin": "ml2",
-                "service_plugins": "router,port_forwarding,trunk",
+                "service_plugins": "router,port_forwarding,trunk,qos",
                 "enable_dvr": "false",  # that is the way of Neutron's own agents
                 "auth_strategy": "noauth",  # the pipeline of that name in our api-paste.ini
                 "transport_url": "fake://",
@@ -100,7 +100,7 @@ class Neutron:
                 "type_drivers": "local,flat,vlan,geneve,vxlan,gre",
                 "project_network_types": "geneve",
                 "mechanism_drivers": "df",
-                "extension_drivers": "port_security",
+                "extension_drivers": "port_security,qos",
             },
             "ml2_type_flat": {"flat_networks": "*"},
             "ml2_type_vlan": {"network_vlan_ranges": "physnet1:100:199"},

@@ -51,6 +51,11 @@ def station(network: str, chassis: str) -> str:
     return f"{network}@{chassis}"
 
 
+def qos_scope(policy: str) -> str:
+    """The QoS policy itself; networks and ports name it."""
+    return f"qos:{policy}"
+
+
 def host_scope(host: str) -> str:
     """What is bound to one host: the pointers from which its controller learns which networks it needs."""
     return f"host:{host}"
@@ -83,9 +88,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class LogicalSwitch(Row, frozen=True, kw_only=True, tag="LogicalSwitch/1"):
-    """A Neutron network. ``key`` is unique among all networks of the region (1 … 2^24-1)."""
+    """A Neutron network. ``key`` is unique among all networks of the region (1 … 2^24-1).
 
-    pooled = ("project", "network_type", "physical_network")
+    ``qos`` is the policy of those of its ports that have none of their own.
+    """
+
+    pooled = ("project", "network_type", "physical_network", "qos")
 
     key: int
     name: str = ""
@@ -97,6 +105,7 @@ class LogicalSwitch(Row, frozen=True, kw_only=True, tag="LogicalSwitch/1"):
     dns_domain: str = ""
     admin_up: bool = True
     external: bool = False
+    qos: str | None = None
     revision: int
 
     @property
@@ -180,7 +189,7 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     ``chassis`` and ``standby`` are the parent's.
     """
 
-    pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type", "security_groups")
+    pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type", "security_groups", "qos")
 
     key: int
     network: str
@@ -204,6 +213,7 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     trunk: str | None = None
     parent: str | None = None
     vlan: int | None = None
+    qos: str | None = None
     revision: int
 
     @property
@@ -329,6 +339,33 @@ class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
         return network_scope(self.network)
 
 
+class BandwidthLimit(msgspec.Struct, frozen=True):
+    """``rate`` in kilobits a second, and how many kilobits may come at once."""
+
+    rate: int
+    burst: int
+
+
+class QosPolicy(Row, frozen=True, kw_only=True, tag="QosPolicy/1"):
+    """A QoS policy of Neutron's with its rules. ``egress`` is what a port sends, ``ingress`` what it gets, as in Neutron.
+
+    ``dscp`` is written into the IP packets that a port sends.
+    """
+
+    pooled = ("project",)
+
+    name: str = ""
+    project: str = ""
+    egress: BandwidthLimit | None = None
+    ingress: BandwidthLimit | None = None
+    dscp: int | None = None
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return qos_scope(self.id)
+
+
 class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
     """Says that port ``id`` is bound to ``host``. A port that is being migrated has one on each side, one ``active``."""
 
@@ -447,6 +484,7 @@ ROWS: tuple[type[Row], ...] = (
     LogicalPort,
     LogicalRouter,
     FloatingIp,
+    QosPolicy,
     Binding,
     Chassis,
     Alive,

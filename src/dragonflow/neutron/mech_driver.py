@@ -37,6 +37,7 @@ from dragonflow.neutron.mender import Mender
 from dragonflow.neutron.mirror import Mirror
 from dragonflow.neutron.nova import NovaKeeper, watch_answers
 from dragonflow.neutron.presence import Presence, server_name
+from dragonflow.neutron.qos import DragonflowQos
 from dragonflow.neutron.source import NETWORK_KIND, PORT_KIND, SUBNET_KIND, Plugin
 from dragonflow.neutron.status import ACTIVE, Neutron, StatusKeeper
 from dragonflow.neutron.trunk import DragonflowTrunks, TrunkKeeper
@@ -162,7 +163,7 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         config.register(cfg.CONF)
         db.listen()
         self.workers = Workers(cfg.CONF.df)
-        self.trunks = DragonflowTrunks()
+        self.trunks, self.qos = DragonflowTrunks(), DragonflowQos()
         self._refused = ("", "")
         registry.subscribe(self._after_init, resources.PROCESS, events.AFTER_INIT)
         registry.subscribe(self._recorded, db.RECORDED, events.AFTER_CREATE)

@@ -18,13 +18,15 @@ from dragonflow.model import (
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
+    QosPolicy,
     Row,
     Subnet,
     network_scope,
+    qos_scope,
     router_scope,
 )
-from dragonflow.neutron import db, l3, translate
-from dragonflow.neutron.db import FLOATING_KIND, ROUTER_KIND
+from dragonflow.neutron import db, l3, qos, translate
+from dragonflow.neutron.db import FLOATING_KIND, QOS_KIND, ROUTER_KIND
 from dragonflow.store.keys import NETWORK, PORT, ROUTER, Pool
 from dragonflow.store.protocol import Key
 
@@ -43,6 +45,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    QOS_KIND: Kind(QosPolicy, None, qos_scope),
     NETWORK_KIND: Kind(LogicalSwitch, NETWORK),
     SUBNET_KIND: Kind(Subnet, None),
     PORT_KIND: Kind(LogicalPort, PORT),
@@ -98,12 +101,12 @@ class Plugin:
                         others = port_objects.PortBinding.get_objects(context, port_id=id, status=constants.INACTIVE)
                         part = trunkings(context, [id]).get(id)
                         return port_maker(port, db.generation(context, id), _bindings(others), part)
-                    case "router":
-                        found = list(routers(context, [id]))
-                        return found[0].make if found else None
-                    case "floatingip":
-                        found = list(floating_ips(context, [id]))
-                        return found[0].make if found else None
+                    case "qos":
+                        policies = qos.plugin()
+                        return None if policies is None else qos_maker(policies.get_policy(context, id))
+                    case "router" | "floatingip":
+                        found = (routers if kind == "router" else floating_ips)(context, [id])
+                        return next((each.make for each in found), None)
         except exceptions.NotFound:
             return None
         raise ValueError(f"no such kind of Neutron object: {kind}")
@@ -116,6 +119,7 @@ class Plugin:
         """Everything there is; networks and subnets come before the ports that lie on them, then routers and floating IPs."""
         context = get_admin_context()
         plugin = directory.get_plugin()
+        yield from policies(context)
         for network in plugin.get_networks(context):
             yield Found(NETWORK_KIND, network["id"], network["id"], network_maker(network))
         for subnet in plugin.get_subnets(context):
@@ -134,6 +138,13 @@ class Plugin:
         if (plugin := l3.plugin()) is not None:
             yield from routers(context, [router["id"] for router in plugin.get_routers(context, fields=["id"])])
             yield from floating_ips(context, [each["id"] for each in plugin.get_floatingips(context, fields=["id"])])
+
+
+def policies(context: Any) -> Iterator[Found]:
+    """The QoS policies: so few that they need no pages."""
+    found = qos.plugin()
+    for policy in () if found is None else found.get_policies(context):
+        yield Found(QOS_KIND, policy["id"], policy["id"], qos_maker(policy))
 
 
 def trunkings(context: Any, ids: Sequence[str]) -> Mapping[str, translate.Trunking]:
@@ -165,6 +176,11 @@ def floating_ips(context: Any, ids: Collection[str]) -> Iterator[Found]:
 def network_maker(network: dict[str, Any]) -> RowMaker:
     """Makes the row of a network as Neutron's API tells it."""
     return partial(translate.logical_switch, network, dns_domain=cfg.CONF.dns_domain or "")
+
+
+def qos_maker(policy: dict[str, Any]) -> RowMaker:
+    """Makes the row of a QoS policy as Neutron's API tells it."""
+    return lambda _key: translate.qos_policy(policy)
 
 
 def subnet_maker(subnet: dict[str, Any]) -> RowMaker:

@@ -16,6 +16,7 @@ from neutron.db.models import allowed_address_pair as aap_models
 from neutron.db.models import l3 as l3_models
 from neutron.db.models import securitygroup as sg_models
 from neutron.db.port_security import models as psec_models
+from neutron.db.qos import models as qos_models
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.context import get_admin_context
@@ -34,6 +35,7 @@ from dragonflow.neutron.source import (
     Plugin,
     floating_ips,
     network_maker,
+    policies,
     port_maker,
     routers,
     subnet_maker,
@@ -50,6 +52,7 @@ class Survey(Plugin):
     def all(self) -> Iterator[Found]:
         """See ``Plugin``."""
         plugin = directory.get_plugin()
+        yield from policies(get_admin_context())
         for page in _pages(models_v2.Network):
             for network in plugin.get_networks(get_admin_context(), filters={"id": page}):
                 yield Found(NETWORK_KIND, network["id"], network["id"], network_maker(network))
@@ -86,6 +89,7 @@ def _ports(context: Any, ids: list[str]) -> list[tuple[dict[str, Any], int, list
     """Ports as dicts with those of the API's fields that ``translate`` reads, their generations and further bindings."""
     port, active = models_v2.Port, ml2_models.PortBinding
     attributes, psec = standard_attr.StandardAttribute, psec_models.PortSecurityBinding
+    policy = qos_models.QosPortPolicyBinding
     query = (
         sa.select(
             port.id,
@@ -101,11 +105,13 @@ def _ports(context: Any, ids: list[str]) -> list[tuple[dict[str, Any], int, list
             active.vif_type.label("binding:vif_type"),
             active.vnic_type.label("binding:vnic_type"),
             sa.func.coalesce(psec.port_security_enabled, True).label("port_security_enabled"),
+            policy.policy_id.label("qos_policy_id"),
             sa.func.coalesce(PortGeneration.generation, 0).label("generation"),
         )
         .join(attributes, attributes.id == port.standard_attr_id)
         .outerjoin(active, sa.and_(active.port_id == port.id, active.status == constants.ACTIVE))
         .outerjoin(psec, psec.port_id == port.id)
+        .outerjoin(policy, policy.port_id == port.id)
         .outerjoin(PortGeneration, PortGeneration.port_id == port.id)
         .where(port.id.in_(ids))
     )

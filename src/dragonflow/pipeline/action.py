@@ -100,6 +100,15 @@ class CheckSize(msgspec.Struct, frozen=True):
     target: Bits
 
 
+class Clone(msgspec.Struct, frozen=True):
+    """Do these actions with a copy (NXAST_CLONE): if a meter in it drops the copy, what comes afterwards is still done.
+
+    In a group that matters: the buckets are done one after the other with one packet.
+    """
+
+    actions: tuple[Action, ...]
+
+
 Action = (
     Output
     | OutputTo
@@ -113,6 +122,7 @@ Action = (
     | Spread
     | CheckSize
     | Punt
+    | Clone
 )
 
 

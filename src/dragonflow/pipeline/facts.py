@@ -47,11 +47,12 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Meter(msgspec.Struct, frozen=True):
-    """Drops what exceeds ``rate`` packets a second, after a burst of ``burst`` packets."""
+    """Drops what exceeds ``rate`` packets a second, after a burst of ``burst`` packets; or, with ``bits``, kilobits."""
 
     id: int
     rate: int
     burst: int
+    bits: bool = False
 
 
 class TunnelPort(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ SOURCE = Bits("reg6", 0, 32)
 DESTINATION = Bits("reg7", 0, 32)
 FROM_TUNNEL = Bits("reg0", 0, 1)
 TOO_BIG = Bits("reg0", 1, 1)
+LIMITED = Bits("reg0", 2, 1)
 SCRATCH = Bits("reg8", 0, 32)
 ROUTER = Bits("reg1", 0, 24)
 PATH = Bits("reg2", 0, 16)
@@ -46,6 +47,7 @@ LAYOUT: tuple[tuple[str, Bits, str], ...] = (
     ("DESTINATION", DESTINATION, "key of the logical port to which it goes"),
     ("FROM_TUNNEL", FROM_TUNNEL, "1 if it came from another chassis or a physical network; it isn't sent out again"),
     ("TOO_BIG", TOO_BIG, "1 if the packet is larger than the network carries into which it was routed"),
+    ("LIMITED", LIMITED, "1 if the destination's bandwidth limit has been applied"),
     ("ROUTER", ROUTER, "key of the logical router that forwards the packet now"),
     ("PATH", PATH, "which of several next hops of equal cost the packet takes, from 0 on"),
     *(

@@ -22,6 +22,7 @@ class Stage(IntEnum):
     """The order of a packet's way. A table may send packets on only to later tables."""
 
     CLASSIFICATION = 0
+    QOS = 2
     RESOLUTION = 4
     SERVICES = 6
     ROUTING = 8

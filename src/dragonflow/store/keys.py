@@ -35,8 +35,8 @@ class Pool(NamedTuple):
 NETWORK = Pool("network", 1, 2**24 - 1)
 """Keys of networks: as many as a VNI has values."""
 
-PORT = Pool("port", 1, 2**31 - 1)
-"""Keys of ports."""
+PORT = Pool("port", 1, 2**30 - 1)
+"""Keys of ports. Ids of buckets and meters are made of them, with a bit or two above."""
 
 ROUTER = Pool("router", 1, 2**24 - 1)
 """Keys of routers."""

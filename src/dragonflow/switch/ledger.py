@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dragonflow.pipeline.action import Action, ApplyMeter, OutputTo
+from dragonflow.pipeline.action import Action, ApplyMeter, Clone, OutputTo
 from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, InternalPort, Meter, Owner, PatchPort, TunnelPort
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
@@ -139,7 +139,7 @@ class Ledger:
         self._flows: Claims[bytes, bytes] = Claims()
         self._groups: Claims[int, str] = Claims()
         self._buckets: Claims[tuple[int, int], bytes] = Claims()
-        self._meters: Claims[int, tuple[int, int]] = Claims()
+        self._meters: Claims[int, tuple[int, int, bool]] = Claims()
         self._tunnels: Claims[str, Tunnel] = Claims()
         self._meter_uses: Claims[int, bool] = Claims()
         self._patches: Claims[str, Patch] = Claims()
@@ -348,7 +348,7 @@ class Ledger:
         ``groups`` None: it can't tell its groups; then all wanted are sent whole, and what else there may be is let be.
         """
         self._flows.saw_all(flows)
-        self._meters.saw_all({meter.id: meter.figures or (-1, -1) for meter in meters})
+        self._meters.saw_all({meter.id: meter.figures or (-1, -1, False) for meter in meters})
         found = {group.id: group.buckets for group in groups or ()}
         self._groups.saw_all({group: _FOREIGN if buckets is None else _PLAIN for group, buckets in found.items()})
         there = {(group, bucket): actions for group, buckets in found.items() for bucket, actions in buckets or ()}
@@ -420,7 +420,7 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
         elif isinstance(fact, Group):
             claims[Kind.GROUP, _id(fact.id), _PLAIN] = None
         elif isinstance(fact, Meter):
-            claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst))] = None
+            claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst), fact.bits)] = None
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote or "flow")] = None
         elif isinstance(fact, InternalPort):
@@ -443,6 +443,8 @@ def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) 
             claims[Kind.GROUP, _id(action.group), _PLAIN] = None
         elif isinstance(action, ApplyMeter):
             claims[Kind.METER_USE, action.meter, True] = None
+        elif isinstance(action, Clone):
+            _imply(claims, action.actions)
 
 
 def describe(kind: int, name: Any) -> str:

@@ -22,6 +22,7 @@ from dragonflow.model import (
     ROUTER_GATEWAY,
     ROUTER_INTERFACE,
     Alive,
+    BandwidthLimit,
     Binding,
     BridgeMapping,
     Chassis,
@@ -33,13 +34,25 @@ from dragonflow.model import (
     Neighbour,
     OvsPort,
     PortStatus,
+    QosPolicy,
     RouterGateway,
     RouterInterface,
     Subnet,
 )
 from dragonflow.model.rows import ROWS
 
-AnyRow = LogicalSwitch | Subnet | LogicalPort | LogicalRouter | FloatingIp | Binding | Chassis | Alive | PortStatus
+AnyRow = (
+    LogicalSwitch
+    | Subnet
+    | LogicalPort
+    | LogicalRouter
+    | FloatingIp
+    | QosPolicy
+    | Binding
+    | Chassis
+    | Alive
+    | PortStatus
+)
 
 T = TypeVar("T")
 
@@ -164,6 +177,11 @@ def neighbour(address: str, mac: str, net: str = "ext") -> Neighbour:
     return Neighbour(id=f"{net}/{address}", network=net, address=address, mac=mac)
 
 
+def policy(name: str, **fields: Any) -> QosPolicy:
+    """A QoS policy, without rules unless told otherwise."""
+    return QosPolicy(**{"id": name, "revision": 1, **fields})
+
+
 def chassis(name: str, tunnel_ip: str, **fields: Any) -> Chassis:
     """A chassis that offers Geneve."""
     return Chassis(id=name, tunnel_ip=tunnel_ip, **fields)
@@ -277,6 +295,17 @@ DOOR: tuple[Object, ...] = (
 )
 """A router joins the VLAN to the tunnelled network; a machine on the VLAN is known."""
 
+LIMITED: tuple[Object, ...] = (
+    network(qos="silver"),
+    policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
+    policy("gold", egress=BandwidthLimit(9000, 900), dscp=46),
+    *(port("a", 11), tap("a", 1)),
+    *(port("b", 12, qos="gold"), tap("b", 2)),
+    *(port("p", 51, trunk="t", qos="gold"), tap("p", 5)),
+    child("p1", 52, "p", 101),
+)
+"""Ports with their network's policy and with one of their own; a trunk's parent and child have one each."""
+
 SERVED: tuple[Object, ...] = (
     *PAIR,
     subnet(gateway_ip="10.0.0.1"),
@@ -304,6 +333,7 @@ STATES: dict[str, Callable[[], World]] = {
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
     "told": lambda: World.of(ME, *TOLD),
+    "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),
     "routed": lambda: World.of(ME, *ROUTED),

@@ -53,3 +53,11 @@ def test_a_router_leads_to_its_external_network_but_not_to_others_there() -> Non
 def test_a_gateway_port_leads_nowhere() -> None:
     gateway = worlds.port("g", 9, on=None, net="n1", device_owner="network:router_gateway", device_id="r1")
     assert needed(BOUND, gateway) == {"net:n1"}
+
+
+def test_the_policies_of_its_own_ports_are_followed() -> None:
+    gold, silver = worlds.port("a", 1, net="n1", qos="gold"), worlds.network("n1", 1, qos="silver")
+    assert needed(BOUND, gold, silver) == {"net:n1", "qos:gold"}
+    assert needed(BOUND, worlds.port("a", 1, net="n1"), silver) == {"net:n1", "qos:silver"}
+    other = worlds.port("b", 2, on="there", net="n1", qos="gold")
+    assert needed(BOUND, worlds.port("a", 1, net="n1"), other) == {"net:n1"}

@@ -20,11 +20,13 @@ from dragonflow.model import (
     DHCP_PORT,
     AddressPair,
     Alive,
+    BandwidthLimit,
     DhcpOption,
     FixedIP,
     FloatingIp,
     LogicalPort,
     OvsPort,
+    QosPolicy,
     Route,
     RouterGateway,
     RouterInterface,
@@ -36,7 +38,7 @@ from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
 from dragonflow.testing.worlds import World
 
-SCOPES = ("chassis", "alive", "net:n1", "net:n2", "net:ext", "router:r1")
+SCOPES = ("chassis", "alive", "net:n1", "net:n2", "net:ext", "router:r1", "qos:q1")
 PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
@@ -64,8 +66,17 @@ network_rows = st.builds(
             "physical_network": st.sampled_from(("physnet1", "physnet1", "physnet2")),
             "segmentation_id": st.sampled_from((7, 8, None)),
             "admin_up": st.booleans(),
+            "qos": st.sampled_from(("q1", "unheard-of")),
         },
     ),
+)
+
+policy_rows = st.builds(
+    worlds.policy,
+    st.just("q1"),
+    egress=st.sampled_from((None, BandwidthLimit(1000, 100), BandwidthLimit(1, -1))),
+    ingress=st.sampled_from((None, BandwidthLimit(2000, 200))),
+    dscp=st.sampled_from((None, 46, 64)),
 )
 
 SUBNETS = {"s1": ("10.0.0.0/24", "n1"), "s2": ("fd00::/64", "n2"), "s3": ("fd01::/64", "n1")}
@@ -97,6 +108,8 @@ variations = st.sampled_from(
         {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
         *({"device_id": "i"}, {"device_id": "i", "fixed_ips": (FixedIP("s1", "10.0.0.1"), FixedIP("s1", "10.0.0.2"))}),
+        {"qos": "q1"},
+        {"qos": "q1", "trunk": "t"},
         {"trunk": "t"},
         {"on": "b", "standby": ("here",), "trunk": "t"},
         {"parent": "p1", "vlan": 7},
@@ -235,7 +248,9 @@ class History(RuleBasedStateMachine):
         self.deliver(len(self.log))
         self.settle()
 
-    @rule(row=host_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows)
+    @rule(
+        row=host_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows | policy_rows
+    )
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
 
@@ -546,6 +561,22 @@ def a_child_comes_moves_and_goes(history: History) -> None:
     history.compare()
 
 
+def a_policy_changes(history: History) -> None:
+    gold = {"egress": BandwidthLimit(1000, 100), "ingress": BandwidthLimit(2000, 200), "dscp": 10}
+    _deliver(history, worlds.network("n1", 1, qos="q1"))
+    history.compare()
+    for fields in (gold, {**gold, "dscp": 20}, {**gold, "egress": None}, {}, gold):
+        _deliver(history, worlds.policy("q1", **fields))
+        history.compare()
+    _deliver(history, worlds.port("p1", 1, net="n1", qos="unheard-of"))
+    history.compare()
+    _deliver(history, worlds.port("p1", 1, net="n1", qos="q1"), worlds.network("n1", 1))
+    history.compare()
+    _delete(history, QosPolicy, "q1")
+    history.deliver(1)
+    history.compare()
+
+
 def a_router_changes(history: History) -> None:
     for fields in ({"admin_up": False}, {"routes": ROUTES[:1]}, {"interfaces": ()}, {"routes": ROUTES}):
         _deliver(history, worlds.router("r1", 9, "n1", "n2", **fields))
@@ -613,6 +644,7 @@ SCRIPTS = (
         a_router_changes,
         a_child_comes_moves_and_goes,
         a_floating_ip_moves,
+        a_policy_changes,
         a_row_turns_bad_and_good,
         old_news_comes_late,
         a_snapshot_lacks_rows,

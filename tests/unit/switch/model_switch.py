@@ -15,7 +15,7 @@ class ModelSwitch:
     def __init__(self) -> None:
         self.flows: dict[bytes, bytes] = {}
         self.groups: dict[int, dict[int, bytes]] = {}
-        self.meters: dict[int, tuple[int, int]] = {}
+        self.meters: dict[int, tuple[int, int, bool]] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelSwitch) and vars(self) == vars(other)
@@ -87,13 +87,14 @@ class ModelSwitch:
             self.flows = {name: flow for name, flow in self.flows.items() if group not in referred(flow[8:], 22)}
 
     def _meter(self, body: bytes) -> None:
-        command, _, meter = struct.unpack_from(">HHI", body)
+        command, flags, meter = struct.unpack_from(">HHI", body)
         if command == 2:
             del self.meters[meter]
             self.flows = {name: flow for name, flow in self.flows.items() if meter not in referred(flow[8:], 29)}
             return
         assert (meter in self.meters) == (command == 1)
-        self.meters[meter] = struct.unpack_from(">II", body, 12)
+        rate, burst = struct.unpack_from(">II", body, 12)
+        self.meters[meter] = rate, burst, bool(flags & 1)
 
 
 def _buckets(body: bytes) -> list[tuple[int, bytes]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import actions, matches
 
-from dragonflow.pipeline import Bits, Output, OutputTo, Punt, match, set_field
+from dragonflow.pipeline import ApplyMeter, Bits, Clone, Output, OutputTo, Punt, Resubmit, match, set_field
 from dragonflow.pipeline import match as make_match
 from dragonflow.pipeline.match import Match
 from dragonflow.switch.openflow import messages
@@ -71,10 +71,21 @@ def printed(wire: bytes) -> str:
             messages.bucket_remove(5, 9),
             "OFPT_GROUP_MOD (OF1.5) (xid=0x7):\n REMOVE_BUCKET command_bucket_id:9,group_id=5",
         ),
+        (
+            messages.flow_add(
+                flow_name(7, 100, match(in_port=5)),
+                flow_contents(bytes(8), (Clone((ApplyMeter(3), Resubmit(8))), Output(1)), None),
+            ),
+            "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,in_port=5 actions=clone(meter:3,resubmit(,8)),output:1",
+        ),
         (messages.group_delete(5), "OFPT_GROUP_MOD (OF1.5) (xid=0x7):\n DEL group_id=5,type=all"),
         (
-            messages.meter_add(3, 100, 10),
+            messages.meter_add(3, 100, 10, bits=False),
             "OFPT_METER_MOD (OF1.5) (xid=0x7): ADD meter=3 pktps burst bands=\ntype=drop rate=100 burst_size=10",
+        ),
+        (
+            messages.meter_modify(3, 100, 10, bits=True),
+            "OFPT_METER_MOD (OF1.5) (xid=0x7): MOD meter=3 kbps burst bands=\ntype=drop rate=100 burst_size=10",
         ),
         (
             messages.bundle_control(4, messages.OPEN),

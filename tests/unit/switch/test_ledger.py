@@ -23,7 +23,7 @@ from dragonflow.pipeline import (
     TunnelPort,
     match,
 )
-from dragonflow.pipeline.action import ApplyMeter
+from dragonflow.pipeline.action import ApplyMeter, Clone
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import Ledger, Tunnel, cookie
 from dragonflow.switch.openflow.decode import GroupBytes
@@ -67,8 +67,9 @@ _facts = st.one_of(
     st.builds(flow, _small, st.builds(OutputTo, _small)),
     st.builds(Group, _small),
     st.builds(lambda group, bucket, port: Bucket(group, bucket, (port,)), _small, _small, _ports),
-    st.builds(lambda number, rate: Meter(number, rate, 1), _small, _small),
+    st.builds(lambda number, rate, bits: Meter(number, rate, 1, bits), _small, _small, st.booleans()),
     st.builds(lambda number, meter: (flow(number, ApplyMeter(meter)), Meter(meter, 9, 1)), _small, _small),
+    st.builds(lambda number, meter: (flow(number, Clone((ApplyMeter(meter),))), Meter(meter, 9, 1)), _small, _small),
     st.builds(lambda number, address: TunnelPort(f"t{number}", "geneve", f"10.0.0.{address}"), _small, _small),
     st.builds(lambda number, bridge: PatchPort(f"p{number}", f"q{number}", f"br{bridge}"), _small, _small),
     st.builds(lambda number: InternalPort(f"t{number}"), _small),

@@ -22,11 +22,13 @@ from dragonflow.neutron.db.ports import (
     revision,
     standby_now,
 )
+from dragonflow.neutron.db.qos import QOS_KIND, listen_to_qos
 from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_routers, router_interfaces
 from dragonflow.neutron.db.trunks import former_children, listen_to_trunks, trunkings, trunks_now
 
 __all__ = [
     "FLOATING_KIND",
+    "QOS_KIND",
     "RECORDED",
     "ROUTER_KIND",
     "Entry",
@@ -50,6 +52,7 @@ __all__ = [
     "generations",
     "listen",
     "listen_to_floating_ips",
+    "listen_to_qos",
     "listen_to_routers",
     "listen_to_trunks",
     "of_nova",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from neutron.db import models_v2
 from neutron.db.models import l3 as l3_models
+from neutron.db.qos import models as qos_models
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
@@ -16,6 +17,7 @@ from sqlalchemy import orm
 
 from dragonflow.neutron.db.floating import FLOATING_KIND
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
+from dragonflow.neutron.db.qos import QOS_KIND
 from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_interface
 
@@ -26,6 +28,7 @@ _MODELS = {
     "port": models_v2.Port,
     ROUTER_KIND: l3_models.Router,
     FLOATING_KIND: l3_models.FloatingIP,
+    QOS_KIND: qos_models.QosPolicy,
 }
 
 
@@ -54,7 +57,7 @@ class StandbyNow(NamedTuple):
 
 @retry_deadlocks
 def revision(context: Any, kind: str, id: str) -> int | None:
-    """The revision number of a network, subnet, port, router or floating IP; None if there is no such object."""
+    """The revision number of an object of one of these kinds; None if there is no such object."""
     model, attributes = _MODELS[kind], standard_attr.StandardAttribute
     query = sa.select(attributes.revision_number).join(model, model.standard_attr_id == attributes.id)
     with db_api.CONTEXT_READER.using(context):

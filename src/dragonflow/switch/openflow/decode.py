@@ -10,7 +10,7 @@ from struct import Struct, error
 from typing import NamedTuple
 
 from dragonflow.switch.openflow.encode import flow_name_of
-from dragonflow.switch.openflow.messages import METER_FLAGS, BucketBytes
+from dragonflow.switch.openflow.messages import METER_BITS, METER_PACKETS, BucketBytes
 
 FOREIGN = b""
 """As a flow's contents: none that the ledger could ever want (it has timeouts, flags or an importance)."""
@@ -28,10 +28,10 @@ class GroupBytes(NamedTuple):
 
 
 class MeterFigures(NamedTuple):
-    """A meter as dumped; ``figures`` (rate, burst) is None where it isn't one that drops by packets."""
+    """A meter as dumped; ``figures`` (rate, burst, whether in kilobits) is None where it isn't one of ours."""
 
     id: int
-    figures: tuple[int, int] | None
+    figures: tuple[int, int, bool] | None
 
 
 def _check(least: int, length: int, left: int) -> None:
@@ -96,8 +96,8 @@ def decode_meters(body: bytes) -> Iterator[MeterFigures]:
         length, flags, meter = _METER.unpack_from(body, at)
         _check(_METER.size, length, len(body) - at)
         figures = None
-        if length == _METER.size + 16 and flags == METER_FLAGS:
+        if length == _METER.size + 16 and flags in (METER_PACKETS, METER_BITS):
             kind, _, rate, burst = _BAND.unpack_from(body, at + _METER.size)
-            figures = (rate, burst) if kind == 1 else None
+            figures = (rate, burst, flags == METER_BITS) if kind == 1 else None
         yield MeterFigures(meter, figures)
         at += length

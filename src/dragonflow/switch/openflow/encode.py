@@ -18,6 +18,7 @@ from dragonflow.pipeline.action import (
     Action,
     ApplyMeter,
     CheckSize,
+    Clone,
     DecTtl,
     Move,
     Output,
@@ -108,11 +109,11 @@ _MULTIPATH = Struct(">HHIHHH2xHHI2xH4s")
 
 _CHECK_PKT_LARGER = Struct(">HHIHHH4s6x")
 
-_CONTROLLER2 = Struct(">HHIH6x")
+_CONTROLLER2 = _CLONE = Struct(">HHIH6x")
 _PROPERTY = Struct(">HH")
 
 NICIRA = 0x00002320
-_NX_RESUBMIT_TABLE, _NX_CONTROLLER2 = 14, 37
+_NX_RESUBMIT_TABLE, _NX_CONTROLLER2, _NX_CLONE = 14, 37, 42
 _NX_MULTIPATH = 10
 _NX_CHECK_PKT_LARGER = 49
 _SYMMETRIC_L3L4, _MODULO_N = 2, 0
@@ -168,6 +169,11 @@ def _check_size(action: CheckSize) -> bytes:
     return _CHECK_PKT_LARGER.pack(0xFFFF, _CHECK_PKT_LARGER.size, NICIRA, *what)
 
 
+def _clone(action: Clone) -> bytes:
+    inner = encode_actions(action.actions)
+    return _CLONE.pack(0xFFFF, _CLONE.size + len(inner), NICIRA, _NX_CLONE) + inner
+
+
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     Output: lambda action: _OUTPUT.pack(0, 16, action.port, 0),
     OutputTo: lambda action: _NUMBERED.pack(22, 8, action.group),
@@ -181,6 +187,7 @@ _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     Spread: _spread,
     CheckSize: _check_size,
     Punt: _punt,
+    Clone: _clone,
 }
 
 

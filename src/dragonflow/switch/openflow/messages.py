@@ -143,28 +143,28 @@ def _chunks(buckets: Iterable[BucketBytes]) -> Iterator[bytes]:
 _METER_MOD = Struct(">HHI")
 _METER_DROP_BAND = Struct(">HHII4x")
 _METER_ADD, _METER_MODIFY, _METER_DELETE = 0, 1, 2
-METER_FLAGS = 0b0110
-"""OFPMF_PKTPS and OFPMF_BURST."""
+METER_PACKETS, METER_BITS = 0b0110, 0b0101
+"""OFPMF_BURST with OFPMF_PKTPS or OFPMF_KBPS."""
 
 
-def meter_add(meter: int, rate: int, burst: int) -> Message:
-    """Make a meter that drops what exceeds ``rate`` packets a second after ``burst`` packets."""
-    return _meter(_METER_ADD, meter, rate, burst)
+def meter_add(meter: int, rate: int, burst: int, bits: bool) -> Message:
+    """Make a meter that drops what exceeds ``rate`` packets (or kilobits) a second after a burst of ``burst``."""
+    return _meter(_METER_ADD, meter, rate, burst, bits)
 
 
-def meter_modify(meter: int, rate: int, burst: int) -> Message:
+def meter_modify(meter: int, rate: int, burst: int, bits: bool) -> Message:
     """Give a meter new figures."""
-    return _meter(_METER_MODIFY, meter, rate, burst)
+    return _meter(_METER_MODIFY, meter, rate, burst, bits)
 
 
 def meter_delete(meter: int) -> Message:
     """Remove a meter. Open vSwitch also removes every flow that uses it."""
-    return Message(Type.METER_MOD, _METER_MOD.pack(_METER_DELETE, METER_FLAGS, meter))
+    return Message(Type.METER_MOD, _METER_MOD.pack(_METER_DELETE, METER_PACKETS, meter))
 
 
-def _meter(command: int, meter: int, rate: int, burst: int) -> Message:
+def _meter(command: int, meter: int, rate: int, burst: int, bits: bool) -> Message:
     band = _METER_DROP_BAND.pack(1, _METER_DROP_BAND.size, rate, burst)
-    return Message(Type.METER_MOD, _METER_MOD.pack(command, METER_FLAGS, meter) + band)
+    return Message(Type.METER_MOD, _METER_MOD.pack(command, METER_BITS if bits else METER_PACKETS, meter) + band)
 
 
 _BUNDLE_CONTROL = Struct(">IHH")
