@@ -53,11 +53,13 @@ class ControlServer:
         """Serve until cancelled; the socket's file goes with it, and who still follows is cut off."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
-        before = os.umask(0o177)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)  # the process's, so nothing else may run meanwhile
         try:
-            server = await asyncio.start_unix_server(self._serve, self._path, limit=_LINE_LIMIT)
+            listening.bind(str(self._path))
         finally:
             os.umask(before)
+        server = await asyncio.start_unix_server(self._serve, sock=listening, limit=_LINE_LIMIT)
         try:
             # not serve_forever(), which in Python 3.12 waits for all connections to end when it is cancelled
             await asyncio.Event().wait()
