@@ -207,11 +207,11 @@ def test_without_a_df_db_it_touches_no_flow_and_makes_none(host: Host) -> None:
     with host.controller():
         until(lambda: "there is no DF DB" in host.log.read_text(), "the controller to miss the DF DB")
         assert not host.status()["in_sync"]
-        assert "table=7" in host.vswitch.ofctl("dump-flows", "br-int")
+        assert "table=7," in host.vswitch.ofctl("dump-flows", "br-int")
         assert not Path(host.store_url.removeprefix("sqlite://")).exists()
         host.write(NET)
         until(lambda: host.status()["in_sync"], "the controller to go on when the DF DB is there")
-        assert "table=7" not in host.vswitch.ofctl("dump-flows", "br-int")
+        assert "table=7," not in host.vswitch.ofctl("dump-flows", "br-int")
 
 
 def test_prometheus_is_answered(host: Host) -> None:

@@ -168,7 +168,7 @@ async def test_a_gateway_that_is_replaced_is_followed(ground: Ground) -> None:  
 
 
 async def test_a_tcp_connection_made_again_at_once_from_the_same_port_harms_nobody(ground: Ground) -> None:  # noqa: F811
-    """Under ``ct(nat)`` this ends Open vSwitch 3.1 in user space; here no connection is tracked."""
+    """Such a guest can end Open vSwitch 3.1 in user space where ``ct(nat)`` is used wrongly (decision 25)."""
     serve = "import socket; s = socket.create_server(('', 7)); [s.accept()[0].close() for _ in range(9)]"
     again = (
         "import socket\nfor _ in range(9):\n s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('', 5555));"

@@ -12,6 +12,8 @@ from dragonflow.lab import Lab
 from dragonflow.lab.system import wait_until
 
 from .conftest import Cloud
+from .test_faults import in_sync
+from .test_faults import status as said
 from .test_provider_networks import peer  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("audited")
@@ -61,6 +63,11 @@ def test_floating_ips_are_reached_move_and_say_whether_they_work(
     assert ping(vms[0], addresses[1])
     assert ping(vms[1], addresses[0], "-M", "do", "-s", str(inner["mtu"] - 28))
     assert not ping(vms[2], "203.0.113.1"), "it has no address there"
+    process = lab.process("controller-host1")
+    process.kill()
+    process.start()
+    wait_until(lambda: in_sync(lab, "host1"), "in sync", 20)
+    assert said(lab, "host1")["mods_since_start"] == 0, "what it had learnt is still in the switch"
     put(0, three)
     wait_until(lambda: ping(vms[2], "203.0.113.1") and outside(addresses[0]), "the floating IP on host3", 10)
     wait_until(lambda: status(0) == "ACTIVE", "ACTIVE again", 10)

@@ -56,10 +56,9 @@ class TestDfPortForwardings(df_l3.RouterTestCase):
         self.ext_api = test_extensions.setup_extensions_middleware(manager)
 
 
-_THEIRS = test_floating_ip_port_forwarding.FloatingIPPorForwardingTestCase
-for _name in vars(_THEIRS):
+for _name, _it in vars(test_floating_ip_port_forwarding.FloatingIPPorForwardingTestCase).items():
     if _name.startswith(("test_", "_create_fip", "_update_fip")):
-        setattr(TestDfPortForwardings, _name, vars(_THEIRS)[_name])
+        setattr(TestDfPortForwardings, _name, _it)
 
 if not ALL:
     for _name in dir(TestDfRouters):

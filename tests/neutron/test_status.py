@@ -15,7 +15,7 @@ from dragonflow.model import Alive, Chassis, PortStatus, encode
 from dragonflow.neutron.agenda import Agenda
 from dragonflow.neutron.agents import AgentKeeper
 from dragonflow.neutron.binding import HostNow
-from dragonflow.neutron.db import PortNow, StaleTurn, StandbyNow
+from dragonflow.neutron.db import FloatingNow, PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.leader import KEY, Election
@@ -85,6 +85,7 @@ class Neutron:
         self.broken = ""
         self.still: object = None
         self.fail = False
+        self.floats: dict[str, FloatingNow] = {}
 
     def ports(self, ids=None):
         self.compared += ids is None
@@ -105,6 +106,12 @@ class Neutron:
 
     def mark(self) -> object:
         return self.still or object()
+
+    def floating(self, ports=None):
+        return [it for it in list(self.floats.values()) if ports is None or it.port in ports]
+
+    def turn_floating(self, floating: FloatingNow, status: str) -> None:
+        self.floats[floating.id] = floating._replace(status=status)
 
     def standby(self, ids=None):
         return [other for other in list(self.prepared) if ids is None or other.id in ids]
@@ -158,6 +165,23 @@ def test_a_status_that_comes_before_neutron_shows_the_binding_is_not_lost(dfdb, 
     assert neutron.turns == []
     neutron.now["p1"] = PORT
     until(lambda: neutron.status() == "ACTIVE")
+
+
+def test_a_floating_ip_is_active_while_the_host_of_its_fixed_port_says_so(dfdb, keep):
+    neutron = Neutron(UP, UP._replace(id="pf", vif_type="unbound", ours=False))
+    free = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0)
+    neutron.floats["f1"] = free
+    keep(neutron, period=0.05)
+    until(lambda: neutron.floats["f1"].status == "DOWN")
+    neutron.floats["f1"] = free._replace(status="DOWN", host="h1", generation=1)
+    put(dfdb, said("ACTIVE", "pf"))
+    until(lambda: neutron.floats["f1"].status == "ACTIVE")
+    put(dfdb, said("ACTIVE", "pf", "h2"))
+    neutron.floats["f1"] = neutron.floats["f1"]._replace(host="h2")
+    dfdb.store.commit(Txn((Delete(key(said("ACTIVE", "pf"))),)))
+    assert neutron.floats["f1"].status == "ACTIVE", "it moved"
+    dfdb.store.commit(Txn((Delete(key(said("ACTIVE", "pf", "h2"))),)))
+    until(lambda: neutron.floats["f1"].status == "DOWN")
 
 
 def test_what_neutron_refuses_is_tried_again(dfdb, keep):

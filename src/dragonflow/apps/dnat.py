@@ -155,7 +155,7 @@ class Dnat(App):
         for kind in nat.ERRORS:
             errors = match(here, **packets, ip_proto=1, icmpv4_type=kind)
             yield L3.entry.flow(_ERROR, errors, *_punt(PuntKind.FLOATING_ERROR_IN, where, it.id))
-        enter: tuple[Action, ...] = (load(ROUTER, it.router.key), load(SOURCE, it.own.key), load(FROM_TUNNEL, 0))
+        enter: tuple[Action, ...] = (load(ROUTER, it.router.key), load(SOURCE, it.own.key))
         check = () if it.mtu is None else (CheckSize(it.mtu + ETHERNET, TOO_BIG),)
         fixed = set_field(ipv4_dst=it.fixed_ip)
         yield L3.entry.flow(_OURS, match(here, **packets), *enter, *check, *fixed, goto=L3.local)

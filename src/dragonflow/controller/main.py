@@ -50,7 +50,7 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, OvsPort, host_scope, status_scope
+from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline import PacketOut
@@ -272,7 +272,7 @@ class Controller:
             self._switch.want
         )  # what rests on no row: tunnel and patch ports can be made while rows are read
         self._switch.ask_for_ports()
-        while not await self._follow_news():
+        while not (await self._follow_news() and self._switch.connected):
             pass
         LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
         self._neighbours.begin()
@@ -394,6 +394,7 @@ class Controller:
             "mods_since_start": self._mods,
             "places": len(self._engine.places),
             "scopes": sorted(self._intake.arrived),
+            "neighbours": {it.id: it.mac for it in self._replica.all(Neighbour)},
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }

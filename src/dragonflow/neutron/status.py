@@ -332,8 +332,9 @@ class StatusKeeper(Keeper):
         for port in ports:
             if port.migrating:
                 self._tell_of_standby(port.id)
-        if self._all_told:
-            self._turn_floating(ids)
+        guests = {port.id for port in ports if port.ours}
+        if self._all_told and (others := [port for port in ids if port not in guests]):
+            self._turn_floating(others)
 
     def _turn(self, port: PortNow) -> Turn | None:
         return turn(port, self._row(port.id, port.host))
