@@ -21,6 +21,7 @@ from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.survey import Survey
 from dragonflow.store.protocol import Delete, Key, Txn
+from dragonflow.testing import founding
 
 LIMIT, DSCP = rules.QosBandwidthLimitRule, rules.QosDscpMarkingRule
 
@@ -149,6 +150,7 @@ class TestRows(QosTestCase):
         with self.network() as net, self.subnet(net) as subnet, self.port(subnet) as port:
             self.give(policy, net["network"], port["port"])
             self.work()
+            self.store.call(founding.found)
             row, lport = self.policy_row(policy), self.port_row(port["port"])
             spoils = {
                 row.id: (lambda: self.store.commit(Txn((Delete(Key(row.scope, "QosPolicy", row.id)),)))),
