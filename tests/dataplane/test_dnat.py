@@ -179,7 +179,7 @@ async def test_a_tcp_connection_made_again_at_once_from_the_same_port_harms_nobo
     )
     async with cloud(ground) as it:
         serving = asyncio.create_task(it.run(it.gateway, "python3", "-c", serve))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2.0)  # nothing says when it listens
         assert "made" in await it.run("a", "python3", "-c", again)
         await serving
         assert await it.pings("a", "203.0.113.1")

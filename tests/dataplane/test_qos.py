@@ -17,8 +17,8 @@ from dragonflow.model import BandwidthLimit
 from dragonflow.testing import worlds
 
 NET, A, B, C = worlds.network(), worlds.port("a", 11), worlds.port("b", 12), worlds.port("c", 13)
-LIMIT = BandwidthLimit(4000, 400)
-DOUBLE = BandwidthLimit(8000, 800)
+LIMIT = BandwidthLimit(2000, 200)
+DOUBLE = BandwidthLimit(4000, 400)
 
 FRAME = 1042
 """Bytes of a frame with 1000 bytes of UDP in IPv4."""
@@ -78,17 +78,17 @@ async def test_limits_hold_in_their_direction_and_change_at_once(vswitch: VSwitc
         vms = await ready(here)
         policy = worlds.policy("gold", egress=LIMIT)
         sent, received, _ = await send(vms["a"], vms["b"], B.ips[0])
-        assert received > 0.9 * sent, "no policy, no limit"
+        assert received > 0.7 * sent, "no policy, no limit"
         await here.now(policy, replace(A, qos="gold"))
-        assert 0.8 < share(LIMIT, await send(vms["a"], vms["b"], B.ips[0])) < 1.15
+        assert 0.6 < share(LIMIT, await send(vms["a"], vms["b"], B.ips[0])) < 1.15
         sent, received, _ = await send(vms["b"], vms["a"], A.ips[0])
-        assert received > 0.9 * sent, "the other direction"
+        assert received > 0.7 * sent, "the other direction"
         await here.now(replace(policy, egress=DOUBLE))
-        assert 0.8 < share(DOUBLE, await send(vms["a"], vms["b"], B.ips[0])) < 1.15
+        assert 0.6 < share(DOUBLE, await send(vms["a"], vms["b"], B.ips[0])) < 1.15
         await here.now(replace(policy, egress=None, ingress=LIMIT))
         sent, received, _ = await send(vms["a"], vms["b"], B.ips[0])
-        assert received > 0.9 * sent
-        assert 0.8 < share(LIMIT, await send(vms["b"], vms["a"], A.ips[0])) < 1.15
+        assert received > 0.7 * sent
+        assert 0.6 < share(LIMIT, await send(vms["b"], vms["a"], A.ips[0])) < 1.15
 
 
 async def test_what_a_limited_port_does_not_get_others_do(vswitch: VSwitch) -> None:
@@ -101,8 +101,8 @@ async def test_what_a_limited_port_does_not_get_others_do(vswitch: VSwitch) -> N
             assert other.stdout is not None
             assert other.stdout.readline() == "ready\n"
             measured = await send(vms["a"], vms["b"], "10.0.0.255")
-            assert 0.8 < share(LIMIT, measured) < 1.15
-            assert int(other.stdout.readline()) > 0.9 * measured[0]
+            assert 0.6 < share(LIMIT, measured) < 1.15
+            assert int(other.stdout.readline()) > 0.7 * measured[0]
 
 
 async def test_ports_that_share_a_policy_have_a_limit_each(vswitch: VSwitch) -> None:
@@ -111,10 +111,10 @@ async def test_ports_that_share_a_policy_have_a_limit_each(vswitch: VSwitch) -> 
         vms = await ready(here)
         await here.now(worlds.policy("gold", egress=LIMIT), replace(NET, qos="gold"))
         shares = await asyncio.gather(send(vms["a"], vms["b"], B.ips[0]), send(vms["c"], vms["a"], A.ips[0]))
-        assert all(0.7 < share(LIMIT, each) < 1.15 for each in shares), shares
+        assert all(0.6 < share(LIMIT, each) < 1.15 for each in shares), shares
         await here.now(replace(A, qos="free"), worlds.policy("free"))
         sent, received, _ = await send(vms["a"], vms["b"], B.ips[0])
-        assert received > 0.9 * sent, "its own policy, which limits nothing"
+        assert received > 0.7 * sent, "its own policy, which limits nothing"
 
 
 async def test_packets_are_marked_in_both_families(vswitch: VSwitch) -> None:
