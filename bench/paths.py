@@ -10,7 +10,6 @@ Needs root.
 - ping ms: the median of 200 pings after that, 5 ms apart
 - Mbit/s: iperf3, one TCP connection from the first VM to the second
 - connections/s: TCP connections opened and closed one after the other by one client
-- data path flows, recirculations: what the sender's switch holds for a ping, both ways, and in how many of them it looks anew
 - router add subnet: from sending the request to Neutron until the first ping through the router comes back, each time on new
   networks; of which Neutron's own answer takes the time beside it
 """
@@ -73,8 +72,6 @@ class Found(NamedTuple):
     ping: float
     mbits: float
     connections: float
-    flows: float
-    recirculations: float
 
 
 class Cloud:
@@ -151,14 +148,13 @@ def measure(lab: Lab, way: Way, seconds: float) -> Found:
         host.switch.appctl("dpctl/del-flows")
     (first,) = ping(lab, way, 1)
     steady = median(ping(lab, way, PINGS))
-    held = [line for line in lab.host(way.source.host).switch.appctl("dpctl/dump-flows").splitlines() if "icmp" in line]
     with serving(lab, way.target, "iperf3", "-s", "-p", str(PORT)):
         options = ("-c", way.address, "-p", str(PORT), "-t", str(seconds), "-J")
         report = json.loads(lab.exec(way.source.port_id, "iperf3", *options, timeout=60).stdout)
         mbits = report["end"]["sum_received"]["bits_per_second"] / 1e6
     with serving(lab, way.target, sys.executable, "-c", ACCEPT):
         shown = lab.exec(way.source.port_id, sys.executable, "-c", CONNECT, way.address, str(seconds)).stdout
-    return Found(first, steady, mbits, float(shown), len(held), sum("recirc(" in line for line in held))
+    return Found(first, steady, mbits, float(shown))
 
 
 def joining(cloud: Cloud, number: int) -> tuple[float, float]:
@@ -199,12 +195,11 @@ def collect(lab: Lab, rounds: int, seconds: float, say: Callable[[str], None]) -
 def show(result: dict[str, Any], console: Console) -> None:
     table = Table(title="A packet's way, and its ratio to the first", title_justify="left", header_style="bold")
     table.add_column("way")
-    for column in ("first ms", "ping ms", "Mbit/s", "connections/s", "data path flows", "recirculations"):
+    for column in ("first ms", "ping ms", "Mbit/s", "connections/s"):
         table.add_column(column, justify="right")
     base = next(iter(result["ways"].values()))
     for name, measured in result["ways"].items():
-        ratios = [f"{measured[it]:.3g} ({measured[it] / base[it]:.2f})" for it in Found._fields[:4]]
-        table.add_row(name, *ratios, *(f"{measured[it]:.0f}" for it in Found._fields[4:]))
+        table.add_row(name, *(f"{measured[it]:.3g} ({measured[it] / base[it]:.2f})" for it in Found._fields))
     console.print(table)
     console.print(
         f"router add subnet → first ping: {result['router_add_subnet_s']:.2f} s, "
