@@ -11,6 +11,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
 from typing import NamedTuple
 
+from dragonflow.packet.udp import checksum
+
 _ETHERNET = Struct(">6s6sH")
 _IPV4 = Struct(">BBHHHBBH4s4s")
 _IPV6 = Struct(">IHBB16s16s")
@@ -110,10 +112,10 @@ def complain(received: Received, complaint: Complaint, router: Address, mtu: int
 def icmpv4(macs: tuple[bytes, bytes], ips: tuple[Address, Address], kind: int, code: int, rest: bytes) -> bytes:
     """The frame of a message; ``macs`` and ``ips`` are source and destination, ``rest`` is what follows the checksum."""
     message = _ICMP.pack(kind, code, 0) + rest
-    message = message[:2] + checksum(message) + message[4:]
+    message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
     length = _IPV4.size + len(message)
     header = _IPV4.pack(0x45, 0xC0, length, 0, 0, _LIFETIME, _ICMPV4, 0, ips[0].packed, ips[1].packed)
-    header = header[:10] + checksum(header) + header[12:]
+    header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
     return _ETHERNET.pack(macs[1], macs[0], _FAMILY[4]) + header + message
 
 
@@ -121,16 +123,6 @@ def icmpv6(macs: tuple[bytes, bytes], ips: tuple[Address, Address], kind: int, c
     """The same in IPv6."""
     message = _ICMP.pack(kind, code, 0) + rest
     pseudo = ips[0].packed + ips[1].packed + len(message).to_bytes(4, "big") + _ICMPV6.to_bytes(4, "big")
-    message = message[:2] + checksum(pseudo + message) + message[4:]
+    message = message[:2] + checksum(pseudo + message).to_bytes(2, "big") + message[4:]
     header = _IPV6.pack(6 << 28, len(message), _ICMPV6, _LIFETIME, ips[0].packed, ips[1].packed)
     return _ETHERNET.pack(macs[1], macs[0], _FAMILY[6]) + header + message
-
-
-def checksum(data: bytes) -> bytes:
-    """The Internet checksum (RFC 1071) of the data."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return (~total & 0xFFFF).to_bytes(2, "big")
