@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import subprocess
@@ -12,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dragonflow.apps import APPS
-from dragonflow.controller.announce import Heralds
+from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed
-from dragonflow.controller.neighbours import Neighbours
+from dragonflow.controller.neighbours import PERIOD, Neighbours
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.lab import system
@@ -102,14 +101,14 @@ class TestChassis:
                 self._news.clear()
 
     async def live(self) -> None:
-        """Sync at every news and do what is due every second, as the controller does, until cancelled."""
-        while True:
-            self._news.clear()
-            await self.sync()
-            for packet in (*self.neighbours.tick(self.view()), *self.heralds.unasked(self.view())):
-                self.switch.send(packet)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), 1)
+        """Sync at every news and send what is due unasked, as the controller does, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(announce(self.neighbours.tick, self.view, self.switch.send, PERIOD))
+            group.create_task(announce(self.heralds.unasked, self.view, self.switch.send, AGAIN))
+            while True:
+                self._news.clear()
+                await self.sync()
+                await self._news.wait()
 
     async def vm(self, port: LogicalPort, *addresses: str) -> str:
         """Plug a namespace for the port; returns its name. Addresses carry a prefix length; no ND or DAD happens for them."""
