@@ -163,6 +163,7 @@ async def test_a_gateway_that_is_replaced_is_followed(ground: Ground) -> None:  
     """It tells of itself by an announcement, as routers do that take over for others."""
     async with cloud(ground) as it:
         assert await it.pings("a", "203.0.113.1")
+        await it.one.sync()  # the first packet waited for the answer, not for the flow that hears announcements
         inside(it.gateway, "sysctl", "-q", "net.ipv4.conf.eth0.arp_notify=1")
         inside(it.gateway, "ip", "link", "set", "eth0", "address", "02:99:00:00:00:01")
         for _ in range(50):
@@ -191,6 +192,7 @@ async def test_a_tcp_connection_made_again_at_once_from_the_same_port_harms_nobo
 async def test_a_controller_that_starts_anew_knows_the_neighbours_of_the_one_before(ground: Ground) -> None:  # noqa: F811
     async with cloud(ground) as it:
         assert await it.pings("a", "203.0.113.1")
+        await it.one.sync()  # the first packet waited for the answer, not for the flow
         before = it.one.flows()
         second = TestChassis(it.one.vswitch, it.one.me)
         running = asyncio.create_task(second.switch.run())
