@@ -109,6 +109,44 @@ class Clone(msgspec.Struct, frozen=True):
     actions: tuple[Action, ...]
 
 
+class Translate(msgspec.Struct, frozen=True):
+    """How ``Track`` translates a connection's IPv4 addresses (NXAST_NAT).
+
+    A new connection's ``source`` or ``destination`` address becomes the given one. A new destination port comes from
+    ``ports`` (first and last); without it ports stay, but for a source port that would clash. With neither address only
+    connections that are translated already are, in both directions, with the ICMP errors that belong to them.
+
+    The address must not be the one that the packet has: Open vSwitch 3.1 in user space ends itself when a TCP connection under
+    such a translation is made again right after its close (lib/conntrack.c:1063).
+    """
+
+    source: str | None = None
+    destination: str | None = None
+    ports: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.source is not None and self.destination is not None:
+            raise ValueError("a connection is translated by its source or by its destination")
+        if self.ports is not None and self.destination is None:
+            raise ValueError("ports are those of a new destination")
+
+
+class Track(msgspec.Struct, frozen=True):
+    """Find the packet's connection in ``zone`` (1 … 65535) and go on in table number ``table`` (NXAST_CT).
+
+    With ``commit`` a connection that isn't known begins.
+    """
+
+    zone: int
+    table: int
+    commit: bool = False
+    translate: Translate | None = None
+
+
+class Untrack(msgspec.Struct, frozen=True):
+    """Forget which connection the packet belonged to, before it is looked for anew (NXAST_CT_CLEAR)."""
+
+
 Action = (
     Output
     | OutputTo
@@ -123,6 +161,8 @@ Action = (
     | CheckSize
     | Punt
     | Clone
+    | Track
+    | Untrack
 )
 
 

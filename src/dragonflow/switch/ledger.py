@@ -12,23 +12,33 @@ cookie. The others are told by ``clashes`` and take over when the winner goes.
 
 A group stands while an owner wants it (``Group``) or a wanted flow or bucket sends to it, so no flow is ever refused for want of
 a group; an empty group drops. Buckets alone make no group. A meter stays while a flow goes through it.
+
+A conntrack zone is emptied when a flow begins to translate sources in it, to another address than before, and when the last one
+is gone: no connection outlives its router's address, or meets it again in a router that gets the number later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from ipaddress import IPv4Address
 from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
 
-from dragonflow.pipeline.action import Action, ApplyMeter, Clone, OutputTo
+from dragonflow.pipeline.action import Action, ApplyMeter, Clone, OutputTo, Track
 from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, InternalPort, Meter, Owner, PatchPort, TunnelPort
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
-from dragonflow.switch.openflow.encode import encode_actions, flow_contents, flow_name, table_and_priority
+from dragonflow.switch.openflow.encode import (
+    encode_actions,
+    flow_contents,
+    flow_name,
+    source_translation,
+    table_and_priority,
+)
 from dragonflow.switch.openflow.messages import BucketBytes, Message
 
 _COOKIE_PREFIX = b"\xdf"
@@ -65,8 +75,8 @@ class Clash(msgspec.Struct, frozen=True):
 class Kind:
     """What a claim or a change is about. Plain numbers: they are hashed for every fact, and an enum's hash is slow."""
 
-    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH = range(7)
-    NAMES = ("flow", "group", "bucket", "meter", "tunnel port", "use of meter", "patch port")
+    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH, ZONE = range(8)
+    NAMES = ("flow", "group", "bucket", "meter", "tunnel port", "use of meter", "patch port", "conntrack zone")
 
 
 class Change(NamedTuple):
@@ -143,10 +153,11 @@ class Ledger:
         self._tunnels: Claims[str, Tunnel] = Claims()
         self._meter_uses: Claims[int, bool] = Claims()
         self._patches: Claims[str, Patch] = Claims()
+        self._zones: Claims[int, bytes] = Claims()
         self._claims: tuple[Claims[Any, Any], ...] = (
             *(self._flows, self._groups, self._buckets),
             *(self._meters, self._tunnels, self._meter_uses),
-            self._patches,
+            *(self._patches, self._zones),
         )
         self._members: dict[int, set[int]] = {}
         self._clash_seen: dict[tuple[int, Any], float] = {}
@@ -258,7 +269,8 @@ class Ledger:
             *(self._flow_deletes() if sweep else ()),
             *(self._group_deletes() if sweep else ()),
         )
-        return Difference(tuple(self._meter_changes()), bundle, tuple(self._meter_deletes()) if sweep else ())
+        after = (*self._zone_changes(sweep), *(self._meter_deletes() if sweep else ()))
+        return Difference(tuple(self._meter_changes()), bundle, after)
 
     def _group_changes(self, finely: bool) -> Iterator[Change]:
         for group in self._groups.unlike:
@@ -317,6 +329,12 @@ class Ledger:
             if self._meters.wanted(meter) is None and meter not in self._meter_uses:
                 yield Change((messages.meter_delete(meter),), Kind.METER, meter, None)
 
+    def _zone_changes(self, sweep: bool) -> Iterator[Change]:
+        for zone in self._zones.unlike:
+            address = self._zones.wanted(zone)
+            if sweep or address is not None:
+                yield Change((messages.zone_flush(zone),), Kind.ZONE, zone, address)
+
     # What the switch has
 
     def confirm(self, changes: Iterable[Change]) -> None:
@@ -348,6 +366,7 @@ class Ledger:
         ``groups`` None: it can't tell its groups; then all wanted are sent whole, and what else there may be is let be.
         """
         self._flows.saw_all(flows)
+        self._zones.saw_all(dict(filter(None, map(source_translation, flows.values()))))
         self._meters.saw_all({meter.id: meter.figures or (-1, -1, False) for meter in meters})
         found = {group.id: group.buckets for group in groups or ()}
         self._groups.saw_all({group: _FOREIGN if buckets is None else _PLAIN for group, buckets in found.items()})
@@ -367,7 +386,7 @@ class Ledger:
         if change.kind == Kind.BUCKET:
             names = {(change.name, bucket): actions for bucket, actions in change.value}
             return self._claimants(Kind.BUCKET, names)
-        return self._claimants(change.kind, {change.name: change.value if change.kind == Kind.METER else _PLAIN})
+        return self._claimants(change.kind, {change.name: _PLAIN if change.kind == Kind.GROUP else change.value})
 
     def _claimants(self, kind: int, values: Mapping[Any, Any]) -> Sequence[Owner]:
         """The owners that claim one of these values. Walks all claims: for errors only."""
@@ -445,6 +464,8 @@ def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) 
             claims[Kind.METER_USE, action.meter, True] = None
         elif isinstance(action, Clone):
             _imply(claims, action.actions)
+        elif isinstance(action, Track) and action.commit and action.translate is not None and action.translate.source:
+            claims[Kind.ZONE, action.zone, IPv4Address(action.translate.source).packed] = None
 
 
 def describe(kind: int, name: Any) -> str:

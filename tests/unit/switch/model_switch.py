@@ -30,12 +30,13 @@ class ModelSwitch:
         for part, types in (
             (difference.before, {Type.METER_MOD}),
             (difference.bundle, {Type.FLOW_MOD, Type.GROUP_MOD}),
-            (difference.after, {Type.METER_MOD}),
+            (difference.after, {Type.METER_MOD, Type.EXPERIMENTER}),
         ):
             for change in part:
                 for message in change.messages:
                     assert message.type in types
-                    self._do(message)
+                    if message.type != Type.EXPERIMENTER:  # it empties a conntrack zone
+                        self._do(message)
 
     def dump(self) -> tuple[dict[bytes, bytes], list[GroupBytes], list[MeterFigures]]:
         """What a readback would find."""

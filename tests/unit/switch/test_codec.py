@@ -11,7 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import actions, matches
 
-from dragonflow.pipeline import ApplyMeter, Bits, Clone, Output, OutputTo, Punt, Resubmit, match, set_field
+from dragonflow.pipeline import (
+    ApplyMeter,
+    Bits,
+    Clone,
+    Output,
+    OutputTo,
+    Punt,
+    Resubmit,
+    Track,
+    Translate,
+    Untrack,
+    match,
+    set_field,
+)
 from dragonflow.pipeline import match as make_match
 from dragonflow.pipeline.match import Match
 from dragonflow.switch.openflow import messages
@@ -78,6 +91,28 @@ def printed(wire: bytes) -> str:
             ),
             "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,in_port=5 actions=clone(meter:3,resubmit(,8)),output:1",
         ),
+        (
+            messages.flow_add(
+                flow_name(7, 100, match(eth_type=0x0800)),
+                flow_contents(
+                    bytes(8),
+                    (
+                        Untrack(),
+                        Track(5, 71, commit=True, translate=Translate(source="192.0.2.1")),
+                        Track(6, 65, translate=Translate()),
+                        Track(7, 65, commit=True, translate=Translate(destination="192.0.2.2", ports=(80, 80))),
+                        Track(8, 65, commit=True, translate=Translate(destination="192.0.2.2", ports=(80, 90))),
+                        Track(65535, 3),
+                    ),
+                    None,
+                ),
+            ),
+            "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,ip actions=ct_clear,"
+            "ct(commit,table=71,zone=5,nat(src=192.0.2.1)),ct(table=65,zone=6,nat),"
+            "ct(commit,table=65,zone=7,nat(dst=192.0.2.2:80)),ct(commit,table=65,zone=8,nat(dst=192.0.2.2:80-90)),"
+            "ct(table=3,zone=65535)",
+        ),
+        (messages.zone_flush(7), "NXT_CT_FLUSH_ZONE (OF1.5) (xid=0x7): zone_id=7"),
         (messages.group_delete(5), "OFPT_GROUP_MOD (OF1.5) (xid=0x7):\n DEL group_id=5,type=all"),
         (
             messages.meter_add(3, 100, 10, bits=False),

@@ -23,10 +23,11 @@ from dragonflow.pipeline import (
     TunnelPort,
     match,
 )
-from dragonflow.pipeline.action import ApplyMeter, Clone
+from dragonflow.pipeline.action import ApplyMeter, Clone, Track, Translate
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import Ledger, Tunnel, cookie
 from dragonflow.switch.openflow.decode import GroupBytes
+from dragonflow.switch.openflow.messages import zone_flush
 
 
 def owner(name: object) -> Owner:
@@ -308,3 +309,30 @@ def test_changes_lead_back_to_their_owners(facts: list[Fact]) -> None:
     difference = tested.difference(finely=True)
     names = {owner for change in (*difference.before, *difference.bundle) for owner in tested.owners_of(change)}
     assert names == {owner("a"), owner("b")}
+
+
+def test_a_zone_is_emptied_before_it_means_something_else_and_when_nobody_uses_it() -> None:
+    def translating(zone: int, address: str, *, table: int = 1) -> Flow:
+        nat = Track(zone, 9, commit=True, translate=Translate(source=address))
+        return Flow(table, 5, match(eth_type=0x0800), (nat,))
+
+    switch, tested = ModelSwitch(), ledger()
+    tested.adopt({}, [], [])
+
+    def sync(*facts: Fact) -> list[object]:
+        tested.set(owner(1), facts)
+        after = [message for change in tested.difference().after for message in change.messages]
+        carry_out(tested, switch)
+        assert not tested.difference()
+        return after
+
+    assert sync(translating(5, "192.0.2.1")) == [zone_flush(5)]
+    assert sync(translating(5, "192.0.2.1"), translating(5, "192.0.2.1", table=2)) == []
+    assert sync(translating(5, "192.0.2.2")) == [zone_flush(5)]
+
+    restarted = ledger()
+    restarted.adopt(switch.flows, [], [])
+    restarted.set(owner(1), (translating(5, "192.0.2.2"),))
+    assert not restarted.difference(), "its connections outlive a controller"
+
+    assert sync() == [zone_flush(5)]

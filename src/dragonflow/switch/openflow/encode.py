@@ -8,8 +8,10 @@ Sources: OpenFlow 1.5.1 §7.2; Open vSwitch's lib/nx-match.c and lib/ofp-actions
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from ipaddress import IPv4Address
 from itertools import groupby
 from struct import Struct
 from typing import Any, NamedTuple
@@ -29,6 +31,9 @@ from dragonflow.pipeline.action import (
     Resubmit,
     SetField,
     Spread,
+    Track,
+    Translate,
+    Untrack,
 )
 from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.match import Match, Shape
@@ -112,10 +117,18 @@ _CHECK_PKT_LARGER = Struct(">HHIHHH4s6x")
 _CONTROLLER2 = _CLONE = Struct(">HHIH6x")
 _PROPERTY = Struct(">HH")
 
+_CT = Struct(">HHIHHIHB3xH")
+_CT_COMMIT = 1
+_NAT = Struct(">HHIH2xHH")
+_NAT_SOURCE, _NAT_DESTINATION = 1, 2
+_NAT_ADDRESS, _NAT_FIRST_PORT, _NAT_LAST_PORT = 1, 16, 32
+_PORT = Struct(">H")
+
 NICIRA = 0x00002320
 _NX_RESUBMIT_TABLE, _NX_CONTROLLER2, _NX_CLONE = 14, 37, 42
 _NX_MULTIPATH = 10
 _NX_CHECK_PKT_LARGER = 49
+_NX_CT, _NX_NAT, _NX_CT_CLEAR = 35, 36, 43
 _SYMMETRIC_L3L4, _MODULO_N = 2, 0
 _NX_IN_PORT = 0xFFF8
 _NX_USERDATA = 3
@@ -174,6 +187,51 @@ def _clone(action: Clone) -> bytes:
     return _CLONE.pack(0xFFFF, _CLONE.size + len(inner), NICIRA, _NX_CLONE) + inner
 
 
+def _track(action: Track) -> bytes:
+    if not 0 < action.zone < 1 << 16:
+        raise ValueError(f"conntrack zone {action.zone} is not within 1 … 65535")
+    nat = b"" if action.translate is None else _translate(action.translate)
+    flags = _CT_COMMIT if action.commit else 0
+    return _CT.pack(0xFFFF, _CT.size + len(nat), NICIRA, _NX_CT, flags, 0, action.zone, action.table, 0) + nat
+
+
+def _translate(action: Translate) -> bytes:
+    flags = present = 0
+    arguments = b""
+    if (address := action.source or action.destination) is not None:
+        flags = _NAT_SOURCE if action.source is not None else _NAT_DESTINATION
+        present, arguments = _NAT_ADDRESS, IPv4Address(address).packed
+    if action.ports is not None:
+        first, last = action.ports
+        present, arguments = present | _NAT_FIRST_PORT, arguments + _PORT.pack(first)
+        if last != first:
+            present, arguments = present | _NAT_LAST_PORT, arguments + _PORT.pack(last)
+    arguments += _PADDING[len(arguments) & 7]
+    return _NAT.pack(0xFFFF, _NAT.size + len(arguments), NICIRA, _NX_NAT, flags, present) + arguments
+
+
+_UNTRACK = Struct(">HHIH6x").pack(0xFFFF, 16, NICIRA, _NX_CT_CLEAR)
+
+_TRANSLATES = re.compile(
+    # a ct action that commits, from its vendor number on, and in it a nat of the source to one address
+    re.escape(Struct(">IHH").pack(NICIRA, _NX_CT, _CT_COMMIT))
+    + b".{4}(..).{6}"
+    + re.escape(b"\xff\xff")
+    + b".."
+    + re.escape(Struct(">IH").pack(NICIRA, _NX_NAT))
+    + b".."
+    + re.escape(Struct(">HH").pack(_NAT_SOURCE, _NAT_ADDRESS))
+    + b"(.{4})",
+    re.DOTALL,
+)
+
+
+def source_translation(instructions: bytes) -> tuple[int, bytes] | None:
+    """The conntrack zone in which a flow, as it stands on a switch, translates source addresses, and the address (packed)."""
+    found = _TRANSLATES.search(instructions)
+    return None if found is None else (int.from_bytes(found[1], "big"), found[2])
+
+
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     Output: lambda action: _OUTPUT.pack(0, 16, action.port, 0),
     OutputTo: lambda action: _NUMBERED.pack(22, 8, action.group),
@@ -188,6 +246,8 @@ _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
     CheckSize: _check_size,
     Punt: _punt,
     Clone: _clone,
+    Track: _track,
+    Untrack: lambda _: _UNTRACK,
 }
 
 

@@ -17,6 +17,8 @@ VERSION = 6
 """OpenFlow 1.5 on the wire."""
 
 HEADER = Struct(">BBHI")
+
+
 MAX_MESSAGE = 0xFFFF
 """Bytes: the header's length field has 16 bits."""
 
@@ -230,6 +232,15 @@ def ask_flows() -> Message:
 def ask_groups() -> Message:
     """Describe every group."""
     return Message(Type.MULTIPART_REQUEST, _MULTIPART.pack(Multipart.GROUP_DESC, 0) + Struct(">I4x").pack(0xFFFFFFFC))
+
+
+_EXPERIMENTER = Struct(">II")
+_CT_FLUSH_ZONE = 29
+
+
+def zone_flush(zone: int) -> Message:
+    """Forget all connections of a conntrack zone (NXT_CT_FLUSH_ZONE)."""
+    return Message(Type.EXPERIMENTER, _EXPERIMENTER.pack(NICIRA, _CT_FLUSH_ZONE) + Struct(">6xH").pack(zone))
 
 
 def ask_meters() -> Message:
