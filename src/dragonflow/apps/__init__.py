@@ -13,6 +13,7 @@ from dragonflow.apps.metadata import Metadata
 from dragonflow.apps.provider import Provider
 from dragonflow.apps.qos import Qos
 from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.snat import Snat
 from dragonflow.apps.trunk import Trunk
 from dragonflow.apps.tunnel import Tunnel
 from dragonflow.pipeline.check import check
@@ -23,6 +24,7 @@ APPS: tuple[App, ...] = (
     Tunnel(),
     Provider(),
     Dnat(),
+    Snat(),
     Dhcp(),
     Metadata(),
     L3(),

@@ -41,6 +41,7 @@ from dragonflow.pipeline import (
     Action,
     ApplyMeter,
     CheckSize,
+    DecTtl,
     Fact,
     Local,
     PacketOut,
@@ -50,6 +51,7 @@ from dragonflow.pipeline import (
     PuntKind,
     Remote,
     Resubmit,
+    Serve,
     Trouble,
     load,
     match,
@@ -69,8 +71,8 @@ _ERROR, _OURS, _OTHER = 40, 30, 10
 _ERROR_OUT, _OURS_OUT = 15, 10
 """Priorities of what goes out: ICMP errors, and all else. What is too big to leave comes before both (see ``L3``)."""
 
-_UNRESOLVED = 6
-"""Priority of packets to somebody of whom nobody knows the MAC yet; between ``External``'s and telling that there is no host."""
+_UNRESOLVED = 7
+"""Priority of packets to somebody of whom nobody knows the MAC yet: after ``External``'s, before those of no floating IP."""
 
 _RATES = {
     PuntKind.FLOATING_ERROR_IN: (100, 200),
@@ -131,6 +133,7 @@ class Dnat(App):
                 yield Trouble(f"floating IP {it.address} doesn't work: {reason}")
                 return
             yield Place(it.own.id, where)
+            yield Serve(it.own.id)
             for kind, (rate, burst) in _RATES.items():
                 yield punt_meter(kind, where.ofport, rate, burst)
             yield from self._resolution(it, where)
@@ -171,8 +174,8 @@ class Dnat(App):
         guest = (ROUTER, it.router.key), (SOURCE, it.fixed.key)
         for kind in nat.ERRORS:
             errors = match(*guest, **packets, ip_proto=1, icmpv4_type=kind)
-            yield L3.departure.flow(_ERROR_OUT, errors, *_punt(PuntKind.FLOATING_ERROR_OUT, where, it.id))
-        leave = set_field(ipv4_src=it.address, eth_src=it.own.mac)
+            yield L3.departure.flow(_ERROR_OUT, errors, DecTtl(), *_punt(PuntKind.FLOATING_ERROR_OUT, where, it.id))
+        leave: tuple[Action, ...] = (DecTtl(), *set_field(ipv4_src=it.address, eth_src=it.own.mac))
         yield L3.departure.flow(_OURS_OUT, match(*guest, **packets), *leave, goto=L3.neighbours)
         unresolved = match((NETWORK, it.network.key), (SOURCE, it.fixed.key), **_IPV4)
         yield L3.neighbours.flow(_UNRESOLVED, unresolved, *_punt(PuntKind.NEIGHBOUR_WANTED, where, it.id))

@@ -29,9 +29,9 @@ from dragonflow.apps.external import External, heard_meter
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.resolution import ARP_ANSWER
-from dragonflow.apps.wiring import chassis_mac, doorkeeper, physical_ofport
+from dragonflow.apps.wiring import chassis_mac, keeper, physical_ofport
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalPort, LogicalSwitch
+from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalSwitch
 from dragonflow.packet import arp
 from dragonflow.pipeline import (
     FROM_TUNNEL,
@@ -43,6 +43,7 @@ from dragonflow.pipeline import (
     Punt,
     PuntKind,
     Resubmit,
+    Serve,
     load,
     match,
     move,
@@ -92,6 +93,7 @@ class Door(App):
         network = _kept(port, view)
         if network is None:
             return
+        yield Serve(port.id)
         here = (NETWORK, network.key)
         for ip in _ipv4(port):
             asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=ip)
@@ -127,21 +129,21 @@ def _networks(view: View) -> Iterator[LogicalSwitch]:
 
 
 def _way(network: LogicalSwitch, view: View) -> int | None:
-    """The OpenFlow port to the network's physical network, if a router stands in it."""
+    """The OpenFlow port to the network's physical network, if a router stands in it. External ones are known for that alone."""
     ofport = physical_ofport(network, view.me.bridge_mappings, view)
-    if network.external or ofport is None or not network.admin_up:
+    if ofport is None or not network.admin_up:
         return None
-    return ofport if view.where(LogicalPort, routed_network=network.id) else None
+    return ofport if network.external or view.where(LogicalPort, routed_network=network.id) else None
 
 
 def _kept(port: LogicalPort, view: View) -> LogicalSwitch | None:
-    """The network in which the port is an interface whose doorkeeper this chassis is."""
-    if port.router is None:
+    """The network in which the port is an interface whose doorkeeper this chassis is, or a gateway that it serves."""
+    if port.router is None and port.device_owner != ROUTER_GATEWAY:
         return None
     network = view.get(LogicalSwitch, port.network)
     if network is None or _way(network, view) is None or served(port, network, view) is None:
         return None
-    return network if doorkeeper(port, network, view) == view.me.chassis else None
+    return network if keeper(port, network, view, view.me.chassis) == view.me.chassis else None
 
 
 def _ipv4(port: LogicalPort) -> Iterator[str]:

@@ -9,7 +9,9 @@ destination's network, so nobody on its way has to know of routers.
     router ──► router_local ──► routes ──┬─────────────────────────► neighbours ──► l2_lookup
     (whose     (echo requests,   (longest ├► paths (ECMP) ──────────►  │  (MAC of the next hop)
      MAC?)      lifetime)         prefix) └► departure (whose address?)│
-                                             to an external network    └► router again, if the next hop is another router
+                                             to an external network;   └► router again, if the next hop is another router
+                                             by way of its chassis,
+                                             if another has the gateway
 
 Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
 link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
@@ -121,7 +123,7 @@ class L3(App):
     """
 
     name = "l3"
-    places = "interfaces of routers"
+    places = "interfaces and gateways of routers"
 
     neighbours = Table(
         "neighbours",
@@ -135,9 +137,9 @@ class L3(App):
         "departure",
         Stage.ROUTING,
         slot=4,
-        purpose="Find the address under which a packet leaves for an external network.",
-        matches=(ROUTER, SOURCE, TOO_BIG, "eth_type", "ip_proto", "ipv4_src", "icmpv4_type"),
-        next=(neighbours,),
+        purpose="Find the address under which a packet leaves for an external network, or who sees to that.",
+        matches=(ROUTER, SOURCE, TOO_BIG, "eth_type", "ip_proto", "ipv4_src", "ipv6_src", "icmpv4_type"),
+        next=(neighbours, L2.outside),
     )
     paths = Table(
         "paths",
@@ -179,7 +181,10 @@ class L3(App):
         "router",
         Stage.ROUTING,
         purpose="Pick out packets to the MAC of a router's interface.",
-        matches=(NETWORK, SOURCE, "eth_dst", "eth_type", "ip_proto", "icmpv4_type", "icmpv6_type", "ipv4_dst"),
+        matches=(
+            *(NETWORK, SOURCE, "eth_dst", "eth_type", "ip_proto", "icmpv4_type", "icmpv6_type", "ipv4_dst"),
+            *("tcp_dst", "udp_dst"),
+        ),
         next=(local,),
         miss=L2.lookup,
     )
@@ -238,6 +243,7 @@ class L3(App):
             yield from self._interface(port, network, view)
         elif port.device_owner == ROUTER_GATEWAY:
             yield from self._gateway(port, network, view)
+            return
         if not (network.external or view.where(LogicalPort, routed_network=port.network)):
             return
         where = view.locality(port.id)
@@ -299,10 +305,14 @@ class L3(App):
         yield from self._connected_routes(port, network, router, view)
 
     def _gateway(self, port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[Fact]:
-        """The ways into the external network, and through it to all others; and for who is behind the router, its addresses."""
+        """Its place; the ways into the external network, and through it to all others; its addresses, for the router's guests.
+
+        What else arrives at them from inside goes on: it may be for a connection that is translated (see ``snat``).
+        """
         router = served(port, network, view)
         if router is None:
             return
+        yield Place(port.id, Distributed())
         yield from self._own_addresses(port, network, router)
         yield from self._connected_routes(port, network, router, view)
         hops: dict[int, tuple[_Exit, str]] = {}
@@ -323,9 +333,10 @@ class L3(App):
             else:
                 here, back, goto = (ROUTER, router.key), (), self.routes
             asks = match(here, **_ECHO_REQUEST[version], **destination)
-            yield self.local.flow(_ECHO, asks, *_echo(version), *back, goto=goto)
+            yield self.local.flow(_ECHO, asks, *echo(version), *back, goto=goto)
             family = _IPV4 if version == 4 else _IPV6
-            yield self.local.flow(_OWN, match(here, **family, **destination))
+            outside = ((SOURCE, port.key),) if port.device_owner == ROUTER_GATEWAY else ()
+            yield self.local.flow(_OWN, match(here, *outside, **family, **destination))
 
     def _connected_routes(
         self, port: LogicalPort, network: LogicalSwitch, router: LogicalRouter, view: View
@@ -402,12 +413,15 @@ def is_next(network: int, ip: str) -> Match:
 
 
 def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
-    """Go over into the network of the exit, towards the next hop, or towards the destination itself."""
+    """Go over into the network of the exit, towards the next hop, or towards the destination itself.
+
+    To an external network it may have to leave from another chassis. Where it leaves, its lifetime is taken from.
+    """
     version = way.prefix.version
     check = () if way.mtu is None else (CheckSize(way.mtu + ETHERNET, TOO_BIG),)
     over: tuple[Action, ...] = (
         *check,
-        DecTtl(),
+        *(() if way.gateway else (DecTtl(),)),
         load(NETWORK, way.network),
         *set_field(eth_src=way.mac),
         FORGET_PORT,
@@ -423,7 +437,7 @@ def _of(port: LogicalPort, complaint: Complaint) -> Punt:
 
 
 @lru_cache(maxsize=2)
-def _echo(version: int) -> tuple[Action, ...]:
+def echo(version: int) -> tuple[Action, ...]:
     """Turn an echo request into its reply (RFC 792, RFC 4443 §4.2)."""
     source, destination = _ADDRESS[version]
     spare = _SCRATCH[version]

@@ -33,14 +33,14 @@ from dragonflow.apps.wiring import (
     UNTAGGED,
     bridge_of,
     chassis_mac,
-    doorkeeper,
+    keeper,
     patch_name,
     patch_ofport,
     physical_ofport,
     tag_of,
 )
 from dragonflow.controller.view import Me, View
-from dragonflow.model import PHYSICAL_TYPES, Chassis, LogicalPort, LogicalSwitch
+from dragonflow.model import PHYSICAL_TYPES, ROUTER_GATEWAY, Chassis, LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
@@ -120,7 +120,8 @@ class Provider(App):
         ofport = physical_ofport(network, view.me.bridge_mappings, view)
         if ofport is None:
             return
-        if port.router is not None and doorkeeper(port, network, view) != view.me.chassis:
+        routes = port.router is not None or port.device_owner == ROUTER_GATEWAY
+        if routes and keeper(port, network, view, view.me.chassis) != view.me.chassis:
             routed = match((NETWORK, network.key), eth_src=port.mac, vlan_vid=UNTAGGED)
             own = set_field(eth_src=chassis_mac(view.me.chassis))
             yield L2.outside.flow(20, routed, *own, *_out(tag, ofport))

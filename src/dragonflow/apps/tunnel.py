@@ -106,6 +106,16 @@ def tunnel_name(encapsulation: str) -> str:
     return f"df-{encapsulation}"
 
 
+def way_to(network: LogicalSwitch, chassis: Chassis, view: View) -> tuple[Action, ...] | None:
+    """What sends a packet of the network to another chassis; None if no tunnel of the network's type joins the two."""
+    ofport = _tunnel_ofport(network.network_type, view)
+    if ofport is None or network.segmentation_id is None or not network.admin_up or not _is_peer(chassis, view.me):
+        return None
+    if network.network_type not in chassis.tunnel_types:
+        return None
+    return _send(network.segmentation_id, chassis.tunnel_ip, ofport)
+
+
 def _tunnel_ofport(encapsulation: str, view: View) -> int | None:
     """The OpenFlow port of this chassis's tunnel port; None if it doesn't offer the encapsulation or has no port yet."""
     if encapsulation not in TUNNEL_TYPES or encapsulation not in view.me.tunnel_types:

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from dragonflow.controller.view import View
 from dragonflow.model import (
     PHYSICAL_TYPES,
+    ROUTER_GATEWAY,
     Alive,
     BridgeMapping,
     Chassis,
@@ -174,6 +175,13 @@ def doorkeeper(interface: LogicalPort, network: LogicalSwitch, world: World) -> 
     candidates = _ranked(interface.id, _with_a_way(network, _behind((network.id,), world), world))
     alive = (it for it in candidates if world.get(Alive, it) is not None)
     return next(alive, candidates[0] if candidates else None)
+
+
+def keeper(port: LogicalPort, network: LogicalSwitch, world: World, me: str | None = None) -> str | None:
+    """The one chassis that uses the MAC of a router's interface, or gateway, on the network's physical network."""
+    if port.device_owner == ROUTER_GATEWAY:
+        return gateway_chassis(port, network, world, me)
+    return doorkeeper(port, network, world)
 
 
 def gateway_candidates(gateway_port: LogicalPort, network: LogicalSwitch, world: World) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from dragonflow.controller.locality import LocalityEvent, Moved, difference
 from dragonflow.controller.replica import Change, Replica
 from dragonflow.controller.view import OWN_PLACE, Me, Read, View, locality_read, touched_reads
 from dragonflow.model import LogicalPort
-from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
+from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Serve, Trouble
 
 LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Engine:
         self._places = _Places(self._order)
         self._view = View(replica, self._places.winners, me)
         self._reads = _Reads()
+        self._serving: dict[Owner, tuple[str, ...]] = {}
         self._troubles: dict[Owner, tuple[str, ...]] = {}
         self._failed: set[Owner] = set()
         self._shown = False
@@ -93,6 +95,11 @@ class Engine:
     def locality(self, port: str) -> Locality | None:
         """Where a port is, as of the last settling."""
         return self._places.winners.get(port)
+
+    @property
+    def serving(self) -> frozenset[str]:
+        """For which ports this chassis speaks on their physical networks, as of the last settling."""
+        return frozenset(chain.from_iterable(self._serving.values()))
 
     @property
     def degraded(self) -> dict[Owner, str]:
@@ -206,15 +213,12 @@ class Engine:
                 failed, troubles = True, (f"rendering failed: {error!r}",)
         if not endless:
             self._reads.replace(owner, self._view.reads)
-        places = {}
-        facts = []
-        for fact in yielded:
-            if isinstance(fact, Place):
-                places[fact.port] = fact.locality
-            elif isinstance(fact, Trouble):
-                troubles += (fact.reason,)
-            else:
-                facts.append(fact)
+        facts, places, serves, told = _sorted_out(yielded)
+        troubles += told
+        if serves:
+            self._serving[owner] = serves
+        else:
+            self._serving.pop(owner, None)
         self._say(owner, troubles)
         (self._failed.add if failed else self._failed.discard)(owner)
         if places or self._places.claimed_by(owner):
@@ -222,7 +226,7 @@ class Engine:
                 first, oldest = moved.get(port, (before, since))
                 moved[port] = first, min(oldest, since)
                 self._mark_readers_of_place(port, since)
-        return tuple(facts)
+        return facts
 
     def _say(self, owner: Owner, troubles: tuple[str, ...]) -> None:
         before = self._troubles.pop(owner, ())
@@ -236,6 +240,23 @@ class Engine:
             Moved(port, before, self.locality(port), self._replica.last_revision(LogicalPort, port), since)
             for port, (before, since) in moves.items()
         ]
+
+
+def _sorted_out(
+    yielded: Iterable[Fact],
+) -> tuple[tuple[Fact, ...], dict[str, Locality], tuple[str, ...], tuple[str, ...]]:
+    """What the switch is told of, the places, which ports are served, and the troubles."""
+    facts, places, serves, troubles = list[Fact](), dict[str, Locality](), list[str](), list[str]()
+    for fact in yielded:
+        if isinstance(fact, Place):
+            places[fact.port] = fact.locality
+        elif isinstance(fact, Trouble):
+            troubles.append(fact.reason)
+        else:
+            facts.append(fact)
+            if isinstance(fact, Serve):
+                serves.append(fact.port)
+    return tuple(facts), places, tuple(serves), tuple(troubles)
 
 
 _Moves = tuple[Locality | None, float]

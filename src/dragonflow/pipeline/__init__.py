@@ -38,6 +38,7 @@ from dragonflow.pipeline.facts import (
     PatchPort,
     Place,
     Remote,
+    Serve,
     Trouble,
     TunnelPort,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "PushVlan",
     "Remote",
     "Resubmit",
+    "Serve",
     "SetField",
     "Spread",
     "Stage",

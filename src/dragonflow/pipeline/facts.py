@@ -113,10 +113,19 @@ class Place(msgspec.Struct, frozen=True):
     locality: Locality
 
 
+class Serve(msgspec.Struct, frozen=True):
+    """This chassis speaks for the port's addresses on the port's physical network: it answers for them and gets their packets.
+
+    No other chassis should. When it begins to, it says so there (``controller.announce``). To the switch it means nothing.
+    """
+
+    port: str
+
+
 class Trouble(msgspec.Struct, frozen=True):
     """Something about the object that an operator should know. It changes nothing on the switch; the engine reports it."""
 
     reason: str
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | InternalPort | PatchPort | Place | Trouble
+Fact = Flow | Group | Bucket | Meter | TunnelPort | InternalPort | PatchPort | Place | Serve | Trouble

@@ -28,6 +28,7 @@ class PuntKind(IntEnum):
     FLOATING_UNFORWARDED = 36
     NEIGHBOUR_WANTED = 34
     NEIGHBOUR_HEARD = 35
+    GATEWAY_UNFORWARDED = 37
 
 
 class Punted(msgspec.Struct, frozen=True):
