@@ -69,16 +69,21 @@ class Cloud:
 
 
 @asynccontextmanager
-async def cloud(ground: Ground) -> AsyncIterator[Cloud]:  # noqa: F811
+async def cloud(
+    ground: Ground,  # noqa: F811
+    rows: tuple[object, ...] = ROWS,
+    mapped: tuple[str, ...] = ("h1", "h2"),
+) -> AsyncIterator[Cloud]:
     gateway = ground.peer("203.0.113.1/24", vlan=200)
     inside(gateway, "sh", "-c", "ip link set lo up; ip address add 192.0.2.9/32 dev lo")
     async with AsyncExitStack() as stack:
         made = []
-        for row in HOSTS:
+        hosts = [row if row.id in mapped else replace(row, bridge_mappings=()) for row in HOSTS]
+        for row in hosts:
             switch = stack.enter_context(machine(ground, row.tunnel_ip))
             made.append(await stack.enter_async_context(chassis(switch, Me.of(row))))
         it = Cloud(made[0], made[1], gateway)
-        await it.now(*ROWS)
+        await it.now(*rows, *hosts)
         for port in PORTS:
             await it.plug(port, it.two if port.chassis == "h2" else it.one)
         lives = [asyncio.create_task(here.live()) for here in made]

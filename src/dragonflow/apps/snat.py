@@ -167,7 +167,7 @@ class Snat(App):
         elif here and ofport is not None:
             yield from self._inbound(it, ofport, view)
             yield from self._outbound(it)
-        else:
+        elif it.chassis != view.me.chassis:
             yield from self._to_chassis(it, ofport, view)
 
     @renders(FloatingIp)
@@ -191,7 +191,7 @@ class Snat(App):
                 yield L2.delivery.flow(10, match((DESTINATION, own.key), (FROM_TUNNEL, 0)), goto=L2.outside)
         if here and ofport is not None:
             yield Serve(own.id)
-            yield from self._forward(floating, own, it)
+            yield from self._forward(floating, own, it, _entering(it, view))
             if not it.translates:
                 back = Track(it.zone, L3.neighbours.number, translate=Translate())
                 yield from _answers(floating, it, _Way((DecTtl(), back), None))
@@ -246,14 +246,15 @@ class Snat(App):
         if handing_over is None:
             yield Trouble(f"router {it.router.id}: no network leads to its gateway's chassis {it.chassis}")
 
-    def _forward(self, floating: FloatingIp, own: LogicalPort, it: _Gateway) -> Iterator[Fact]:
+    def _forward(
+        self, floating: FloatingIp, own: LogicalPort, it: _Gateway, enter: tuple[Action, ...]
+    ) -> Iterator[Fact]:
         here, frames = (NETWORK, it.network.key), {"eth_dst": own.mac}
         asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=floating.address)
         macs: tuple[Action, ...] = (move("eth_src", "eth_dst"), *set_field(eth_src=own.mac))
         yield External.arrival.flow(40, asked, *macs, *ARP_ANSWER, FORGET_PORT, goto=L2.outside)
         yield External.arrival.flow(10, match(here, **frames), load(FROM_TUNNEL, 0), goto=L3.entry)
         packets = {**frames, **_IPV4, "ipv4_dst": floating.address}
-        enter: tuple[Action, ...] = (load(ROUTER, it.router.key), load(SOURCE, it.port.key))
         yield L3.entry.flow(_ROUTED, match(here, **frames))
         yield L3.entry.flow(_TRACKED, match(here, **packets), *enter, *_tracked(it))
         for each in floating.forwardings:

@@ -1,0 +1,213 @@
+"""Routers' gateways on real Open vSwitches: guests without floating IPs, forwarded ports, and who takes over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from test_dnat import HOSTS, PORTS, Cloud, cloud
+from test_provider import Ground, ground  # noqa: F401 - ground is a fixture
+
+from dragonflow.apps.wiring import gateway_chassis
+from dragonflow.model import Alive, FixedIP, LogicalPort, LogicalSwitch, PortForwarding, RouterGateway
+from dragonflow.testing import worlds
+
+ADDRESS, FORWARDED = "203.0.113.2", "203.0.113.70"
+
+FORWARDING = worlds.floating(
+    "pf",
+    70,
+    FORWARDED,
+    router="r",
+    forwardings=(
+        PortForwarding("tcp", 8080, 8080, "c", "10.0.0.13", 80, 80),
+        PortForwarding("tcp", 9000, 9003, "a", "10.0.0.11", 9000, 9003),
+        PortForwarding("udp", 5000, 5001, "c", "10.0.0.13", 6000, 6001),
+    ),
+)
+GATEWAY = worlds.gateway("r", 22, FixedIP("ext4", ADDRESS))
+ROWS = (
+    *(*HOSTS, worlds.network(), worlds.subnet("v4", "10.0.0.0/24"), *worlds.OUTSIDE),
+    worlds.router("r", 1, "net", gateway=RouterGateway("r-ext", "ext")),
+    worlds.interface("r", 21, FixedIP("v4", "10.0.0.1")),
+    *(GATEWAY, *PORTS, *FORWARDING, *(Alive(id=host.id, since=0.0) for host in HOSTS)),
+)
+
+
+def served_on(it: Cloud) -> str:
+    """The chassis that has the gateway, in everybody's opinion."""
+    found = set()
+    for here in (it.one, it.two):
+        port, network = here.replica.get(LogicalPort, "r-ext"), here.replica.get(LogicalSwitch, "ext")
+        assert port is not None
+        assert network is not None
+        found.add(gateway_chassis(port, network, here.replica, here.me.chassis))
+    (chassis,) = found
+    assert chassis is not None
+    assert [here.me.chassis for here in (it.one, it.two) if "r-ext" in here.engine.serving] == [chassis]
+    return chassis
+
+
+@asynccontextmanager
+async def region(ground: Ground, *more: object) -> AsyncIterator[Cloud]:  # noqa: F811
+    async with cloud(ground, (*ROWS, *more)) as it:
+        yield it
+
+
+async def says(it: Cloud, vm: str, port: int, protocol: str = "tcp") -> asyncio.subprocess.Process:
+    """A server that tells who asks; returns when it listens."""
+    program = {
+        "tcp": "s = socket.create_server(('', {0}))\nprint(flush=True)\n"
+        "while True:\n c, who = s.accept(); c.sendall(f'{{who[0]}} {0}'.encode()); c.close()",
+        "udp": "s = socket.socket(type=2); s.bind(('', {0}))\nprint(flush=True)\n"
+        "while True:\n _, who = s.recvfrom(99); s.sendto(f'{{who[0]}} {0}'.encode(), who)",
+    }[protocol].format(port)
+    name = it.vms.get(vm, vm)
+    command = ("ip", "netns", "exec", name, "python3", "-c", "import socket\n" + program)
+    server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert server.stdout is not None
+    await server.stdout.readline()
+    return server
+
+
+async def asks(it: Cloud, vm: str, address: str, port: int, protocol: str = "tcp", source: int = 0) -> str:
+    """What a server answers, or what goes wrong."""
+    kind = 1 if protocol == "tcp" else 2
+    program = (
+        f"import socket; s = socket.socket(type={kind}); s.settimeout(2); s.setsockopt(1, 2, 1)\n"
+        f"s.bind(('', {source})); s.connect(('{address}', {port}))\n"
+        + ("s.send(b'?')\n" if protocol == "udp" else "")
+        + "print(s.recv(99).decode())"
+    )
+    return (await it.run(vm, "python3", "-c", program)).strip().rsplit("\n", 1)[-1]
+
+
+async def test_guests_without_a_floating_ip_reach_out_under_their_routers_address(ground: Ground) -> None:  # noqa: F811
+    async with region(ground) as it:
+        chassis = served_on(it)
+        server = await says(it, it.gateway, 7)
+        try:
+            for vm in ("a", "b", "c"):
+                for target in ("203.0.113.1", "192.0.2.9"):
+                    assert await it.pings_soon(vm, target), (vm, target, chassis)
+                shown = await it.run(vm, "ping", "-n", "-c", "1", "192.0.2.9")
+                assert "ttl=63" in shown, (vm, shown)
+                assert await asks(it, vm, "192.0.2.9", 7) == f"{ADDRESS} 7", (vm, chassis)
+                shown = await it.run(vm, "ping", "-n", "-c", "1", "-W", "2", "-t", "1", "192.0.2.9")
+                assert "From 10.0.0.1 " in shown, shown
+                assert await it.pings(vm, ADDRESS), "the router answers its guests"
+        finally:
+            server.terminate()
+            await server.wait()
+        assert await it.pings(it.gateway, ADDRESS), "and others"
+        shown = await it.run(it.gateway, "ip", "neigh", "show", ADDRESS)
+        assert GATEWAY.mac in shown, shown
+
+
+async def test_errors_belong_to_their_connections(ground: Ground) -> None:  # noqa: F811
+    async with region(ground) as it:
+        for vm in ("a", "c"):
+            assert await it.pings_soon(vm, "192.0.2.9")
+            refused = "import socket; s = socket.socket(type=2); s.connect(('203.0.113.1', 9)); s.settimeout(2); s.send(b'x'); s.recv(9)"
+            shown = await it.run(vm, "python3", "-c", refused)
+            assert "ConnectionRefusedError" in shown, (vm, shown)
+        server = await says(it, "c", 80)
+        try:
+            size = (
+                "import socket, time; s = socket.create_connection(('{}', 8080)); t = socket.socket(type=2);"
+                " t.setsockopt(0, 10, 2); t.connect(('{}', 5000)); t.send(b'x' * 1450); time.sleep(1)"
+            )
+            await it.run(it.gateway, "python3", "-c", size.format(FORWARDED, FORWARDED))
+            shown = await it.run(it.gateway, "ip", "route", "get", FORWARDED)
+            assert "mtu 1442" in shown, "the quoted packet was its own"
+        finally:
+            server.terminate()
+            await server.wait()
+
+
+async def test_ports_are_forwarded_for_those_outside_and_inside(ground: Ground) -> None:  # noqa: F811
+    async with region(ground) as it:
+        servers = [await says(it, "c", 80), await says(it, "a", 9002), await says(it, "c", 6001, "udp")]
+        try:
+            assert await it.pings_soon(it.gateway, FORWARDED)
+            assert await asks(it, it.gateway, FORWARDED, 8080) == "203.0.113.1 80"
+            assert await asks(it, it.gateway, FORWARDED, 9002) == "203.0.113.1 9002"
+            assert await asks(it, it.gateway, FORWARDED, 5001, "udp") == "203.0.113.1 6001"
+            for vm in ("a", "b", "c"):
+                assert await asks(it, vm, FORWARDED, 8080) == f"{ADDRESS} 80", vm
+                assert await asks(it, vm, FORWARDED, 9002) == f"{ADDRESS} 9002", vm
+                assert await asks(it, vm, FORWARDED, 5001, "udp") == f"{ADDRESS} 6001", vm
+            assert "TimeoutError" in await asks(it, it.gateway, FORWARDED, 8081)
+            assert await it.pings("c", "192.0.2.9"), "its guests still reach out"
+        finally:
+            for server in servers:
+                server.terminate()
+                await server.wait()
+
+
+async def test_another_chassis_takes_over_and_says_so(ground: Ground) -> None:  # noqa: F811
+    async with region(ground) as it:
+        chassis = served_on(it)
+        assert await it.pings_soon(it.gateway, ADDRESS)
+        for vm in ("a", "b", "c"):
+            assert await it.pings_soon(vm, "192.0.2.9")
+        lost = Alive(id=chassis, since=0.0)
+        survivor = it.two if chassis == "h1" else it.one
+        await survivor.now(gone=(lost,))
+        assert "r-ext" in survivor.engine.serving
+        inside = "c" if survivor is it.two else "a"
+        assert await it.pings_soon(it.gateway, ADDRESS)
+        assert await it.pings_soon(inside, "192.0.2.9")
+        await survivor.now(lost)
+        assert served_on(it) == chassis
+
+
+async def test_a_tcp_connection_made_again_at_once_from_the_same_port_harms_nobody(ground: Ground) -> None:  # noqa: F811
+    """Such a guest can end Open vSwitch 3.1 in user space where it is told to translate an address to itself."""
+    async with region(ground) as it:
+        assert await it.pings_soon("a", "192.0.2.9")
+        servers = [await says(it, it.gateway, 7), await says(it, "c", 80)]
+        try:
+            for _ in range(6):
+                assert await asks(it, "a", "192.0.2.9", 7, source=5555) == f"{ADDRESS} 7"
+                assert await asks(it, "c", "192.0.2.9", 7, source=5555) == f"{ADDRESS} 7"
+                assert await asks(it, it.gateway, FORWARDED, 8080, source=5556) == "203.0.113.1 80"
+                assert await asks(it, "b", FORWARDED, 8080, source=5557) == f"{ADDRESS} 80"
+        finally:
+            for server in servers:
+                server.terminate()
+                await server.wait()
+
+
+async def test_without_snat_packets_leave_as_they_are_from_each_chassis(ground: Ground) -> None:  # noqa: F811
+    async with region(ground) as it:
+        gateway = RouterGateway("r-ext", "ext", enable_snat=False)
+        await it.now(worlds.router("r", 1, "net", gateway=gateway))
+        await it.run(it.gateway, "ip", "route", "add", "10.0.0.0/24", "via", ADDRESS)
+        servers = [await says(it, it.gateway, 7), await says(it, "c", 80), await says(it, "a", 9002)]
+        try:
+            for vm, ip in (("a", "10.0.0.11"), ("c", "10.0.0.13")):
+                assert await it.pings_soon(vm, "192.0.2.9")
+                assert await asks(it, vm, "192.0.2.9", 7) == f"{ip} 7"
+                assert await it.pings_soon(it.gateway, ip)
+            assert await asks(it, it.gateway, FORWARDED, 8080) == "203.0.113.1 80"
+            assert await asks(it, it.gateway, FORWARDED, 9002) == "203.0.113.1 9002"
+        finally:
+            for server in servers:
+                server.terminate()
+                await server.wait()
+
+
+async def test_chassis_without_a_way_outside_send_through_the_one_that_has(ground: Ground) -> None:  # noqa: F811
+    """Then nothing else can be the gateway; and what isn't translated takes the same way."""
+    async with cloud(ground, ROWS, mapped=("h1",)) as it:
+        assert served_on(it) == "h1"
+        assert await it.pings_soon("c", "192.0.2.9")
+        assert await it.pings_soon("a", "192.0.2.9")
+        gateway = RouterGateway("r-ext", "ext", enable_snat=False)
+        await it.now(worlds.router("r", 1, "net", gateway=gateway))
+        await it.run(it.gateway, "ip", "route", "add", "10.0.0.0/24", "via", ADDRESS)
+        assert await it.pings_soon("c", "192.0.2.9")
+        assert await it.pings_soon(it.gateway, "10.0.0.13")
+
