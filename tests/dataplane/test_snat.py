@@ -210,4 +210,3 @@ async def test_chassis_without_a_way_outside_send_through_the_one_that_has(groun
         await it.run(it.gateway, "ip", "route", "add", "10.0.0.0/24", "via", ADDRESS)
         assert await it.pings_soon("c", "192.0.2.9")
         assert await it.pings_soon(it.gateway, "10.0.0.13")
-

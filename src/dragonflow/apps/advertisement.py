@@ -17,7 +17,8 @@ from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.wiring import addresses, link_local, plugged
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch, Subnet
-from dragonflow.packet import icmp
+from dragonflow.packet import icmpv6
+from dragonflow.packet.nd import ALL_NODES, ALL_NODES_MAC
 from dragonflow.pipeline import (
     SOURCE,
     ApplyMeter,
@@ -38,7 +39,6 @@ _RATE, _BURST = 1, 4
 """Solicitations a second, and at once, that a port is answered."""
 
 _ADVERTISEMENT = 134
-_ALL_NODES, _ALL_NODES_MAC = IPv6Address("ff02::1"), bytes.fromhex("333300000001")
 _HOP_LIMIT = 64
 _ROUTER_LIFETIME, _PREFIX_LIFETIME = 9000, 86400
 """Seconds for which a host may count on the router (the most that RFC 4861 allows), and on a prefix."""
@@ -129,6 +129,6 @@ def advertise(interface: LogicalPort, subnets: Sequence[Subnet], mtu: int) -> by
         options.append(_RDNSS.pack(25, 1 + 2 * len(servers), 0, _ROUTER_LIFETIME) + told)
     lifetime = _ROUTER_LIFETIME if default else 0
     head = _HEAD.pack(_HOP_LIMIT, flags, lifetime, 0, 0)
-    source = IPv6Address(link_local(interface.mac))
+    ips = IPv6Address(link_local(interface.mac)).packed, ALL_NODES.packed
     mac = bytes.fromhex(interface.mac.replace(":", ""))
-    return icmp.icmpv6((mac, _ALL_NODES_MAC), (source, _ALL_NODES), _ADVERTISEMENT, 0, head + b"".join(options))
+    return icmpv6.write((mac, ALL_NODES_MAC), ips, _ADVERTISEMENT, 0, head + b"".join(options))

@@ -23,7 +23,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from dragonflow.apps.base import App, answers, renders
-from dragonflow.apps.external import External
+from dragonflow.apps.external import External, Speaker
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3
 from dragonflow.apps.resolution import ARP_ANSWER
@@ -89,19 +89,6 @@ _TOLD = {Complaint.TIME_EXCEEDED: 25, Complaint.TOO_BIG: 35}
 
 _COMPLAINTS = tuple(_TOLD)
 """By their number in it a flow tells the handler what is wrong with the packet."""
-
-
-class Speaker(NamedTuple):
-    """A floating IP that is here: in whose name, and in which network, the controller may speak."""
-
-    network: LogicalSwitch
-    mac: str
-    address: IPv4Address
-
-    @property
-    def mac_bytes(self) -> bytes:
-        """The MAC as it stands in frames."""
-        return bytes.fromhex(self.mac.replace(":", ""))
 
 
 class Dnat(App):
@@ -239,8 +226,8 @@ def announcement(port: str, view: View) -> Iterator[PacketOut]:
     own = view.get(LogicalPort, port)
     floating = None if own is None or not own.is_floating else view.get(FloatingIp, own.device_id)
     found = None if floating is None else speaker(floating, view)
-    if found is not None:
-        frame = arp.announcement(found.mac_bytes, found.address)
+    if floating is not None and found is not None:
+        frame = arp.announcement(found.mac_bytes, IPv4Address(floating.address))
         yield PacketOut(frame, (load(NETWORK, found.network.key), Resubmit(L2.lookup.number)))
 
 

@@ -21,15 +21,14 @@ IPv4 only. Cost in flows: 2 a routed network on each chassis that follows it; on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from dragonflow.apps.base import App, renders
-from dragonflow.apps.dnat import Speaker
-from dragonflow.apps.external import External, heard_meter
+from dragonflow.apps.external import ADVERTISED, External, Speaker, heard_meter
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.resolution import ARP_ANSWER
-from dragonflow.apps.wiring import chassis_mac, keeper, physical_ofport
+from dragonflow.apps.wiring import chassis_mac, keeper, link_local, physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalSwitch
 from dragonflow.packet import arp
@@ -55,7 +54,7 @@ from dragonflow.pipeline.action import FORGET_PORT
 PERIOD = 5.0
 """Seconds between two announcements of an interface."""
 
-_ARP, _IPV4 = {"eth_type": 0x0806}, {"eth_type": 0x0800}
+_ARP, _IPV4, _IPV6 = {"eth_type": 0x0806}, {"eth_type": 0x0800}, {"eth_type": 0x86DD}
 _REQUEST, _REPLY = 1, 2
 
 _UNRESOLVED = 6
@@ -80,12 +79,13 @@ class Door(App):
         wanted = punt_meter(PuntKind.NEIGHBOUR_WANTED, ofport, _RATE, _BURST)
         ask = Punt(PuntKind.NEIGHBOUR_WANTED, network.id.encode())
         yield wanted
-        yield L3.neighbours.flow(_UNRESOLVED, match(here, **_IPV4), ApplyMeter(wanted.id), ask)
+        for family in (_IPV4, _IPV6):
+            yield L3.neighbours.flow(_UNRESOLVED, match(here, **family), ApplyMeter(wanted.id), ask)
         heard = heard_meter(ofport)
         hear = Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
         yield heard
-        answers = match(here, eth_dst=own, **_ARP, arp_op=_REPLY)
-        yield External.arrival.flow(40, answers, ApplyMeter(heard.id), hear)
+        for answer in ({**_ARP, "arp_op": _REPLY}, ADVERTISED):
+            yield External.arrival.flow(40, match(here, eth_dst=own, **answer), ApplyMeter(heard.id), hear)
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
@@ -110,18 +110,20 @@ class Door(App):
                     yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.outside.number)))
 
 
-def voice(network: LogicalSwitch, view: View) -> Speaker | None:
-    """In whose name this chassis asks for machines on the network; None if it has nobody to ask for."""
+def voice(network: LogicalSwitch, version: int, view: View) -> Speaker | None:
+    """In whose name this chassis asks for machines on the network by their addresses of an IP version; None if it needs none."""
     if _way(network, view) is None:
         return None
-    return Speaker(network, chassis_mac(view.me.chassis), IPv4Address(0))
+    own = chassis_mac(view.me.chassis)
+    return Speaker(network, own, IPv4Address(0) if version == 4 else IPv6Address(link_local(own)))
 
 
 def voices(view: View) -> Iterator[Speaker]:
     """Those of all networks."""
     for network in _networks(view):
-        if (found := voice(network, view)) is not None:
-            yield found
+        for version in (4, 6):
+            if (found := voice(network, version, view)) is not None:
+                yield found
 
 
 def _networks(view: View) -> Iterator[LogicalSwitch]:

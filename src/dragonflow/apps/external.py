@@ -6,13 +6,15 @@
                             ├► router            packets to a floating IP that is here
                             └► controller        what neighbours say of their MACs
 
-Of whom a router meets there, above all the subnet's gateway, the DF DB knows nothing. The controller asks by ARP in the name of
-who wants to send, and keeps what is answered as ``Neighbour`` (``controller.neighbours``); flows follow from that as from rows.
+Of whom a router meets there, above all the subnet's gateway, the DF DB knows nothing. The controller asks (``Speaker``) and keeps
+what is answered as ``Neighbour`` (``controller.neighbours``); flows follow from that as from rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
@@ -20,9 +22,11 @@ from dragonflow.apps.l3 import L3, is_next
 from dragonflow.apps.wiring import physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalSwitch, Neighbour
+from dragonflow.packet import arp, nd
 from dragonflow.pipeline import (
     NETWORK,
     ApplyMeter,
+    Bits,
     Fact,
     Meter,
     Punt,
@@ -33,12 +37,41 @@ from dragonflow.pipeline import (
     punt_meter,
     set_field,
 )
+from dragonflow.pipeline.registers import NEXT_HOP
 
 LEARNT = 8
 """Priority of neighbours that were asked for: who is in the DF DB comes before."""
 
 _RATE, _BURST = 20, 40
 """Answers and announcements a second, and at once, that are listened to of each physical network."""
+
+
+ADVERTISED = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_type": 136, "icmpv6_code": 0}
+"""What a Neighbour Advertisement holds."""
+
+
+class Speaker(NamedTuple):
+    """In whose name the controller may ask for neighbours in a network, of the address's family.
+
+    It is a floating IP that is here, or nobody (IPv4's 0.0.0.0: an ARP probe), or a MAC's own link-local IPv6 address.
+    """
+
+    network: LogicalSwitch
+    mac: str
+    address: IPv4Address | IPv6Address
+
+    @property
+    def mac_bytes(self) -> bytes:
+        """The MAC as it stands in frames."""
+        return bytes.fromhex(self.mac.replace(":", ""))
+
+    def asks(self, target: IPv4Address | IPv6Address, to: bytes | None = None) -> bytes:
+        """The frame that asks who has ``target``, of the MAC ``to`` alone or of all. :raises TypeError: not of one family."""
+        if isinstance(self.address, IPv4Address) and isinstance(target, IPv4Address):
+            return arp.request(self.mac_bytes, self.address, target, to or arp.BROADCAST)
+        if isinstance(self.address, IPv6Address) and isinstance(target, IPv6Address):
+            return nd.solicitation(self.mac_bytes, self.address, target, to)
+        raise TypeError(f"{self.address} can't ask for {target}")
 
 
 class External(App):
@@ -51,7 +84,18 @@ class External(App):
         Stage.CLASSIFICATION,
         slot=4,
         purpose="Pick out of what comes from a physical network: what is for floating IPs that are here, and news of neighbours.",
-        matches=(NETWORK, "eth_dst", "eth_type", "arp_op", "arp_spa", "arp_tpa"),
+        matches=(
+            NETWORK,
+            "eth_dst",
+            "eth_type",
+            "arp_op",
+            "arp_spa",
+            "arp_tpa",
+            "ip_proto",
+            "icmpv6_type",
+            "icmpv6_code",
+            "nd_target",
+        ),
         next=(L3.entry, L2.outside),
         miss=L2.lookup,
     )
@@ -69,11 +113,23 @@ class External(App):
         yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
         meter = heard_meter(ofport)
         yield meter
-        announces = {"eth_type": 0x0806, "arp_spa": neighbour.address, "arp_tpa": neighbour.address}
+        announces = match((NETWORK, network.key), **_announces(neighbour.address))
         heard = Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
-        yield self.arrival.flow(
-            20, match((NETWORK, network.key), **announces), ApplyMeter(meter.id), heard, goto=L2.lookup
-        )
+        yield self.arrival.flow(20, announces, ApplyMeter(meter.id), heard, goto=L2.lookup)
+
+
+def _announces(ip: str) -> dict[str, Any]:
+    """What it holds when somebody tells all that it has the address (RFC 5227 §3, RFC 4861 §7.2.6)."""
+    if ":" in ip:
+        return {**ADVERTISED, "eth_dst": nd.ALL_NODES_MAC.hex(":"), "nd_target": ip}
+    return {"eth_type": 0x0806, "arp_spa": ip, "arp_tpa": ip}
+
+
+def next_hop(version: int, read: Callable[[Bits], int]) -> IPv4Address | IPv6Address:
+    """The address to which a packet goes next, whose words in ``NEXT_HOP`` are ``read``."""
+    if version == 4:
+        return IPv4Address(read(NEXT_HOP[0]))
+    return IPv6Address(b"".join(read(word).to_bytes(4, "big") for word in NEXT_HOP))
 
 
 def heard_meter(ofport: int) -> Meter:

@@ -35,6 +35,7 @@ from dragonflow.controller.view import Me, View
 from dragonflow.metadata.address import GUESTS_IPV4, GUESTS_IPV6
 from dragonflow.metadata.address import MAC as METADATA_MAC
 from dragonflow.model import LogicalPort, LogicalSwitch
+from dragonflow.packet.nd import OVERRIDE, ROUTER, SOLICITED
 from dragonflow.pipeline import (
     NETWORK,
     SOURCE,
@@ -56,9 +57,6 @@ _BROADCAST = {"eth_dst": "ff:ff:ff:ff:ff:ff"}
 _IPV6_MULTICAST = {"eth_dst": "33:33:00:00:00:00/ff:ff:00:00:00:00"}
 
 _PROBE_HERE, _HERE, _PROBE, _OWN, _SHARED, _KNOWN, _METADATA = 60, 50, 40, 40, 30, 20, 10
-
-_ROUTER, _SOLICITED, _OVERRIDE = 0x80000000, 0x40000000, 0x20000000
-"""Flags R, S and O of a Neighbour Advertisement, as its reserved word holds them (RFC 4861 §4.4)."""
 
 _TARGET_LINK_LAYER = 2
 """The ND option "target link-layer address"; the solicitation's "source link-layer address" (1) is rewritten into it."""
@@ -156,7 +154,7 @@ class Resolution(App):
         )
         if proxy_ofport(view) is not None:
             for ip in (str(GUESTS_IPV4), str(GUESTS_IPV6)):
-                reply = _reply(METADATA_MAC, ip, _SOLICITED | _OVERRIDE)
+                reply = _reply(METADATA_MAC, ip, SOLICITED | OVERRIDE)
                 yield self.known.flow(_METADATA, match(**_asks(ip)), *reply, goto=self.answer)
 
     @renders(LogicalPort)
@@ -170,9 +168,9 @@ class Resolution(App):
                 yield self._own_question(port, ip)
         if where is None:
             return
-        router = 0 if port.router is None else _ROUTER
+        router = 0 if port.router is None else ROUTER
         for ip in addresses(port):
-            reply = _reply(port.mac, ip, router | _SOLICITED | _OVERRIDE)
+            reply = _reply(port.mac, ip, router | SOLICITED | OVERRIDE)
             if not (isinstance(where, Distributed) or floats_here(port, where)):
                 yield self._question(_KNOWN, network, ip, reply)
                 continue
@@ -180,7 +178,7 @@ class Resolution(App):
             yield self.known.flow(_HERE, match((NETWORK, network.key), **asks), *reply, goto=self.answer)
             if ":" in ip:
                 probes = match((NETWORK, network.key), **asks, ipv6_src="::")
-                yield self.known.flow(_PROBE_HERE, probes, *_reply(port.mac, ip, router | _OVERRIDE), goto=self.answer)
+                yield self.known.flow(_PROBE_HERE, probes, *_reply(port.mac, ip, router | OVERRIDE), goto=self.answer)
         for pair in port.address_pairs:
             shared = ip_interface(pair.ip)
             if shared.network.num_addresses == 1 and str(shared.ip) not in port.ips:

@@ -1,13 +1,13 @@
-"""Finds the MACs of neighbours on physical networks: asks by ARP, listens, keeps asking, and forgets.
+"""Finds the MACs of neighbours on physical networks: asks by ARP or ND, listens, keeps asking, and forgets.
 
 ::
 
-    punted: nobody knows the next hop ──► wanted ──► ARP request              the packet waits
+    punted: nobody knows the next hop ──► wanted ──► a question               the packet waits
     punted: an answer, an announcement ──► heard ──► Neighbour in the replica ──► flows (``apps.external``)
                                                 └──► the packets that waited
-    every second ──► tick ──► requests: gateways, who has not answered yet, who has not been heard of for long
+    every second ──► tick ──► questions: gateways, who has not answered yet, who has not been heard of for long
 
-It speaks in the name of floating IPs that are here, or in nobody's (``apps.door``). What nobody asked for is not believed.
+It speaks in the name of floating IPs that are here, or of the chassis (``apps.door``). What nobody asked for is not believed.
 Everything is bounded: how many are known, how many are asked for, how many packets wait. Who answers no more is forgotten after
 three questions, one a second; a packet that wants it then begins anew. After a restart of the controller it goes on with what the
 switch has in its flows.
@@ -17,24 +17,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from dragonflow.apps.base import Answer
-from dragonflow.apps.dnat import Speaker, speaker, speakers
+from dragonflow.apps.dnat import speaker, speakers
 from dragonflow.apps.door import voice, voices
+from dragonflow.apps.external import Speaker, next_hop
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.recall import Recalled, recall
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import View
 from dragonflow.model import FloatingIp, LogicalSwitch, Neighbour, Subnet
-from dragonflow.packet import arp
+from dragonflow.packet import arp, nd
 from dragonflow.packet.errors import Malformed
 from dragonflow.pipeline import NETWORK, Action, PacketOut, Punted, PuntKind, Resubmit, load
-from dragonflow.pipeline.registers import NEXT_HOP
 from dragonflow.switch.readback import Found
 
 REACHABLE = 30.0
-"""Seconds after which one who answered is asked again (RFC 4861 §10 has the same for IPv6)."""
+"""Seconds after which one who answered is asked again (RFC 4861 §10)."""
 
 PERIOD = 1.0
 """Seconds between two questions to one who doesn't answer, and between two calls of ``tick``."""
@@ -60,8 +60,13 @@ class _Asked:
         self.speaker, self.tries, self.frames = speaker, 0, list[bytes]()
 
 
-_Id = tuple[str, IPv4Address]
+_Address = IPv4Address | IPv6Address
+
+_Id = tuple[str, _Address]
 """The id of the network, and the address."""
+
+_Here = Mapping[tuple[str, int], list[Speaker]]
+"""Who may ask, by the id of the network and the IP version."""
 
 
 class Neighbours:
@@ -99,10 +104,11 @@ class Neighbours:
 
     def wanted(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """A packet for whose next hop there is no flow: ask, and keep it. It names the floating IP, or else the network."""
-        found = _speaker(punted.data.decode(), view)
+        version = 6 if _is_ipv6(punted.packet) else 4
+        found = _speaker(punted.data.decode(), version, view)
         if found is None:
             return
-        it = found.network.id, IPv4Address(punted.read(NEXT_HOP[0]))
+        it = found.network.id, next_hop(version, punted.read)
         if (known := self._known.get(it)) is not None:  # its flow is on the way to the switch
             yield _send(punted.packet, known.mac, found.network)
             return
@@ -119,36 +125,42 @@ class Neighbours:
     def heard(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """Somebody on the physical network says which MAC it has. It counts if it was asked for, now or before."""
         try:
-            told = arp.read(punted.packet)
+            address, mac, override = _read(punted.packet)
         except Malformed:
             return
         network = view.get(LogicalSwitch, punted.data.decode())
-        it = punted.data.decode(), told.address
-        asked = self._asked.pop(it, None)
-        if network is None or (asked is None and it not in self._known):
+        it = punted.data.decode(), address
+        asked, known = self._asked.get(it), self._known.get(it)
+        if known is not None and mac is None:
+            mac = known.mac
+        if network is None or mac is None or (asked is None and known is None):
             return
-        self._learn(it, told.mac)
+        if known is not None and mac != known.mac and not override:
+            return
+        self._asked.pop(it, None)
+        self._learn(it, mac)
         for frame in () if asked is None else asked.frames:
-            yield _send(frame, told.mac, network)
+            yield _send(frame, mac, network)
 
     def tick(self, view: View) -> Iterator[PacketOut]:
         """What to ask now. To be called every ``PERIOD`` seconds."""
-        here: dict[str, list[Speaker]] = {}
+        here: dict[tuple[str, int], list[Speaker]] = {}
         for found in (*speakers(view), *voices(view)):
-            here.setdefault(found.network.id, []).append(found)
+            here.setdefault((found.network.id, found.address.version), []).append(found)
         self._want_gateways(here, view)
         yield from self._ask_on()
         yield from self._ask_again(here, view)
 
-    def _want_gateways(self, here: Mapping[str, list[Speaker]], view: View) -> None:
+    def _want_gateways(self, here: _Here, view: View) -> None:
         """Gateways of external networks are found before a packet wants them."""
-        for network, its in here.items():
-            for subnet in view.where(Subnet, network=network) if its[0].network.external else ():
-                if subnet.gateway_ip is None or ":" in subnet.gateway_ip:
+        for (network, version), its in here.items():
+            subnets = view.where(Subnet, network=network) if its[0].network.external else ()
+            for gateway in (ip_address(subnet.gateway_ip) for subnet in subnets if subnet.gateway_ip is not None):
+                it = network, gateway
+                if gateway.version != version or it in self._known or it in self._asked:
                     continue
-                it = network, IPv4Address(subnet.gateway_ip)
-                if it not in self._known and it not in self._asked and len(self._asked) < ASKED:
-                    self._asked[it] = _Asked(_best(its, it[1], view))
+                if len(self._asked) < ASKED:
+                    self._asked[it] = _Asked(_best(its, gateway, view))
 
     def _ask_on(self) -> Iterator[PacketOut]:
         for it, asked in list(self._asked.items()):
@@ -158,19 +170,20 @@ class Neighbours:
             asked.tries += 1
             yield _ask(asked.speaker, it[1])
 
-    def _ask_again(self, here: Mapping[str, list[Speaker]], view: View) -> Iterator[PacketOut]:
+    def _ask_again(self, here: _Here, view: View) -> Iterator[PacketOut]:
         now = self._clock()
         for it, known in list(self._known.items()):
             network, address = it
-            if network in here and known.ask > now:
+            its = here.get((network, address.version))
+            if its is not None and known.ask > now:
                 continue
-            if network not in here or known.unanswered >= TRIES:
+            if its is None or known.unanswered >= TRIES:
                 self._forget(it)
             else:
                 known.unanswered += 1
                 known.ask = now + PERIOD
-                to = known.mac if known.unanswered == 1 else arp.BROADCAST  # it may have moved to another MAC
-                yield _ask(_best(here[network], address, view), address, to)
+                to = known.mac if known.unanswered == 1 else None  # it may have moved to another MAC
+                yield _ask(_best(its, address, view), address, to)
 
     def _learn(self, it: _Id, mac: bytes) -> None:
         known = self._known.get(it)
@@ -193,14 +206,14 @@ class Neighbours:
         self._on_news()
 
 
-def _speaker(name: str, view: View) -> Speaker | None:
+def _speaker(name: str, version: int, view: View) -> Speaker | None:
     floating, network = view.get(FloatingIp, name), view.get(LogicalSwitch, name)
     if floating is not None:
         return speaker(floating, view)
-    return None if network is None else voice(network, view)
+    return None if network is None else voice(network, version, view)
 
 
-def _best(its: list[Speaker], address: IPv4Address, view: View) -> Speaker:
+def _best(its: list[Speaker], address: _Address, view: View) -> Speaker:
     """One of the same subnet if there is any: not every host answers others."""
     for subnet in view.where(Subnet, network=its[0].network.id):
         prefix = ip_network(subnet.cidr)
@@ -209,9 +222,21 @@ def _best(its: list[Speaker], address: IPv4Address, view: View) -> Speaker:
     return its[0]
 
 
-def _ask(speaker: Speaker, address: IPv4Address, to: bytes = arp.BROADCAST) -> PacketOut:
-    frame = arp.request(speaker.mac_bytes, speaker.address, address, to)
-    return PacketOut(frame, _outside(speaker.network))
+def _is_ipv6(frame: bytes) -> bool:
+    return frame[12:14] == b"\x86\xdd"
+
+
+def _read(frame: bytes) -> tuple[_Address, bytes | None, bool]:
+    """Who has which MAC, if it says so, and whether that counts more than what was known. :raises Malformed: it says nothing."""
+    if _is_ipv6(frame):
+        advertised = nd.read(frame)
+        return advertised.address, advertised.mac, advertised.override
+    told = arp.read(frame)
+    return told.address, told.mac, True
+
+
+def _ask(speaker: Speaker, address: _Address, to: bytes | None = None) -> PacketOut:
+    return PacketOut(speaker.asks(address, to), _outside(speaker.network))
 
 
 def _send(frame: bytes, mac: bytes, network: LogicalSwitch) -> PacketOut:

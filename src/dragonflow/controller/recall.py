@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from dragonflow.apps.external import LEARNT
+from dragonflow.apps.external import LEARNT, next_hop
 from dragonflow.apps.l3 import L3
 from dragonflow.pipeline import NETWORK, set_field
-from dragonflow.pipeline.fields import FIELDS
-from dragonflow.pipeline.registers import NEXT_HOP
+from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.switch.openflow.encode import encode_actions, table_and_priority
 from dragonflow.switch.packet_in import Unreadable, read_fields
 
 _MATCH = 28
 """Where the fields of the match begin in a flow's name."""
 
+_VERSION = {0x0800: 4, 0x86DD: 6}
 _MAC = 6
 _SET_MAC = encode_actions(set_field(eth_dst=0))[: 4 + 4]
 """How an action begins that writes the receiver's MAC: the head of the action and that of the field."""
@@ -26,7 +26,7 @@ class Recalled(NamedTuple):
     """A neighbour: the key of its network, its address and MAC."""
 
     network: int
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     mac: bytes
 
 
@@ -37,11 +37,16 @@ def recall(flows: Mapping[bytes, bytes]) -> Iterator[Recalled]:
             continue
         length = int.from_bytes(name[_MATCH - 2 : _MATCH], "big") - 4
         try:
-            fields = dict(read_fields(name[_MATCH : _MATCH + length]))
-            network, address = fields[FIELDS[NETWORK.field]], fields[FIELDS[NEXT_HOP[0].field]]
+            network, address = _where(dict(read_fields(name[_MATCH : _MATCH + length])))
         except (Unreadable, KeyError):
             continue
         at = contents.find(_SET_MAC)
         if at >= 0:
             start = at + len(_SET_MAC)
-            yield Recalled(network, IPv4Address(address), contents[start : start + _MAC])
+            yield Recalled(network, address, contents[start : start + _MAC])
+
+
+def _where(fields: Mapping[Field, int]) -> tuple[int, IPv4Address | IPv6Address]:
+    """The network's key, and the next hop there, that a flow matches. :raises KeyError: it doesn't match both."""
+    version = _VERSION[fields[FIELDS["eth_type"]]]
+    return fields[FIELDS[NETWORK.field]], next_hop(version, lambda word: fields[FIELDS[word.field]])

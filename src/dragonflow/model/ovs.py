@@ -29,7 +29,7 @@ class OvsPort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody in an external network of whom the DF DB knows nothing, above all its gateway; found by ARP.
+    """Somebody in an external network of whom the DF DB knows nothing, above all its gateway; found by ARP or ND.
 
     ``id`` is ``network/address``. ``network`` is the network's id, ``mac`` what the last answer said.
     """

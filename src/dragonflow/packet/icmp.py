@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
 from typing import NamedTuple
 
+from dragonflow.packet import icmpv6
 from dragonflow.packet.udp import checksum
 
 _ETHERNET = Struct(">6s6sH")
@@ -105,24 +106,15 @@ def complain(received: Received, complaint: Complaint, router: Address, mtu: int
     """
     kind, code = complaint.value[received.version]
     quoted = mtu.to_bytes(4, "big") + received.packet[: _QUOTED[received.version]]
-    macs, ips = (received.eth_dst, received.eth_src), (router, received.source)
-    return (icmpv4 if received.version == 4 else icmpv6)(macs, ips, kind, code, quoted)
+    macs, ips = (received.eth_dst, received.eth_src), (router.packed, received.source.packed)
+    return (_icmpv4 if received.version == 4 else icmpv6.write)(macs, ips, kind, code, quoted)
 
 
-def icmpv4(macs: tuple[bytes, bytes], ips: tuple[Address, Address], kind: int, code: int, rest: bytes) -> bytes:
+def _icmpv4(macs: tuple[bytes, bytes], ips: tuple[bytes, bytes], kind: int, code: int, rest: bytes) -> bytes:
     """The frame of a message; ``macs`` and ``ips`` are source and destination, ``rest`` is what follows the checksum."""
     message = _ICMP.pack(kind, code, 0) + rest
     message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
     length = _IPV4.size + len(message)
-    header = _IPV4.pack(0x45, 0xC0, length, 0, 0, _LIFETIME, _ICMPV4, 0, ips[0].packed, ips[1].packed)
+    header = _IPV4.pack(0x45, 0xC0, length, 0, 0, _LIFETIME, _ICMPV4, 0, *ips)
     header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
     return _ETHERNET.pack(macs[1], macs[0], _FAMILY[4]) + header + message
-
-
-def icmpv6(macs: tuple[bytes, bytes], ips: tuple[Address, Address], kind: int, code: int, rest: bytes) -> bytes:
-    """The same in IPv6."""
-    message = _ICMP.pack(kind, code, 0) + rest
-    pseudo = ips[0].packed + ips[1].packed + len(message).to_bytes(4, "big") + _ICMPV6.to_bytes(4, "big")
-    message = message[:2] + checksum(pseudo + message).to_bytes(2, "big") + message[4:]
-    header = _IPV6.pack(6 << 28, len(message), _ICMPV6, _LIFETIME, ips[0].packed, ips[1].packed)
-    return _ETHERNET.pack(macs[1], macs[0], _FAMILY[6]) + header + message

@@ -295,12 +295,14 @@ DOOR: tuple[Object, ...] = (
         Alive(id="there", since=0.0),
     ),
     *(subnet("v4", "10.0.0.0/24"), subnet("vlan4", "10.1.0.0/24", "vlan")),
+    *(subnet("v6", "fd00::/64"), subnet("vlan6", "fd01::/64", "vlan", ipv6_ra_mode="slaac")),
     router("r", 1, "net", "vlan"),
-    interface("r", 21, FixedIP("v4", "10.0.0.1")),
-    interface("r", 22, FixedIP("vlan4", "10.1.0.1"), net="vlan"),
+    interface("r", 21, FixedIP("v4", "10.0.0.1"), FixedIP("v6", "fd00::1")),
+    interface("r", 22, FixedIP("vlan4", "10.1.0.1"), FixedIP("vlan6", "fd01::1"), net="vlan"),
     neighbour("10.1.0.99", "02:ee:00:00:00:02", "vlan"),
+    neighbour("fd01::99", "02:ee:00:00:00:02", "vlan"),
 )
-"""A router joins the VLAN to the tunnelled network; a machine on the VLAN is known."""
+"""A router joins the VLAN to the tunnelled network; a machine on the VLAN is known by both its addresses."""
 
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),

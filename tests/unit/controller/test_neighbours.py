@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from msgspec.structs import replace
 
 from dragonflow.apps import APPS
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.wiring import chassis_mac, link_local
 from dragonflow.controller import neighbours
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.neighbours import PERIOD, REACHABLE, TRIES, WAITING, Neighbours
-from dragonflow.controller.replica import Replica
+from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, Neighbour
-from dragonflow.packet import arp
+from dragonflow.packet import arp, icmpv6, nd
 from dragonflow.pipeline import NETWORK, PacketOut, Punted, PuntKind, Resubmit, load
 from dragonflow.pipeline.fields import FIELDS
 from dragonflow.pipeline.registers import NEXT_HOP
@@ -34,13 +35,13 @@ def octets(mac: str) -> bytes:
 
 
 class Ground:
-    """A chassis with a floating IP, and time."""
+    """A chassis with a floating IP, or what else the world has, and time."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: Sequence[Object] = worlds.FLOATING) -> None:
         self.now = 1000.0
         self.news = 0
         self.replica = Replica()
-        worlds.load(self.replica, *(it for it in worlds.FLOATING if not isinstance(it, Neighbour)))
+        worlds.load(self.replica, *(it for it in world if not isinstance(it, Neighbour)))
         self.engine = Engine(APPS, self.replica, worlds.ME)
         self.engine.settle()
         self.it = Neighbours(self.replica, self._told, clock=lambda: self.now)
@@ -179,3 +180,58 @@ def test_what_is_no_arp_is_nothing(ground: Ground) -> None:
     punted = Punted(PuntKind.NEIGHBOUR_HEARD, b"ext", b"nonsense", 110, {})
     assert list(ground.it.heard(punted, ground.view())) == []
     assert list(ground.it.wanted(replace(punted, data=b"gone"), ground.view())) == []
+
+
+SIX, OURS_6 = IPv6Address("fd01::99"), IPv6Address(link_local(chassis_mac(worlds.ME.chassis)))
+OWN, PEER, MOVED = octets(chassis_mac(worlds.ME.chassis)), octets(MAC), octets("02:ee:00:00:00:02")
+GUESTS = bytes(12) + bytes.fromhex("86dd") + b"what a guest says"
+OUT_6 = (load(NETWORK, 4), Resubmit(L2.outside.number))
+
+
+class Ground6(Ground):
+    """A chassis with a router on a VLAN, on which machines have IPv6 addresses."""
+
+    def __init__(self) -> None:
+        super().__init__(worlds.DOOR)
+
+    def wants(self, frame: bytes = GUESTS) -> list[PacketOut]:
+        words = (int.from_bytes(SIX.packed[at : at + 4], "big") for at in range(0, 16, 4))
+        hop = {FIELDS[bits.field]: word for bits, word in zip(NEXT_HOP, words, strict=True) if word}
+        return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"vlan", frame, 1, hop), self.view()))
+
+    def hears(self, mac: bytes | None = PEER, flags: int = nd.SOLICITED | nd.OVERRIDE) -> list[PacketOut]:
+        option = b"" if mac is None else b"\x02\x01" + mac
+        body = flags.to_bytes(4, "big") + SIX.packed + option
+        frame = icmpv6.write((PEER, OWN), (SIX.packed, OURS_6.packed), 136, 0, body)
+        return list(self.it.heard(Punted(PuntKind.NEIGHBOUR_HEARD, b"vlan", frame, 110, {}), self.view()))
+
+
+def solicitation(to: bytes | None = None) -> PacketOut:
+    return PacketOut(nd.solicitation(OWN, OURS_6, SIX, to), OUT_6)
+
+
+def test_in_ipv6_the_chassis_asks_by_its_own_mac_and_asks_again() -> None:
+    ground = Ground6()
+    assert ground.hears() == [], "nobody asked"
+    assert ground.wants() == [solicitation()]
+    assert ground.hears() == [PacketOut(PEER + GUESTS[6:], OUT_6)]
+    assert ground.known() == {str(SIX): MAC}
+    assert ground.tick(REACHABLE - 1) == []
+    assert ground.tick() == [solicitation(PEER)]
+    assert ground.hears(None) == [], "it may leave out what the asker knows"
+    assert ground.tick() == []
+    ground.now += REACHABLE
+    assert [it for _ in range(TRIES) for it in ground.tick()] == [solicitation(PEER), *[solicitation()] * 2]
+    ground.tick()
+    assert ground.known() == {}
+
+
+def test_in_ipv6_an_answer_may_be_for_those_who_know_none() -> None:
+    ground = Ground6()
+    ground.wants()
+    assert ground.hears(None) == [], "no MAC"
+    assert ground.hears(PEER, nd.SOLICITED) == [PacketOut(PEER + GUESTS[6:], OUT_6)]
+    ground.hears(MOVED, nd.SOLICITED)
+    assert ground.known() == {str(SIX): MAC}
+    ground.hears(MOVED, nd.OVERRIDE)
+    assert ground.known() == {str(SIX): MOVED.hex(":")}
