@@ -63,7 +63,7 @@ class TestChassis:
 
     def view(self) -> View:
         """The world as handlers see it."""
-        return View(self.replica, self.engine.places, self.me)
+        return View(self.replica, self.engine.places, self.me, self.engine.serving)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:

@@ -71,7 +71,7 @@ async def says(it: Cloud, vm: str, port: int, protocol: str = "tcp") -> asyncio.
     return server
 
 
-async def asks(it: Cloud, vm: str, address: str, port: int, protocol: str = "tcp", source: int = 0) -> str:
+async def asks(it: Cloud, vm: str, address: str, port: int, protocol: str = "tcp", *, source: int = 0) -> str:
     """What a server answers, or what goes wrong."""
     kind = 1 if protocol == "tcp" else 2
     program = (
@@ -109,7 +109,10 @@ async def test_errors_belong_to_their_connections(ground: Ground) -> None:  # no
     async with region(ground) as it:
         for vm in ("a", "c"):
             assert await it.pings_soon(vm, "192.0.2.9")
-            refused = "import socket; s = socket.socket(type=2); s.connect(('203.0.113.1', 9)); s.settimeout(2); s.send(b'x'); s.recv(9)"
+            refused = (
+                "import socket; s = socket.socket(type=2); s.connect(('203.0.113.1', 9));"
+                " s.settimeout(2); s.send(b'x'); s.recv(9)"
+            )
             shown = await it.run(vm, "python3", "-c", refused)
             assert "ConnectionRefusedError" in shown, (vm, shown)
         server = await says(it, "c", 80)

@@ -23,14 +23,14 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from dragonflow.apps.base import App, answers, renders
-from dragonflow.apps.external import External, Speaker
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3
 from dragonflow.apps.resolution import ARP_ANSWER
 from dragonflow.apps.wiring import bridge_of, physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch
-from dragonflow.packet import arp, icmp, nat
+from dragonflow.packet import icmp, nat
 from dragonflow.packet.errors import Malformed
 from dragonflow.packet.icmp import Complaint
 from dragonflow.pipeline import (
@@ -165,7 +165,7 @@ class Dnat(App):
         leave: tuple[Action, ...] = (DecTtl(), *set_field(ipv4_src=it.address, eth_src=it.own.mac))
         yield L3.departure.flow(_OURS_OUT, match(*guest, **packets), *leave, goto=L3.neighbours)
         unresolved = match((NETWORK, it.network.key), (SOURCE, it.fixed.key), **_IPV4)
-        yield L3.neighbours.flow(_UNRESOLVED, unresolved, *_punt(PuntKind.NEIGHBOUR_WANTED, where, it.id))
+        yield L3.neighbours.flow(_UNRESOLVED, unresolved, *_punt(PuntKind.NEIGHBOUR_WANTED, where, it.own.id))
 
     @answers(PuntKind.FLOATING_ERROR_IN)
     def error_in(self, punted: Punted, view: View) -> Iterator[PacketOut]:
@@ -201,34 +201,6 @@ class Dnat(App):
             bits = load(NETWORK, it.network.key), load(SOURCE, it.fixed.key)
             hop = load(NEXT_HOP[0], punted.read(NEXT_HOP[0]))
             yield PacketOut(frame, (*bits, hop, *set_field(eth_src=it.own.mac), Resubmit(L3.neighbours.number)))
-
-
-def speaker(floating: FloatingIp, view: View) -> Speaker | None:
-    """The floating IP as one who speaks, if it is here."""
-    if not isinstance(view.locality(floating.port), Local):
-        return None
-    own, network = view.get(LogicalPort, floating.port), view.get(LogicalSwitch, floating.network)
-    if own is None or network is None:
-        return None
-    return Speaker(network, own.mac, IPv4Address(floating.address))
-
-
-def speakers(view: View) -> Iterator[Speaker]:
-    """All floating IPs that are here."""
-    for port in view.where(LogicalPort, chassis=view.me.chassis):
-        for floating in view.where(FloatingIp, fixed_port=port.id):
-            if (found := speaker(floating, view)) is not None:
-                yield found
-
-
-def announcement(port: str, view: View) -> Iterator[PacketOut]:
-    """Tell the external network that the floating IP of this port of its own is here now, if it is."""
-    own = view.get(LogicalPort, port)
-    floating = None if own is None or not own.is_floating else view.get(FloatingIp, own.device_id)
-    found = None if floating is None else speaker(floating, view)
-    if floating is not None and found is not None:
-        frame = arp.announcement(found.mac_bytes, IPv4Address(floating.address))
-        yield PacketOut(frame, (load(NETWORK, found.network.key), Resubmit(L2.lookup.number)))
 
 
 class _Served(NamedTuple):

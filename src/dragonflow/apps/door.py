@@ -81,11 +81,7 @@ class Door(App):
         yield wanted
         for family in (_IPV4, _IPV6):
             yield L3.neighbours.flow(_UNRESOLVED, match(here, **family), ApplyMeter(wanted.id), ask)
-        heard = heard_meter(ofport)
-        hear = Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
-        yield heard
-        for answer in ({**_ARP, "arp_op": _REPLY}, ADVERTISED):
-            yield External.arrival.flow(40, match(here, eth_dst=own, **answer), ApplyMeter(heard.id), hear)
+        yield from _hearing(network, own, ofport)
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
@@ -94,6 +90,8 @@ class Door(App):
         if network is None:
             return
         yield Serve(port.id)
+        if network.external and (ofport := _way(network, view)) is not None:  # it asks in its own name
+            yield from _hearing(network, port.mac, ofport)
         here = (NETWORK, network.key)
         for ip in _ipv4(port):
             asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=ip)
@@ -108,6 +106,15 @@ class Door(App):
                 for ip in _ipv4(port) if _kept(port, view) is not None else ():
                     frame = arp.announcement(bytes.fromhex(port.mac.replace(":", "")), IPv4Address(ip))
                     yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.outside.number)))
+
+
+def _hearing(network: LogicalSwitch, mac: str, ofport: int) -> Iterator[Fact]:
+    """The answers to what was asked with this MAC."""
+    meter, hear = heard_meter(ofport), Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
+    yield meter
+    for answer in ({**_ARP, "arp_op": _REPLY}, ADVERTISED):
+        answers = match((NETWORK, network.key), eth_dst=mac, **answer)
+        yield External.arrival.flow(40, answers, ApplyMeter(meter.id), hear)
 
 
 def voice(network: LogicalSwitch, version: int, view: View) -> Speaker | None:

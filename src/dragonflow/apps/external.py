@@ -21,7 +21,7 @@ from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, is_next
 from dragonflow.apps.wiring import physical_ofport
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalSwitch, Neighbour
+from dragonflow.model import LogicalPort, LogicalSwitch, Neighbour
 from dragonflow.packet import arp, nd
 from dragonflow.pipeline import (
     NETWORK,
@@ -130,6 +130,21 @@ def next_hop(version: int, read: Callable[[Bits], int]) -> IPv4Address | IPv6Add
     if version == 4:
         return IPv4Address(read(NEXT_HOP[0]))
     return IPv6Address(b"".join(read(word).to_bytes(4, "big") for word in NEXT_HOP))
+
+
+def speakers(view: View) -> Iterator[Speaker]:
+    """The floating IPs and gateways of routers that are here: in their names this chassis asks for IPv4 neighbours."""
+    return (found for port in sorted(view.serving) if (found := speaker(port, view)) is not None)
+
+
+def speaker(port: str, view: View) -> Speaker | None:
+    """The port of a floating IP or gateway as one who asks, if it is here."""
+    row = view.get(LogicalPort, port) if port in view.serving else None
+    network = None if row is None else view.get(LogicalSwitch, row.network)
+    if row is None or network is None or not network.external:
+        return None
+    address = next((ip for ip in row.ips if ":" not in ip), None)
+    return None if address is None else Speaker(network, row.mac, IPv4Address(address))
 
 
 def heard_meter(ofport: int) -> Meter:

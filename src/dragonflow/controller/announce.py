@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 
-from dragonflow.apps.dnat import announcement
+from dragonflow.apps.l2 import L2
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.view import View
-from dragonflow.pipeline.punt import PacketOut
+from dragonflow.model import LogicalPort, LogicalSwitch
+from dragonflow.packet import arp
+from dragonflow.pipeline import NETWORK, PacketOut, Resubmit, load
 
 LOG = logging.getLogger(__name__)
 
 TIMES, AGAIN = 3, 1.0
-"""How often a floating IP that came here is announced, for one frame may be lost, and how many seconds apart."""
+"""How often a port that is served here now is announced, for one frame may be lost, and how many seconds apart."""
 
 _STEP = 32
 """Packets that are sent before others on the loop have their turn."""
@@ -39,7 +42,7 @@ async def announce(
 
 
 class Heralds:
-    """Tells external networks of floating IPs that came here: a subscriber, so after the switch has what answers for them.
+    """Tells physical networks whose ports this chassis serves now: a subscriber, so after the switch has what answers for them.
 
     Each is announced ``TIMES`` times: at once, and by ``unasked``.
     """
@@ -47,18 +50,33 @@ class Heralds:
     def __init__(self, view: Callable[[], View], send: Callable[[PacketOut], bool]) -> None:
         self._view = view
         self._send = send
+        self._served: frozenset[str] = frozenset()
         self._due: dict[str, int] = {}
 
     def __call__(self, confirmed: Confirmed) -> None:
-        """Announce who came here with this bundle."""
-        for event in confirmed.events:
-            if (event.kind, event.change) == ("local", "created"):
-                for packet in announcement(event.port, self._view()):
-                    self._send(packet)
-                    self._due[event.port] = TIMES - 1
+        """Announce what is served since this bundle."""
+        view = self._view()
+        for port in sorted(view.serving - self._served):
+            self._due[port] = TIMES - 1
+            for packet in announcement(port, view):
+                self._send(packet)
+        self._served = view.serving
 
     def unasked(self, view: View) -> Iterator[PacketOut]:
         """The announcements that are due to be repeated; for ``announce``."""
         due, self._due = self._due, {port: left - 1 for port, left in self._due.items() if left > 1}
         for port in due:
             yield from announcement(port, view)
+
+
+def announcement(port: str, view: View) -> Iterator[PacketOut]:
+    """Tell the port's network that its addresses are here now, if they are."""
+    row = view.get(LogicalPort, port) if port in view.serving else None
+    network = None if row is None else view.get(LogicalSwitch, row.network)
+    if row is None or network is None:
+        return
+    mac = bytes.fromhex(row.mac.replace(":", ""))
+    for ip in row.ips:
+        if ":" not in ip:
+            frame = arp.announcement(mac, IPv4Address(ip))
+            yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.lookup.number)))

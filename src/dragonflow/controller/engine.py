@@ -80,6 +80,7 @@ class Engine:
         self._view = View(replica, self._places.winners, me)
         self._reads = _Reads()
         self._serving: dict[Owner, tuple[str, ...]] = {}
+        self._served: frozenset[str] | None = None
         self._troubles: dict[Owner, tuple[str, ...]] = {}
         self._failed: set[Owner] = set()
         self._shown = False
@@ -99,7 +100,9 @@ class Engine:
     @property
     def serving(self) -> frozenset[str]:
         """For which ports this chassis speaks on their physical networks, as of the last settling."""
-        return frozenset(chain.from_iterable(self._serving.values()))
+        if self._served is None:
+            self._served = frozenset(chain.from_iterable(self._serving.values()))
+        return self._served
 
     @property
     def degraded(self) -> dict[Owner, str]:
@@ -215,10 +218,8 @@ class Engine:
             self._reads.replace(owner, self._view.reads)
         facts, places, serves, told = _sorted_out(yielded)
         troubles += told
-        if serves:
-            self._serving[owner] = serves
-        else:
-            self._serving.pop(owner, None)
+        if serves != self._serving.get(owner, ()):
+            self._serving[owner], self._served = serves, None
         self._say(owner, troubles)
         (self._failed.add if failed else self._failed.discard)(owner)
         if places or self._places.claimed_by(owner):

@@ -239,7 +239,7 @@ class Controller:
 
     def _view(self) -> View:
         """The world as handlers of packets see it, which record nothing."""
-        return View(self._replica, self._engine.places, self._me)
+        return View(self._replica, self._engine.places, self._me, self._engine.serving)
 
     async def run(self) -> None:
         """Run until SIGTERM, SIGINT or a shutdown. The flows stay; the chassis isn't alive any more."""
@@ -322,7 +322,7 @@ class Controller:
         self._prover.unsettled()
         with metrics.SETTLE_SECONDS.time():
             self._unconfirmed.add(await self._render())
-            said = claims(self._me, self._replica, self._engine.locality)
+            said = claims(self._me, self._replica, self._engine.locality, self._engine.serving)
         try:
             with metrics.SYNC_SECONDS.time():
                 synced = await self._switch.sync()
@@ -377,7 +377,7 @@ class Controller:
         """
         LOG.info("shutting down: all ports of %s are reported DOWN", self._name)
         self._shutting_down = True
-        said = claims(self._me, self._replica, self._engine.locality)
+        said = claims(self._me, self._replica, self._engine.locality, self._engine.serving)
         down = {
             port: msgspec.structs.replace(claim, status="DOWN", reason=SHUT_DOWN, ofport=None)
             for port, claim in said.items()

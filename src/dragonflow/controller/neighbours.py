@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from dragonflow.apps.base import Answer
-from dragonflow.apps.dnat import speaker, speakers
 from dragonflow.apps.door import voice, voices
-from dragonflow.apps.external import Speaker, next_hop
+from dragonflow.apps.external import Speaker, next_hop, speaker, speakers
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.recall import Recalled, recall
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import View
-from dragonflow.model import FloatingIp, LogicalSwitch, Neighbour, Subnet
+from dragonflow.model import LogicalSwitch, Neighbour, Subnet
 from dragonflow.packet import arp, nd
 from dragonflow.packet.errors import Malformed
 from dragonflow.pipeline import NETWORK, Action, PacketOut, Punted, PuntKind, Resubmit, load
@@ -103,7 +102,7 @@ class Neighbours:
         return {PuntKind.NEIGHBOUR_WANTED: self.wanted, PuntKind.NEIGHBOUR_HEARD: self.heard}
 
     def wanted(self, punted: Punted, view: View) -> Iterator[PacketOut]:
-        """A packet for whose next hop there is no flow: ask, and keep it. It names the floating IP, or else the network."""
+        """A packet for whose next hop there is no flow: ask, and keep it. It names a port here, or else the network."""
         version = 6 if _is_ipv6(punted.packet) else 4
         found = _speaker(punted.data.decode(), version, view)
         if found is None:
@@ -207,10 +206,12 @@ class Neighbours:
 
 
 def _speaker(name: str, version: int, view: View) -> Speaker | None:
-    floating, network = view.get(FloatingIp, name), view.get(LogicalSwitch, name)
-    if floating is not None:
-        return speaker(floating, view)
-    return None if network is None else voice(network, version, view)
+    """In whose name to ask: of the port of this name, or of any that may in the network of this name."""
+    network = view.get(LogicalSwitch, name)
+    if network is None:
+        return speaker(name, view)
+    own = (it for it in speakers(view) if it.network.id == name and it.address.version == version)
+    return next(own, None) or voice(network, version, view)
 
 
 def _best(its: list[Speaker], address: _Address, view: View) -> Speaker:

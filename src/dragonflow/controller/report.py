@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,6 +21,7 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
     PHYSICAL_TYPES,
+    ROUTER_GATEWAY,
     Alive,
     Binding,
     Chassis,
@@ -67,11 +68,15 @@ class Claim(msgspec.Struct, frozen=True):
     owner: str = ""
 
 
-def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None]) -> dict[str, Claim]:
+def claims(
+    me: Me, replica: Replica, locality: Callable[[str], Locality | None], serving: Collection[str] = ()
+) -> dict[str, Claim]:
     """What to say of the ports that are bound to this chassis, if the switch confirms what was just rendered.
 
     Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired. Of a floating IP's own port it says,
-    for the binding of the port that it stands for, that the floating IP works; while it doesn't, nothing is said of it.
+    for the binding of the port that it stands for, that the floating IP works; while it doesn't, nothing is said of it. Nor is
+    of routers' gateways, and of floating IPs that only forward ports, but by the chassis that serves them: these have no binding,
+    so their generation is 0.
     """
     said, chassis = {}, me.chassis
     for binding in replica.where(Binding, host=chassis):
@@ -94,6 +99,13 @@ def claims(me: Me, replica: Replica, locality: Callable[[str], Locality | None])
             if isinstance(locality(floating.port), Local):
                 revision = replica.revision(FloatingIp, floating.id)
                 said[floating.port] = Claim(floating.network, port.generation, "ACTIVE", revision, owner=floating.id)
+    for served in serving:
+        port = replica.get(LogicalPort, served)
+        if port is not None and port.device_owner == ROUTER_GATEWAY:
+            said[served] = Claim(port.network, 0, "ACTIVE", replica.revision(LogicalPort, served))
+        elif port is not None and port.is_floating and served not in said:
+            revision = replica.revision(FloatingIp, port.device_id)
+            said[served] = Claim(port.network, 0, "ACTIVE", revision, owner=port.device_id)
     return said
 
 

@@ -69,8 +69,12 @@ def touched_reads(change: Change) -> list[Read]:
 class View:
     """Read-only; a miss and an empty index are answers that can change, and are recorded like any other."""
 
-    def __init__(self, replica: Replica, places: Mapping[str, Locality], me: Me) -> None:
+    def __init__(
+        self, replica: Replica, places: Mapping[str, Locality], me: Me, serving: frozenset[str] = frozenset()
+    ) -> None:
         self.me = me
+        self.serving = serving
+        """The ports that this chassis serves (``Serve``). For handlers of packets: to apps that render it is empty."""
         self._replica = replica
         self._places = places
         self._reads: dict[Read, None] = {}

@@ -34,6 +34,7 @@ from dragonflow.model import (
     LogicalSwitch,
     Neighbour,
     OvsPort,
+    PortForwarding,
     PortStatus,
     QosPolicy,
     RouterGateway,
@@ -304,6 +305,38 @@ DOOR: tuple[Object, ...] = (
 )
 """A router joins the VLAN to the tunnelled network; a machine on the VLAN is known by both its addresses."""
 
+GATEWAY: tuple[Object, ...] = (
+    *(network(), subnet("v4", "10.0.0.0/24"), *OUTSIDE, tunnel_port(), patch_port()),
+    *(chassis(name, ip, bridge_mappings=MAPPINGS) for name, ip in (("here", "192.0.2.1"), ("there", "192.0.2.2"))),
+    *(Alive(id="here", since=0.0), Alive(id="there", since=0.0)),
+    *(port("a", 11), tap("a", 1), port("c", 13, on="there")),
+    *(
+        row
+        for name, key, address in (("r", 1, 2), ("u", 2, 3))
+        for row in (
+            router(name, key, "net", gateway=RouterGateway(f"{name}-ext", "ext")),
+            interface(name, 20 + key, FixedIP("v4", f"10.0.0.{key}")),
+            gateway(name, 30 + key, FixedIP("ext4", f"203.0.113.{address}"), FixedIP("ext6", f"fd99::{address}")),
+        )
+    ),
+    subnet("ext6", "fd99::/64", "ext", gateway_ip="fd99::1"),
+    *(
+        row
+        for name, key in (("r", 1), ("u", 2))
+        for row in floating(
+            f"f{name}",
+            70 + key,
+            f"203.0.113.{70 + key}",
+            router=name,
+            forwardings=(
+                PortForwarding("tcp", 8080, 8080, "a", "10.0.0.11", 80, 80),
+                PortForwarding("udp", 5000, 5002, "c", "10.0.0.13", 6000, 6002),
+            ),
+        )
+    ),
+)
+"""Two routers lead to an external network, one by this chassis, the other by another; each forwards ports of a floating IP."""
+
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),
     policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
@@ -342,6 +375,7 @@ STATES: dict[str, Callable[[], World]] = {
     "served": lambda: World.of(ME, *SERVED),
     "migrating": lambda: World.of(ME, *MIGRATING),
     "told": lambda: World.of(ME, *TOLD),
+    "gateway": lambda: World.of(ME, *GATEWAY),
     "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),

@@ -10,12 +10,11 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 
 from dragonflow.apps import APPS
-from dragonflow.apps.dnat import Dnat, announcement
+from dragonflow.apps.dnat import Dnat
 from dragonflow.apps.l2 import L2
-from dragonflow.controller.announce import TIMES, Heralds
+from dragonflow.controller.announce import TIMES, Heralds, announcement
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.events import Confirmed
-from dragonflow.controller.locality import LocalityEvent
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import View
 from dragonflow.model import FloatingIp, OvsPort, RouterGateway
@@ -87,7 +86,7 @@ def test_its_cost_is_as_its_app_says() -> None:
         )
         for name in ("fa", "fc")
     }
-    assert count == {"fa": {"Flow": 15, "Meter": 5}, "fc": {"Flow": 1}}
+    assert count == {"fa": {"Flow": 15, "Meter": 5, "Serve": 1}, "fc": {"Flow": 1}}
 
 
 def test_what_is_for_its_mac_is_not_switched_to_its_guest() -> None:
@@ -97,7 +96,7 @@ def test_what_is_for_its_mac_is_not_switched_to_its_guest() -> None:
 
 
 def view(made: Engine) -> View:
-    return View(made._replica, made.places, worlds.ME)
+    return View(made._replica, made.places, worlds.ME, made.serving)
 
 
 def sent(packet: Ether, kind: PuntKind, data: bytes = b"fa") -> list[Ether]:
@@ -135,13 +134,10 @@ def test_it_is_announced_when_it_comes_and_as_long_as_it_is_here() -> None:
     made = engine(*worlds.FLOATING)
     told: list[PacketOut] = []
     heralds = Heralds(lambda: view(made), lambda packet: bool(told.append(packet)) or True)
-
-    def event(port: str, change: str) -> LocalityEvent:
-        return LocalityEvent("local", change, port, HERE, None, 1, 0.0)  # type: ignore[arg-type]
-
-    news = [event("port-fa", "created"), event("port-fc", "created"), event("a", "created"), event("gone", "created")]
-    heralds(Confirmed((), [*news, event("port-fa", "updated")], 0.0, {}))
+    heralds(Confirmed((), (), 0.0, {}))
     (one,) = told
     assert one.actions[-1].table == L2.lookup.number  # type: ignore[union-attr]
+    heralds(Confirmed((), (), 0.0, {}))
+    assert told == [one]
     assert [list(heralds.unasked(view(made))) for _ in range(TIMES)] == [[one]] * (TIMES - 1) + [[]]
     assert list(announcement("port-fa", View(Replica(), {}, worlds.ME))) == []

@@ -50,11 +50,11 @@ class Ground:
         self.news += 1
 
     def view(self) -> View:
-        return View(self.replica, self.engine.places, worlds.ME)
+        return View(self.replica, self.engine.places, worlds.ME, self.engine.serving)
 
     def wanted(self, address: str, frame: bytes = FRAME) -> list[PacketOut]:
         hop = {FIELDS[NEXT_HOP[0].field]: int(IPv4Address(address))}
-        return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"fa", frame, 1, hop), self.view()))
+        return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"port-fa", frame, 1, hop), self.view()))
 
     def heard(self, address: str, mac: str = MAC, network: bytes = b"ext") -> list[PacketOut]:
         frame = arp.announcement(octets(mac), IPv4Address(address))
@@ -146,10 +146,10 @@ def test_who_is_known_is_asked_again_and_forgotten_when_silent(ground: Ground) -
     assert ground.known() == {}
 
 
-def test_without_a_floating_ip_here_nobody_is_asked_and_all_are_forgotten(ground: Ground) -> None:
+def test_without_a_way_there_nobody_is_asked_and_all_are_forgotten(ground: Ground) -> None:
     ground.tick()
     ground.heard(GATEWAY)
-    ground.replica.upsert(worlds.port("a", 11, on="there"), 2)
+    ground.replica.remove_port("df-int-br-ex")
     ground.engine.settle()
     assert ground.tick() == []
     assert ground.known() == {}

@@ -26,6 +26,7 @@ from dragonflow.model import (
     FloatingIp,
     LogicalPort,
     OvsPort,
+    PortForwarding,
     QosPolicy,
     Route,
     RouterGateway,
@@ -167,6 +168,15 @@ floating_rows = (
             (("r1", "p1", "10.0.0.1"), ("r1", "p2", "10.0.0.2"), ("r1", "p4", "10.0.0.4"), (None, None, None))
         ),
     )
+    | st.builds(
+        lambda forwarding: floating(fixed_port=None, fixed_ip=None, forwardings=(forwarding,))[0],
+        st.sampled_from(
+            (
+                PortForwarding("tcp", 8080, 8080, "p1", "10.0.0.1", 80, 80),
+                PortForwarding("udp", 5000, 5002, "p2", "10.0.0.2", 6000, 6002),
+            )
+        ),
+    )
     | st.builds(lambda up: msgspec.structs.replace(floating()[1], admin_up=up), st.booleans())
     | st.builds(lambda up: worlds.external(admin_up=up), st.booleans())
 )
@@ -179,7 +189,7 @@ router_rows = st.builds(
             "admin_up": st.booleans(),
             "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
             "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
-            "gateway": st.just(None),
+            "gateway": st.sampled_from((None, msgspec.structs.replace(GATEWAY, enable_snat=False))),
         },
     ),
 ) | st.builds(
