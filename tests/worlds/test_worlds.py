@@ -64,7 +64,7 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
         for revision, state in enumerate(order, 1):
             for scope in sorted(
                 {f"net:{it}" for it in ("net", "far", "vlan", "flat", "other", "tags", "ext")}
-                | {"chassis", "alive", "router:r", "qos:gold", "qos:silver"}
+                | {"chassis", "alive", "router:r", "router:u", "qos:gold", "qos:silver"}
             ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from dragonflow.apps.base import App, renders
-from dragonflow.apps.external import ADVERTISED, External, Speaker, heard_meter
+from dragonflow.apps.external import External, Speaker, hearing
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.resolution import ARP_ANSWER
@@ -81,7 +81,7 @@ class Door(App):
         yield wanted
         for family in (_IPV4, _IPV6):
             yield L3.neighbours.flow(_UNRESOLVED, match(here, **family), ApplyMeter(wanted.id), ask)
-        yield from _hearing(network, own, ofport)
+        yield from hearing(network, own, ofport)
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
@@ -91,7 +91,7 @@ class Door(App):
             return
         yield Serve(port.id)
         if network.external and (ofport := _way(network, view)) is not None:  # it asks in its own name
-            yield from _hearing(network, port.mac, ofport)
+            yield from hearing(network, port.mac, ofport)
         here = (NETWORK, network.key)
         for ip in _ipv4(port):
             asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=ip)
@@ -106,15 +106,6 @@ class Door(App):
                 for ip in _ipv4(port) if _kept(port, view) is not None else ():
                     frame = arp.announcement(bytes.fromhex(port.mac.replace(":", "")), IPv4Address(ip))
                     yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.outside.number)))
-
-
-def _hearing(network: LogicalSwitch, mac: str, ofport: int) -> Iterator[Fact]:
-    """The answers to what was asked with this MAC."""
-    meter, hear = heard_meter(ofport), Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
-    yield meter
-    for answer in ({**_ARP, "arp_op": _REPLY}, ADVERTISED):
-        answers = match((NETWORK, network.key), eth_dst=mac, **answer)
-        yield External.arrival.flow(40, answers, ApplyMeter(meter.id), hear)
 
 
 def voice(network: LogicalSwitch, version: int, view: View) -> Speaker | None:

@@ -147,6 +147,15 @@ def speaker(port: str, view: View) -> Speaker | None:
     return None if address is None else Speaker(network, row.mac, IPv4Address(address))
 
 
+def hearing(network: LogicalSwitch, mac: str, ofport: int) -> Iterator[Fact]:
+    """The controller hears the answers to what was asked with this MAC."""
+    meter, hear = heard_meter(ofport), Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
+    yield meter
+    for answer in ({"eth_type": 0x0806, "arp_op": 2}, ADVERTISED):
+        answers = match((NETWORK, network.key), eth_dst=mac, **answer)
+        yield External.arrival.flow(40, answers, ApplyMeter(meter.id), hear)
+
+
 def heard_meter(ofport: int) -> Meter:
     """For what the controller hears from a physical network, by the OpenFlow port that leads there."""
     return punt_meter(PuntKind.NEIGHBOUR_HEARD, ofport, _RATE, _BURST)

@@ -22,7 +22,7 @@ destination, and are translated back on their way out. So such a floating IP is 
 No translation leaves an address as it is: see ``Translate``. So a guest's packet from the gateway's own address is dropped.
 
 Cost in flows: a gateway has 1 an address on each chassis with a way to the external network; where it is served, 9 more, 1 an
-address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 7 on the gateway's chassis, and 1 for each
+address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 9 on the gateway's chassis, and 1 for each
 block of ports (or for each port, where the port changes).
 """
 
@@ -33,7 +33,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, answers, renders
-from dragonflow.apps.external import External
+from dragonflow.apps.external import External, hearing
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3, echo, is_next, served
 from dragonflow.apps.resolution import ARP_ANSWER
@@ -191,7 +191,7 @@ class Snat(App):
                 yield L2.delivery.flow(10, match((DESTINATION, own.key), (FROM_TUNNEL, 0)), goto=L2.outside)
         if here and ofport is not None:
             yield Serve(own.id)
-            yield from self._forward(floating, own, it, _entering(it, view))
+            yield from self._forward(floating, own, it, ofport, _entering(it, view))
             if not it.translates:
                 back = Track(it.zone, L3.neighbours.number, translate=Translate())
                 yield from _answers(floating, it, _Way((DecTtl(), back), None))
@@ -247,13 +247,14 @@ class Snat(App):
             yield Trouble(f"router {it.router.id}: no network leads to its gateway's chassis {it.chassis}")
 
     def _forward(
-        self, floating: FloatingIp, own: LogicalPort, it: _Gateway, enter: tuple[Action, ...]
+        self, floating: FloatingIp, own: LogicalPort, it: _Gateway, ofport: int, enter: tuple[Action, ...]
     ) -> Iterator[Fact]:
         here, frames = (NETWORK, it.network.key), {"eth_dst": own.mac}
         asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=floating.address)
         macs: tuple[Action, ...] = (move("eth_src", "eth_dst"), *set_field(eth_src=own.mac))
         yield External.arrival.flow(40, asked, *macs, *ARP_ANSWER, FORGET_PORT, goto=L2.outside)
         yield External.arrival.flow(10, match(here, **frames), load(FROM_TUNNEL, 0), goto=L3.entry)
+        yield from hearing(it.network, own.mac, ofport)
         packets = {**frames, **_IPV4, "ipv4_dst": floating.address}
         yield L3.entry.flow(_ROUTED, match(here, **frames))
         yield L3.entry.flow(_TRACKED, match(here, **packets), *enter, *_tracked(it))

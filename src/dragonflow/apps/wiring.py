@@ -197,17 +197,17 @@ def gateway_chassis(
 ) -> str | None:
     """The chassis that serves a router's gateway, as far as chassis ``me`` can tell (None: as far as the rows tell).
 
-    The first candidate whose data path is heard, or which is alive where nothing is heard either way; to itself a chassis always
-    is. If none is, the first of all: failing static is better than nobody. None if there is no candidate.
+    The first candidate whose data path is heard, or which is alive where nothing is heard either way. A chassis that hears others
+    counts itself among those that are heard. If nobody is known to live, it is the first of whom nobody knows that it is dead:
+    leases ran out while the DF DB was away, and failing static is better than nobody. None if there is no candidate.
     """
     candidates = gateway_candidates(gateway_port, network, world)
-    usable = (it for it in candidates if it == me or _is_usable(it, world))
-    return next(usable, candidates[0] if candidates else None)
-
-
-def _is_usable(chassis: str, world: World) -> bool:
-    known = heard(chassis, world)
-    return world.get(Alive, chassis) is not None if known is None else known
+    known = {it: heard(it, world) for it in candidates if it != me}
+    if me in candidates and any(known.values()):
+        known[me] = True
+    lives = (it for it in candidates if (known[it] if known.get(it) is not None else world.get(Alive, it) is not None))
+    maybe = (it for it in candidates if known.get(it) is not False)
+    return next(lives, None) or next(maybe, None) or (candidates[0] if candidates else None)
 
 
 def heard(chassis: str, world: World) -> bool | None:

@@ -76,7 +76,9 @@ def test_the_first_usable_one_serves() -> None:
     assert serving(alive[second], bfd(first, None)) == second, "a session that was never up says nothing"
     assert serving(*ALIVE, bfd(first, "down")) == second, "its controller lives, its data path doesn't"
     assert serving(alive[second], bfd(first, "up")) == first, "its data path works without the controller"
-    assert serving(alive[third], bfd(first, "down"), me=second) == second, "a chassis can always use itself"
+    assert serving(alive[third], bfd(third, "up"), bfd(first, "down"), me=second) == second, "who hears others lives"
+    assert serving(me=second) == serving(me=first) == first, "when all leases ran out, all agree"
+    assert serving(bfd(first, "down"), me=second) == second, "but not on one that is dead"
     assert serving() == first, "nobody is known to live"
     assert gateway_chassis(GATEWAY, NETWORK, world(*BASE, *HOSTS, *ALIVE)) is None
 
