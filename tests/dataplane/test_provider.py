@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -24,7 +22,7 @@ from dragonflow.controller.view import Me
 from dragonflow.lab import system
 from dragonflow.lab.physical import PhysicalNetwork
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Alive, Binding, FixedIP, LogicalPort, OvsPort
+from dragonflow.model import Binding, FixedIP, LogicalPort, OvsPort
 from dragonflow.pipeline import Local, Remote
 from dragonflow.switch.trace import parse
 from dragonflow.testing import worlds
@@ -296,72 +294,8 @@ async def test_a_router_joins_a_vlan_and_a_tunnelled_network_with_its_mac_at_one
             assert here is not keeper or not_here not in seen
 
 
-async def test_a_machine_outside_is_routed_to_by_one_chassis_and_reached_from_all(ground: Ground) -> None:
-    """It has one router, at one port of its switch, and finds it anew when the doorkeeper dies."""
-    peer = ground.peer("10.1.0.99/24", vlan=100)
-    inside(peer, "ip", "route", "add", "default", "via", "10.1.0.1")
-    alive = {name: Alive(id=name, since=0.0) for name in ("h1", "h2")}
-    async with hosts(ground) as (one, two), asyncio.TaskGroup() as group:
-        vms = []
-        for here, mine in ((one, T1), (two, T2)):
-            await here.now(*SUBNETS, R, TO_VLAN, TO_NET, W1, W2, *alive.values())
-            vm = await here.vm(mine, *address(mine))
-            inside(vm, "ip", "route", "add", "default", "via", "10.0.0.1")
-            vms.append(vm)
-        living = [group.create_task(here.live()) for here in (one, two)]
-
-        async def meets(vm: str, target: str) -> bool:
-            return await asyncio.to_thread(reaches, vm, target)
-
-        for port in (T1, T2):
-            assert await meets(peer, port.ips[0]), port.id
-        assert await meets(peer, "10.1.0.1"), "the router itself"
-        for vm in vms:
-            assert await meets(vm, "10.1.0.99")
-            assert not await meets(vm, "10.1.0.98")
-        assert TO_VLAN.mac in inside(peer, "ip", "neigh", "show", "10.1.0.1").stdout
-        assert len((await asyncio.to_thread(inside, peer, sys.executable, "-c", ASK)).stdout.split()) == 1
-        keeper = at(ground, TO_VLAN.mac)
-        assert keeper is not None
-        (first,) = [here for here in (one, two) if keeps(here)]
-        for here in (one, two):
-            await here.now(gone=(alive[first.me.chassis],))
-        (second,) = [here for here in (one, two) if keeps(here)]
-        assert second is not first
-        for packet in Door().unasked(second.view()):
-            second.switch.send(packet)
-        for port in (T1, T2):
-            assert await meets(peer, port.ips[0]), port.id
-        assert at(ground, TO_VLAN.mac) not in (None, keeper)
-        for task in living:
-            task.cancel()
-
-
-ASK = """
-import socket
-wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
-wire.bind(("eth0", 0x0806))
-wire.settimeout(1)
-mac = wire.getsockname()[4]
-wire.send(b"\\xff" * 6 + mac + bytes.fromhex("0806 0001 0800 06 04 0001") + mac + bytes((10, 1, 0, 99, *bytes(6), 10, 1, 0, 1)))
-try:
-    while answer := wire.recv(99):
-        if answer[20:22] == bytes((0, 2)):
-            print(answer[22:28].hex(":"))
-except TimeoutError:
-    pass
-"""
-"""Ask who has the router's address, and print the MAC of each who answers."""
-
-
 def keeps(here: TestChassis) -> bool:
     return any(True for _ in Door().unasked(here.view()))
-
-
-def at(ground: Ground, mac: str) -> str | None:
-    """The port of the physical switch at which a MAC is."""
-    learnt = (line.split() for line in ground.switch.appctl("fdb/show", "physnet1").splitlines()[1:])
-    return next((port for port, _, its, _ in learnt if its == mac), None)
 
 
 def proves(here: TestChassis, planner: Planner, port: str) -> None:

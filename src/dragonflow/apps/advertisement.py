@@ -1,8 +1,9 @@
 """Router advertisements: how IPv6 hosts learn of their router, its prefixes and how to get addresses (RFC 4861 §4.2, §6.2).
 
 Every chassis tells its own VMs, in the name of the routers that stand in their networks: at once when one asks, and all every
-``PERIOD`` seconds. A subnet is told of if Neutron says so (``ipv6_ra_mode``); else a router outside does that. Lifetimes are
-long, so hosts don't forget their router while a controller is away.
+``PERIOD`` seconds. Machines on physical networks are told by the interface's doorkeeper (``door``). A subnet is told of if
+Neutron says so (``ipv6_ra_mode``); else a router outside does that. Lifetimes are long, so hosts don't forget their router while
+a controller is away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from struct import Struct
 
 from dragonflow.apps.base import App, answers, renders
+from dragonflow.apps.door import kept, networks, to_outside, way
+from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2, to_port
 from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.wiring import addresses, link_local, plugged
@@ -20,6 +23,7 @@ from dragonflow.model import LogicalPort, LogicalSwitch, Subnet
 from dragonflow.packet import icmpv6
 from dragonflow.packet.nd import ALL_NODES, ALL_NODES_MAC
 from dragonflow.pipeline import (
+    NETWORK,
     SOURCE,
     ApplyMeter,
     Fact,
@@ -63,8 +67,13 @@ class Advertisement(App):
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Solicitations of a VM here go to the controller, if there is a router to tell of."""
-        where = plugged(port, view)
-        if where is None or not any(True for _ in _routers(port, view)):
+        where, network = plugged(port, view), view.get(LogicalSwitch, port.network)
+        if (
+            where is None
+            or network is None
+            or port.router is not None
+            or not any(True for _ in _routers(network, view))
+        ):
             return
         meter = punt_meter(PuntKind.ROUTER_SOLICITATION, where.ofport, _RATE, _BURST)
         yield meter
@@ -72,32 +81,52 @@ class Advertisement(App):
         punt = Punt(PuntKind.ROUTER_SOLICITATION, port.id.encode())
         yield L3.entry.flow(20, asks, ApplyMeter(meter.id), punt, goto=L2.lookup)  # others may be routers too
 
+    @renders(LogicalSwitch)
+    def network(self, network: LogicalSwitch, view: View) -> Iterator[Fact]:
+        """Those of machines outside, too; which of the routers are ours to tell of, the controller knows."""
+        ofport = way(network, view)
+        if ofport is None or not any(True for _ in _routers(network, view)):
+            return
+        meter = punt_meter(PuntKind.ROUTER_SOLICITATION, ofport, _RATE, _BURST)
+        yield meter
+        asks = match((NETWORK, network.key), **_SOLICITATION, ip_ttl=icmpv6.HOP_LIMIT)
+        punt = Punt(PuntKind.ROUTER_SOLICITATION, network.id.encode())
+        yield External.arrival.flow(30, asks, ApplyMeter(meter.id), punt, goto=L2.lookup)
+
     @answers(PuntKind.ROUTER_SOLICITATION)
     def solicited(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """Tell the host that asked. What else its question holds is no matter: the answer is for all nodes."""
-        port = view.get(LogicalPort, punted.data.decode())
+        name = punted.data.decode()
+        port, network = view.get(LogicalPort, name), view.get(LogicalSwitch, name)
         if port is not None:
             yield from self._tell(port, view)
+        elif network is not None:
+            yield from self._tell_outside(network, view)
 
     def unasked(self, view: View) -> Iterator[PacketOut]:
-        """Tell every VM of this chassis."""
+        """Tell every VM of this chassis, and the physical networks on which this chassis speaks for a router."""
         for port in view.where(LogicalPort, chassis=view.me.chassis):
             yield from self._tell(port, view)
+        for network in networks(view):
+            yield from self._tell_outside(network, view)
 
     @staticmethod
     def _tell(port: LogicalPort, view: View) -> Iterator[PacketOut]:
         where, network = plugged(port, view), view.get(LogicalSwitch, port.network)
         if where is not None and network is not None:
-            for interface, subnets in _routers(port, view):
+            for interface, subnets in _routers(network, view):
                 yield PacketOut(advertise(interface, subnets, network.mtu), to_port(port))
 
+    @staticmethod
+    def _tell_outside(network: LogicalSwitch, view: View) -> Iterator[PacketOut]:
+        for interface, subnets in _routers(network, view):
+            if kept(interface, view) is not None:
+                yield PacketOut(advertise(interface, subnets, network.mtu), to_outside(network))
 
-def _routers(port: LogicalPort, view: View) -> Iterator[tuple[LogicalPort, Sequence[Subnet]]]:
-    """The routers' interfaces in the port's network that are to be told of, each with its subnets."""
-    network = view.get(LogicalSwitch, port.network)
-    if network is None or port.router is not None:
-        return
-    for interface in view.where(LogicalPort, routed_network=port.network):
+
+def _routers(network: LogicalSwitch, view: View) -> Iterator[tuple[LogicalPort, Sequence[Subnet]]]:
+    """The routers' interfaces in the network that are to be told of, each with its subnets."""
+    for interface in view.where(LogicalPort, routed_network=network.id):
         if served(interface, network, view) is None:
             continue
         found = (view.get(Subnet, fixed.subnet) for fixed in interface.fixed_ips)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, is_next
+from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.wiring import physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch, Neighbour
@@ -94,9 +95,11 @@ class External(App):
             "ip_proto",
             "icmpv6_type",
             "icmpv6_code",
+            "ip_ttl",
+            "ipv6_src",
             "nd_target",
         ),
-        next=(L3.entry, L2.outside),
+        next=(Resolution.answer, L3.entry, L2.outside),
         miss=L2.lookup,
     )
 

@@ -258,21 +258,14 @@ class L3(App):
         for ip in port.ips:
             yield self.neighbours.flow(_NEXT, is_next(network.key, ip), *last, goto=goto)
         if (guest := plugged(port, view)) is not None:
-            meter = punt_meter(PuntKind.UNFORWARDED, guest.ofport, _RATE, _BURST)
-            yield meter
-            source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
-            for family in (_IPV4, _IPV6):
-                expired = match(source, **family, ip_ttl=1)
-                yield self.local.flow(_TOLD_EXPIRED, expired, limit, _of(port, Complaint.TIME_EXCEEDED))
-            yield self.routes.flow(_NOWHERE, match(source), limit, _of(port, Complaint.NO_ROUTE))
-            yield self.departure.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_ROUTE))
-            yield self.neighbours.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_HOST))
-            for table in (self.departure, self.neighbours):
-                yield table.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))
+            yield from complaints(port, guest.ofport)
 
     @answers(PuntKind.UNFORWARDED)
     def unforwarded(self, punted: Punted, view: View) -> Iterator[PacketOut]:
-        """Tell the sender, from the interface at which the packet came, by the way on which an answer of a port's would go."""
+        """Tell the sender, from the interface at which the packet came, by the way on which an answer of a port's would go.
+
+        One who is outside, behind a router's interface, is told by the router's own routes.
+        """
         complaint, sender = _COMPLAINTS[punted.data[0]], view.get(LogicalPort, punted.data[1:].decode())
         received = icmp.read(punted.packet)
         network = None if sender is None else view.get(LogicalSwitch, sender.network)
@@ -291,6 +284,8 @@ class L3(App):
         if punted.read(NETWORK) != network.key:
             received = received._replace(eth_src=_mac(sender))
         back = load(NETWORK, network.key), load(SOURCE, sender.key), Resubmit(self.entry.number)
+        if sender.router is not None and router is not None:
+            back = load(NETWORK, network.key), load(ROUTER, router.key), Resubmit(self.local.number)
         yield PacketOut(icmp.complain(received, complaint, address, mtu), back)
 
     def _interface(self, port: LogicalPort, network: LogicalSwitch, view: View) -> Iterator[Fact]:
@@ -348,6 +343,21 @@ class L3(App):
     def _beyond(self, way: _Exit) -> Table:
         """Where packets go from the routes: who leaves for an external network needs an address there first."""
         return self.departure if way.gateway else self.neighbours
+
+
+def complaints(port: LogicalPort, ofport: int) -> Iterator[Fact]:
+    """What can't be forwarded of what comes from the port, by ``ofport``: hand it to the controller, which tells the sender."""
+    meter = punt_meter(PuntKind.UNFORWARDED, ofport, _RATE, _BURST)
+    yield meter
+    source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
+    for family in (_IPV4, _IPV6):
+        expired = match(source, **family, ip_ttl=1)
+        yield L3.local.flow(_TOLD_EXPIRED, expired, limit, _of(port, Complaint.TIME_EXCEEDED))
+    yield L3.routes.flow(_NOWHERE, match(source), limit, _of(port, Complaint.NO_ROUTE))
+    yield L3.departure.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_ROUTE))
+    yield L3.neighbours.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_HOST))
+    for table in (L3.departure, L3.neighbours):
+        yield table.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))
 
 
 def served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRouter | None:

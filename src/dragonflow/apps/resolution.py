@@ -170,15 +170,10 @@ class Resolution(App):
             return
         router = 0 if port.router is None else ROUTER
         for ip in addresses(port):
-            reply = _reply(port.mac, ip, router | SOLICITED | OVERRIDE)
-            if not (isinstance(where, Distributed) or floats_here(port, where)):
-                yield self._question(_KNOWN, network, ip, reply)
-                continue
-            asks = _asks(ip)
-            yield self.known.flow(_HERE, match((NETWORK, network.key), **asks), *reply, goto=self.answer)
-            if ":" in ip:
-                probes = match((NETWORK, network.key), **asks, ipv6_src="::")
-                yield self.known.flow(_PROBE_HERE, probes, *_reply(port.mac, ip, router | OVERRIDE), goto=self.answer)
+            if isinstance(where, Distributed) or floats_here(port, where):
+                yield from answer_all(self.known, network, ip, port.mac, router)
+            else:
+                yield self._question(_KNOWN, network, ip, _reply(port.mac, ip, router | SOLICITED | OVERRIDE))
         for pair in port.address_pairs:
             shared = ip_interface(pair.ip)
             if shared.network.num_addresses == 1 and str(shared.ip) not in port.ips:
@@ -193,6 +188,21 @@ class Resolution(App):
     def _own_question(self, port: LogicalPort, ip: str) -> Flow:
         """The port asks for its own address: an announcement, or it looks for a duplicate."""
         return self.known.flow(_OWN, match((SOURCE, port.key), **_asks(ip)), goto=L2.lookup)
+
+
+def answer_all(
+    table: Table, network: LogicalSwitch, ip: str, mac: str, flags: int = 0, **questions: Any
+) -> Iterator[Flow]:
+    """Answer all questions in the network for an address, probes too: that ``mac`` has it.
+
+    ``flags`` are those of a Neighbour Advertisement beside S and O. ``questions`` may narrow down which are answered.
+    """
+    here, asks = (NETWORK, network.key), {**_asks(ip), **questions}
+    reply = _reply(mac, ip, flags | SOLICITED | OVERRIDE)
+    yield table.flow(_HERE, match(here, **asks), *reply, goto=Resolution.answer)
+    if ":" in ip:
+        probes = match(here, **asks, ipv6_src="::")
+        yield table.flow(_PROBE_HERE, probes, *_reply(mac, ip, flags | OVERRIDE), goto=Resolution.answer)
 
 
 def _asks(ip: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.external import External, hearing
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3, echo, is_next, served
-from dragonflow.apps.resolution import ARP_ANSWER
+from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.tunnel import way_to
 from dragonflow.apps.wiring import bridge_of, chassis_mac, gateway_chassis, physical_ofport
 from dragonflow.controller.view import View
@@ -78,15 +78,13 @@ from dragonflow.pipeline import (
     Untrack,
     load,
     match,
-    move,
     punt_meter,
     set_field,
 )
 from dragonflow.pipeline.action import FORGET_PORT
 from dragonflow.pipeline.registers import ROUTER
 
-_ARP, _IPV4, _IPV6 = {"eth_type": 0x0806}, {"eth_type": 0x0800}, {"eth_type": 0x86DD}
-_REQUEST = 1
+_IPV4, _IPV6 = {"eth_type": 0x0800}, {"eth_type": 0x86DD}
 _FAMILY = {4: _IPV4, 6: _IPV6}
 _PROTOCOLS = {"tcp": (6, "tcp_dst"), "udp": (17, "udp_dst")}
 
@@ -250,9 +248,7 @@ class Snat(App):
         self, floating: FloatingIp, own: LogicalPort, it: _Gateway, ofport: int, enter: tuple[Action, ...]
     ) -> Iterator[Fact]:
         here, frames = (NETWORK, it.network.key), {"eth_dst": own.mac}
-        asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=floating.address)
-        macs: tuple[Action, ...] = (move("eth_src", "eth_dst"), *set_field(eth_src=own.mac))
-        yield External.arrival.flow(40, asked, *macs, *ARP_ANSWER, FORGET_PORT, goto=L2.outside)
+        yield from answer_all(External.arrival, it.network, floating.address, own.mac)
         yield External.arrival.flow(10, match(here, **frames), load(FROM_TUNNEL, 0), goto=L3.entry)
         yield from hearing(it.network, own.mac, ofport)
         packets = {**frames, **_IPV4, "ipv4_dst": floating.address}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
 
+from dragonflow.apps.door import claims
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
-from dragonflow.packet import arp
 from dragonflow.pipeline import NETWORK, PacketOut, Resubmit, load
 
 LOG = logging.getLogger(__name__)
@@ -75,8 +74,5 @@ def announcement(port: str, view: View) -> Iterator[PacketOut]:
     network = None if row is None else view.get(LogicalSwitch, row.network)
     if row is None or network is None:
         return
-    mac = bytes.fromhex(row.mac.replace(":", ""))
-    for ip in row.ips:
-        if ":" not in ip:
-            frame = arp.announcement(mac, IPv4Address(ip))
-            yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.lookup.number)))
+    for frame in claims(row):
+        yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.lookup.number)))

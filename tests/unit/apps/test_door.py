@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 from msgspec.structs import replace
 
 from dragonflow.apps import APPS
+from dragonflow.apps.advertisement import Advertisement, advertise
+from dragonflow.apps.door import Door
 from dragonflow.apps.external import External
+from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
-from dragonflow.apps.wiring import chassis_mac
+from dragonflow.apps.wiring import chassis_mac, link_local
 from dragonflow.cli.common import Contents
 from dragonflow.cli.show import _doorkeepers
-from dragonflow.controller.view import Me
+from dragonflow.controller.replica import Replica
+from dragonflow.controller.view import Me, View
 from dragonflow.model import Alive, Chassis, LogicalPort, LogicalRouter, Row, encode
-from dragonflow.pipeline import Fact, Flow, Owner, match
+from dragonflow.packet import arp, nd
+from dragonflow.pipeline import (
+    NETWORK,
+    Fact,
+    Flow,
+    Owner,
+    PacketOut,
+    Punted,
+    PuntKind,
+    Resubmit,
+    load,
+    match,
+)
 from dragonflow.store.protocol import Key, Record
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
@@ -24,6 +42,7 @@ HOSTS = [
 ]
 ALIVE = [Alive(id=name, since=0.0) for name in NAMES]
 PORTS = [worlds.port(f"p{number}", 100 + number, on=name) for number, name in enumerate(NAMES)]
+TO_VLAN = next(it for it in worlds.DOOR if isinstance(it, LogicalPort) and it.id == "r-vlan")
 BASE = [it for it in worlds.DOOR if not isinstance(it, Chassis | Alive | LogicalPort) or it.id in ("r-net", "r-vlan")]
 
 
@@ -75,10 +94,36 @@ def flows(facts: tuple[Fact, ...]) -> list[Flow]:
 def test_only_the_doorkeeper_uses_the_interfaces_mac() -> None:
     for me, kept in ((HOSTS[0], True), (HOSTS[1], False)):
         facts = compile_world(APPS, World.of(Me.of(me), *BASE, *HOSTS, *ALIVE, PORTS[0])).facts
-        assert len(flows(facts.get(Owner("door", "LogicalPort", "r-vlan"), ()))) == (2 if kept else 0)
+        assert len(flows(facts.get(Owner("door", "LogicalPort", "r-vlan"), ()))) == (14 if kept else 0)
         assert len(flows(facts.get(Owner("provider", "LogicalPort", "r-vlan"), ()))) == (0 if kept else 1)
-        asks_4, asks_6, *hears = flows(facts[Owner("door", "LogicalSwitch", "vlan")])
+        asks_4, asks_6, *hears, _, _ = flows(facts[Owner("door", "LogicalSwitch", "vlan")])
         assert asks_4.table == asks_6.table == L3.neighbours.number
         own = chassis_mac(me.id)
         assert [it.table for it in hears] == [External.arrival.number] * 2
         assert all(match(eth_dst=own).values[0] in it.match.values for it in hears)
+
+
+def test_the_doorkeeper_alone_tells_the_physical_network_of_the_router_and_its_addresses() -> None:
+    octets = bytes.fromhex(TO_VLAN.mac.replace(":", ""))
+    frames = [arp.announcement(octets, IPv4Address("10.1.0.1"))]
+    frames += [nd.announcement(octets, IPv6Address(ip)) for ip in ("fd01::1", link_local(TO_VLAN.mac))]
+    subnet = worlds.subnet("vlan6", "fd01::/64", "vlan", ipv6_ra_mode="slaac")
+    told = advertise(TO_VLAN, [subnet], 1500)
+    question = Punted(PuntKind.ROUTER_SOLICITATION, b"vlan", b"", 110, {})
+    for me, keeps in ((HOSTS[0], True), (HOSTS[1], False)):
+        replica = Replica()
+        worlds.load(replica, *BASE, *HOSTS, *ALIVE, PORTS[0])
+        view = View(replica, {}, Me.of(me))
+        outside = load(NETWORK, 4), Resubmit(L2.outside.number)
+        assert list(Door().unasked(view)) == [PacketOut(frame, outside) for frame in (frames if keeps else ())]
+        for said in (Advertisement().unasked(view), Advertisement().solicited(question, view)):
+            assert list(said) == ([PacketOut(told, outside)] if keeps else [])
+
+
+def test_questions_from_beyond_the_link_are_not_answered() -> None:
+    facts = compile_world(APPS, World.of(Me.of(HOSTS[0]), *BASE, *HOSTS, *ALIVE, PORTS[0])).facts
+    found = [it for owner in facts if owner.app in ("door", "advertisement") for it in flows(facts[owner])]
+    shapes = [{field.name for field, _ in it.match.shape.fields} for it in found if it.table == External.arrival.number]
+    discovery = [names for names in shapes if "nd_target" in names]
+    assert len(discovery) == 2 + 4, "of the chassis, and of the router"
+    assert all("ip_ttl" in names for names in discovery)

@@ -142,16 +142,17 @@ ovs_ports = (
 )
 
 
-GATEWAYS = {"n1": FixedIP("s1", "10.0.0.1"), "n2": FixedIP("s2", "fd00::1")}
+GATEWAYS = {"n1": (FixedIP("s1", "10.0.0.1"), FixedIP("s3", "fd01::1")), "n2": (FixedIP("s2", "fd00::1"),)}
 ROUTES = (Route("10.9.0.0/16", "10.0.0.8"), Route("10.9.0.0/16", "10.0.0.9"), Route("::/0", "fd00::9"))
 
 
 def interface(net: str, **fields: Any) -> LogicalPort:
     """The router's interface in one of the networks."""
-    return worlds.interface("r1", 20 + int(net[1:]), GATEWAYS[net], net=net, **fields)
+    return worlds.interface("r1", 20 + int(net[1:]), *GATEWAYS[net], net=net, **fields)
 
 
 GATEWAY = RouterGateway("r1-ext", "ext")
+NEIGHBOURS = (("ext", "203.0.113.1"), ("n1", "fd01::9"))
 
 
 def floating(**fields: Any) -> tuple[FloatingIp, LogicalPort]:
@@ -305,13 +306,14 @@ class History(RuleBasedStateMachine):
     def unplug(self, name: str) -> None:
         self.replica.remove_port(name)
 
-    @rule(mac=st.sampled_from(("02:ee:00:00:00:01", "02:ee:00:00:00:02")))
-    def hear(self, mac: str) -> None:
-        self.replica.upsert_neighbour(worlds.neighbour("203.0.113.1", mac))
+    @rule(mac=st.sampled_from(("02:ee:00:00:00:01", "02:ee:00:00:00:02")), whose=st.sampled_from(NEIGHBOURS))
+    def hear(self, mac: str, whose: tuple[str, str] = NEIGHBOURS[0]) -> None:
+        net, address = whose
+        self.replica.upsert_neighbour(worlds.neighbour(address, mac, net))
 
-    @rule()
-    def forget(self) -> None:
-        self.replica.remove_neighbour("ext/203.0.113.1")
+    @rule(whose=st.sampled_from(NEIGHBOURS))
+    def forget(self, whose: tuple[str, str] = NEIGHBOURS[0]) -> None:
+        self.replica.remove_neighbour("/".join(whose))
 
     # Things that come back the same: the easiest to miss
 
@@ -534,6 +536,8 @@ def a_network_lies_on_a_physical_one(history: History) -> None:
     for number in (100, 101):
         _deliver(history, worlds.vlan("n1", 1, number))
         history.compare()
+    history.hear("02:ee:00:00:00:01", NEIGHBOURS[1])
+    history.compare()
     history.plug(worlds.patch_port(ofport=111))
     history.compare()
     history.replug("df-int-br-ex")
