@@ -27,7 +27,7 @@ from dragonflow.model import (
     LogicalRouter,
     LogicalSwitch,
     OvsPort,
-    station,
+    Presence,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -236,23 +236,19 @@ def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ..
     if chassis not in servers:
         return ()
     first = _ranked(port.id, _with_a_way(network, servers, world))[:2]
-    return tuple(sorted((set(servers) if chassis in first else set(first)) - {chassis}))
+    return tuple(sorted((servers if chassis in first else set(first)) - {chassis}))
 
 
-def _servers(router: str, world: World) -> tuple[str, ...]:
+def _servers(router: str, world: World) -> frozenset[str]:
     """The chassis with a port in any network that the router joins: they know the router, for they route there."""
     row = world.get(LogicalRouter, router)
-    return () if row is None else _behind((it.network for it in row.interfaces), world)
+    return frozenset() if row is None else _behind((it.network for it in row.interfaces), world)
 
 
-def _behind(networks: Iterable[str], world: World) -> tuple[str, ...]:
+def _behind(networks: Iterable[str], world: World) -> frozenset[str]:
     """The chassis with a port in one of these networks, or in one that routers join to them."""
-    joined = sorted(reached(networks, world)[0])
-    return tuple(
-        chassis.id
-        for chassis in world.all(Chassis)
-        if any(world.where(LogicalPort, station=station(each, chassis.id)) for each in joined)
-    )
+    found = (world.get(Presence, network) for network in reached(networks, world)[0])
+    return frozenset[str]().union(*(it.chassis for it in found if it is not None))
 
 
 def _with_a_way(network: LogicalSwitch, chassis: Iterable[str], world: World) -> list[str]:

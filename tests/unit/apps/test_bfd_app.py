@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from dragonflow.apps import APPS
 from dragonflow.apps.wiring import peer_name
-from dragonflow.controller.replica import Object
+from dragonflow.controller.engine import Engine
+from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import Chassis, FixedIP, RouterGateway
 from dragonflow.pipeline import Owner, PeerPort
@@ -58,6 +59,17 @@ def test_whom_no_tunnel_reaches_costs_the_others_nothing(address: str) -> None:
         World.of(Me.of(HERE), *BASE, worlds.port("e", 15, on="third"), HERE, replace(THERE, tunnel_ip=address), third),
     ).facts
     assert PeerPort(peer_name("third"), "geneve", "192.0.2.1", "192.0.2.3") in facts[ROUTER]
+
+
+def test_a_port_more_on_the_same_chassis_renders_no_session_again() -> None:
+    replica = Replica()
+    engine = Engine(APPS, replica, Me.of(HERE))
+    worlds.load(replica, *BASE, HERE, THERE)
+    assert ROUTER in engine.settle().facts
+    worlds.load(replica, worlds.port("d", 14, on="there"), worlds.port("b", 12), worlds.tap("b", 2), revision=2)
+    assert ROUTER not in engine.settle().facts
+    worlds.load(replica, worlds.port("e", 15, on="third"), revision=3)
+    assert ROUTER in engine.settle().facts
 
 
 @pytest.mark.parametrize(
