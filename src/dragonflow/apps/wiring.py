@@ -208,9 +208,13 @@ def heard(chassis: str, world: World) -> bool | None:
     False: it was heard and fell silent. None: there is no session, or it has never come up; then ``Alive`` must do.
     """
     interface = world.get(OvsPort, peer_name(chassis))
-    if interface is None or interface.tunnel is None or interface.bfd is None:
+    if interface is None or not is_peer_port(interface) or interface.bfd is None:
         return None
     return interface.bfd == "up"
+
+
+_PEER = "df-b"
+"""How the names of interfaces to peers begin, and no other name of ours."""
 
 
 @lru_cache(maxsize=4096)
@@ -219,7 +223,12 @@ def peer_name(chassis: str) -> str:
 
     Of 1,000 chassis, two share one with a probability of 1 : 2,000,000; the ledger reports that.
     """
-    return "df-b" + blake2b(chassis.encode(), digest_size=5).hexdigest()
+    return _PEER + blake2b(chassis.encode(), digest_size=5).hexdigest()
+
+
+def is_peer_port(interface: OvsPort) -> bool:
+    """Whether it is an interface of ours that leads to one chassis alone, for a BFD session."""
+    return interface.tunnel is not None and interface.id.startswith(_PEER)
 
 
 def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ...]:
