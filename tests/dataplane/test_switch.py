@@ -25,6 +25,7 @@ from dragonflow.pipeline import (
     OutputTo,
     PacketOut,
     PatchPort,
+    PeerPort,
     Punt,
     Punted,
     PuntKind,
@@ -300,7 +301,7 @@ async def test_tunnel_ports_are_made_adopted_and_removed(ovs: VSwitch) -> None:
     async with running(ovs) as rig:
         await rig.switch.sync(sweep=False)
         rig.switch.want(owner("tunnel"), [geneve])
-        rig.switch.want(owner("other"), [TunnelPort("df-vxlan", "vxlan", "10.0.0.1", "10.0.0.2")])
+        rig.switch.want(owner("other"), [PeerPort("df-vxlan", "vxlan", "10.0.0.1", "10.0.0.2")])
         await rig.switch.sync()
         await rig.until(lambda: "df-vxlan" in rig.ports)
         assert ovs.vsctl("get", "Interface", "df-geneve", "_uuid") == uuid
@@ -380,13 +381,13 @@ async def test_a_tunnel_wanted_while_another_is_being_removed_is_made(ovs: VSwit
     async with running(ovs) as rig:
         for turn in range(20):
             old, new = f"df-old{turn}", f"df-new{turn}"
-            rig.switch.want(owner("tunnel"), [TunnelPort(old, "geneve", "10.0.0.1", f"10.0.1.{turn}")])
+            rig.switch.want(owner("tunnel"), [PeerPort(old, "geneve", "10.0.0.1", f"10.0.1.{turn}")])
             await rig.switch.sync()
             await rig.until(lambda old=old: old in rig.ports and rig.ports[old].ofport is not None)
             rig.switch.want(owner("tunnel"), [])
             await rig.switch.sync()
             await asyncio.sleep(turn * 0.0002)  # the removal is on its way now, or not yet, or done
-            rig.switch.want(owner("tunnel"), [TunnelPort(new, "geneve", "10.0.0.1", f"10.0.2.{turn}")])
+            rig.switch.want(owner("tunnel"), [PeerPort(new, "geneve", "10.0.0.1", f"10.0.2.{turn}")])
             await rig.switch.sync()
             await rig.until(lambda new=new: new in rig.ports)
 

@@ -2,6 +2,7 @@
 
 from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
+from dragonflow.apps.bfd import Bfd
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dnat import Dnat
@@ -22,6 +23,7 @@ APPS: tuple[App, ...] = (
     Classification(),
     Trunk(),
     Tunnel(),
+    Bfd(),
     Provider(),
     Dnat(),
     Snat(),

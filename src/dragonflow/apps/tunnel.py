@@ -130,14 +130,15 @@ def _is_peer(chassis: Chassis, me: Me) -> bool:
     """Whether packets can be sent there: another chassis, at another address of the same family."""
     if chassis.id == me.chassis:
         return False
-    return _can_reach(me.tunnel_ip, chassis.tunnel_ip)
+    return can_reach(me.tunnel_ip, chassis.tunnel_ip)
 
 
 # Few chassis and networks, many ports: what depends on the former alone is computed once and shared by the latter.
 
 
 @lru_cache(maxsize=4096)
-def _can_reach(here: str, there: str) -> bool:
+def can_reach(here: str, there: str) -> bool:
+    """Whether a tunnel can lead from one VTEP to the other. :raises ValueError: one isn't an address."""
     one, other = ip_address(here), ip_address(there)
     return one.version == other.version and one != other
 

@@ -28,7 +28,7 @@ from dragonflow.model import (
     LogicalRouter,
     LogicalSwitch,
     OvsPort,
-    station,
+    Presence,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -216,9 +216,13 @@ def heard(chassis: str, world: World) -> bool | None:
     False: it was heard and fell silent. None: there is no session, or it has never come up; then ``Alive`` must do.
     """
     interface = world.get(OvsPort, peer_name(chassis))
-    if interface is None or interface.tunnel is None or interface.bfd is None:
+    if interface is None or not is_peer_port(interface) or interface.bfd is None:
         return None
     return interface.bfd == "up"
+
+
+_PEER = "df-b"
+"""How the names of interfaces to peers begin, and no other name of ours."""
 
 
 @lru_cache(maxsize=4096)
@@ -227,7 +231,12 @@ def peer_name(chassis: str) -> str:
 
     Of 1,000 chassis, two share one with a probability of 1 : 2,000,000; the ledger reports that.
     """
-    return "df-b" + blake2b(chassis.encode(), digest_size=5).hexdigest()
+    return _PEER + blake2b(chassis.encode(), digest_size=5).hexdigest()
+
+
+def is_peer_port(interface: OvsPort) -> bool:
+    """Whether it is an interface of ours that leads to one chassis alone, for a BFD session."""
+    return interface.tunnel is not None and interface.id.startswith(_PEER)
 
 
 def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ...]:
@@ -244,23 +253,19 @@ def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ..
     if chassis not in servers:
         return ()
     first = _ranked(port.id, _with_a_way(network, servers, world))[:2]
-    return tuple(sorted((set(servers) if chassis in first else set(first)) - {chassis}))
+    return tuple(sorted((servers if chassis in first else set(first)) - {chassis}))
 
 
-def _servers(router: str, world: World) -> tuple[str, ...]:
+def _servers(router: str, world: World) -> frozenset[str]:
     """The chassis with a port in any network that the router joins: they know the router, for they route there."""
     row = world.get(LogicalRouter, router)
-    return () if row is None else _behind((it.network for it in row.interfaces), world)
+    return frozenset() if row is None else _behind((it.network for it in row.interfaces), world)
 
 
-def _behind(networks: Iterable[str], world: World) -> tuple[str, ...]:
+def _behind(networks: Iterable[str], world: World) -> frozenset[str]:
     """The chassis with a port in one of these networks, or in one that routers join to them."""
-    joined = sorted(reached(networks, world)[0])
-    return tuple(
-        chassis.id
-        for chassis in world.all(Chassis)
-        if any(world.where(LogicalPort, station=station(each, chassis.id)) for each in joined)
-    )
+    found = (world.get(Presence, network) for network in reached(networks, world)[0])
+    return frozenset[str]().union(*(it.chassis for it in found if it is not None))
 
 
 def _with_a_way(network: LogicalSwitch, chassis: Iterable[str], world: World) -> list[str]:

@@ -27,8 +27,10 @@ from dragonflow.model import (
     LogicalSwitch,
     OvsPort,
     PortStatus,
+    Presence,
     Row,
     Subnet,
+    presences,
 )
 from dragonflow.pipeline.facts import Locality
 
@@ -109,6 +111,7 @@ class Rows:
         self._of: dict[type[Any], list[Any]] = {}
         for row in sorted(rows, key=lambda row: row.id):
             self._of.setdefault(type(row), []).append(row)
+        self._of[Presence] = list(presences(self.all(LogicalPort)))
         self._indices: dict[tuple[type[Any], str], dict[Any, list[Any]]] = {}
 
     def all(self, model: type[M]) -> Sequence[M]:

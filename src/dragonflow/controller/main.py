@@ -49,6 +49,7 @@ from dragonflow.controller.probe import Mode, Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
+from dragonflow.controller.sessions import Sessions
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata.settings import Settings as Nova
@@ -185,6 +186,7 @@ class Controller:
         self._store = open_store(settings.store_url, create=False)
         self._bus = open_pubsub(settings.pubsub_url, self._store)
         self._replica = Replica()
+        self._sessions = Sessions(self._replica, time.time)
         self._news = asyncio.Event()
         self._news.set()
         self._intake = Intake(self._store, self._replica, self._news.set)
@@ -283,6 +285,7 @@ class Controller:
             self._replica.upsert_port(port)
         for name in gone:
             self._replica.remove_port(name)
+        self._sessions.take(present, gone)
         self._news.set()
 
     async def _drive(self) -> None:
@@ -414,6 +417,7 @@ class Controller:
             "mods_since_start": self._mods,
             "places": len(self._engine.places),
             "scopes": sorted(self._intake.arrived),
+            "bfd_sessions": self._sessions.status(),
             "neighbours": {it.id: it.mac for it in self._replica.all(Neighbour)},
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},

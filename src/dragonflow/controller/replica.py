@@ -1,6 +1,7 @@
 """The controller's copy of its part of the world: rows of the followed scopes, and what it found out on its own host.
 
-The latter are the interfaces on the integration bridge, and neighbours in external networks.
+The latter are the interfaces on the integration bridge, and neighbours in external networks. Of the ports it also works out on
+which chassis networks are (``Presence``).
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -10,20 +11,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from dragonflow.model import LogicalPort, Neighbour, OvsPort, Row
+from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row
 from dragonflow.model.rows import ROWS, Binding, FloatingIp, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
 
-Object = Row | OvsPort | Neighbour
+Object = Row | OvsPort | Neighbour | Presence
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     FloatingIp: ("fixed_port",),
-    LogicalPort: ("network", "chassis", "station", "routed_network", "dhcp_network"),
+    LogicalPort: ("network", "chassis", "routed_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
     Subnet: ("network",),
@@ -63,7 +65,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, Presence)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -72,6 +74,8 @@ class Replica:
         self._floors: dict[str, int] = {}
         self._members: dict[str, set[tuple[type[Row], str]]] = {}
         self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
+        self._bound: Counter[tuple[str, str]] = Counter()
+        """How many ports there are by network and chassis."""
         self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
         """What changed since changes were last taken: how it was, and when the first news came."""
 
@@ -104,7 +108,7 @@ class Replica:
 
     def last_revision(self, model: type[Object], id: str) -> int:
         """The store revision that last wrote or deleted the row, as far as that is known, else 0."""
-        if model in (OvsPort, Neighbour):
+        if model not in self._revisions:
             return 0
         gone = self._gone.get((model, id))
         return self._revisions[model].get(id, 0 if gone is None else gone.revision)
@@ -246,7 +250,7 @@ class Replica:
         self._set(model, id, None)
 
     def _set(self, model: type[Object], id: str, new: Object | None) -> None:
-        """Put the object in place of the old one, in the indices too, and note the change."""
+        """Put the object in place of the old one, in the indices and in what is worked out too, and note the change."""
         objects = self._objects[model]
         old = objects.get(id)
         if (model, id) not in self._before:
@@ -267,3 +271,27 @@ class Replica:
             objects.pop(id, None)
         else:
             objects[id] = new
+        if model is LogicalPort:
+            was, now = _where_bound(old), _where_bound(new)
+            if was != now:
+                self._count(now, 1)
+                self._count(was, -1)
+
+    def _count(self, where: tuple[str, str] | None, step: int) -> None:
+        """Count a port that is bound there, or is no more, and keep ``Presence`` true."""
+        if where is None:
+            return
+        network, chassis = where
+        before, after = self._bound[where], self._bound[where] + step
+        self._bound[where] = after
+        if not after:
+            del self._bound[where]
+        if not before or not after:
+            known = self.get(Presence, network)
+            others = (known.chassis if known else frozenset[str]()) - {chassis}
+            there = others | {chassis} if after else others
+            self._set(Presence, network, Presence(id=network, chassis=there) if there else None)
+
+
+def _where_bound(port: Any) -> tuple[str, str] | None:
+    return None if port is None or port.chassis is None else (port.network, port.chassis)

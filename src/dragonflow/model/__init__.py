@@ -2,6 +2,7 @@
 
 from dragonflow.model.codec import KINDS, CodecError, Corrupt, NewerSchema, UnknownKind, decode, encode
 from dragonflow.model.ovs import Neighbour, OvsPort
+from dragonflow.model.presence import Presence, presences
 from dragonflow.model.rows import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
@@ -43,7 +44,6 @@ from dragonflow.model.rows import (
     network_scope,
     qos_scope,
     router_scope,
-    station,
     status_scope,
 )
 
@@ -82,6 +82,7 @@ __all__ = [
     "OvsPort",
     "PortForwarding",
     "PortStatus",
+    "Presence",
     "QosPolicy",
     "Region",
     "Route",
@@ -95,8 +96,8 @@ __all__ = [
     "encode",
     "host_scope",
     "network_scope",
+    "presences",
     "qos_scope",
     "router_scope",
-    "station",
     "status_scope",
 ]

@@ -46,11 +46,6 @@ def router_scope(router: str) -> str:
     return f"router:{router}"
 
 
-def station(network: str, chassis: str) -> str:
-    """A network on a chassis, as ``LogicalPort.station`` has it."""
-    return f"{network}@{chassis}"
-
-
 def qos_scope(policy: str) -> str:
     """The QoS policy itself; networks and ports name it."""
     return f"qos:{policy}"
@@ -229,11 +224,6 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     def trunked(self) -> bool:
         """Whether frames of several ports pass where this one is plugged."""
         return self.trunk is not None or self.parent is not None
-
-    @property
-    def station(self) -> str | None:
-        """The port's network on its chassis: by that, chassis with a port of a network are found. None while it is unbound."""
-        return None if self.chassis is None else station(self.network, self.chassis)
 
     @property
     def router(self) -> str | None:

@@ -24,6 +24,7 @@ PROBES = Counter("dragonflow_probes", "Ports that were proven or not, each time 
 PROBE_SECONDS = Histogram("dragonflow_probe_seconds", "Asking ovs-vswitchd about a batch of ports", buckets=_FAST)
 PUNTED = Counter("dragonflow_punted_packets", "Packets that the switch handed to the controller", ["kind", "outcome"])
 OWNERS_DEGRADED = Gauge("dragonflow_owners_degraded", "Owners whose flows are left out because something refused them")
+BFD_SESSIONS = Gauge("dragonflow_bfd_sessions", "BFD sessions with other chassis by what they say", ["state"])
 BUS = Gauge("dragonflow_bus_messages", "What the message bus has counted since the start", ["count"])
 IN_SYNC = Gauge("dragonflow_in_sync", "1 while the DF DB, OVSDB and the switch are all connected and in sync")
 

@@ -56,12 +56,23 @@ class Meter(msgspec.Struct, frozen=True):
 
 
 class TunnelPort(msgspec.Struct, frozen=True):
-    """A tunnel interface on the integration bridge. ``remote`` None makes it flow-based: flows say where packets go."""
+    """A tunnel interface on the integration bridge that is flow-based: flows say where packets go, and with which VNI."""
 
     name: str
     type: str
     local: str
-    remote: str | None = None
+
+
+class PeerPort(msgspec.Struct, frozen=True):
+    """A tunnel interface on the integration bridge to one other chassis, for nothing but a BFD session with it (RFC 5880).
+
+    Its VNI is 0, which no network has: what networks send between the same two ends goes through the ``TunnelPort``.
+    """
+
+    name: str
+    type: str
+    local: str
+    remote: str
 
 
 class PatchPort(msgspec.Struct, frozen=True):
@@ -128,4 +139,4 @@ class Trouble(msgspec.Struct, frozen=True):
     reason: str
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | InternalPort | PatchPort | Place | Serve | Trouble
+Fact = Flow | Group | Bucket | Meter | TunnelPort | PeerPort | InternalPort | PatchPort | Place | Serve | Trouble

@@ -55,6 +55,8 @@ SCHEMA: dict[str, dict[str, Any]] = {
         "error": _optional("string"),
         "options": _many("string", "string"),
         "external_ids": _many("string", "string"),
+        "bfd": _many("string", "string"),
+        "bfd_status": _many("string", "string"),
     },
 }
 """The columns of vswitch.ovsschema that are read or written here; ovs-vswitchd.conf.db(5) explains them."""

@@ -28,7 +28,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dragonflow.pipeline.action import Action, ApplyMeter, Clone, OutputTo, Track
-from dragonflow.pipeline.facts import Bucket, Fact, Flow, Group, InternalPort, Meter, Owner, PatchPort, TunnelPort
+from dragonflow.pipeline.facts import (
+    Bucket,
+    Fact,
+    Flow,
+    Group,
+    InternalPort,
+    Meter,
+    Owner,
+    PatchPort,
+    PeerPort,
+    TunnelPort,
+)
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
@@ -103,8 +114,15 @@ class Difference(msgspec.Struct, frozen=True):
         return bool(self.before or self.bundle or self.after)
 
 
+FLOW = "flow"
+"""The remote end of a tunnel port whose flows say where packets go."""
+
+
 class Tunnel(NamedTuple):
-    """The contents of a tunnel port; ``remote`` is "flow" where flows say where packets go. An internal port has no ends."""
+    """The contents of a tunnel port; ``remote`` is "flow" where flows say where packets go, else the one peer's address.
+
+    An internal port has no ends.
+    """
 
     type: str
     local: str | None = None
@@ -441,7 +459,9 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
         elif isinstance(fact, Meter):
             claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst), fact.bits)] = None
         elif isinstance(fact, TunnelPort):
-            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote or "flow")] = None
+            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, FLOW)] = None
+        elif isinstance(fact, PeerPort):
+            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote)] = None
         elif isinstance(fact, InternalPort):
             claims[Kind.TUNNEL, fact.name, Tunnel("internal")] = None
         elif isinstance(fact, PatchPort):

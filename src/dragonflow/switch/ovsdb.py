@@ -12,12 +12,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from dragonflow.model.ovs import OvsPort
 from dragonflow.switch._idl import Idl, Transaction, Wake
-from dragonflow.switch.ledger import Patch, Tunnel
+from dragonflow.switch.ledger import FLOW, Patch, Tunnel
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ OPENFLOW = "OpenFlow15"
 _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
 """For a bridge that names none: ours, and those that people's tools use."""
 
+_BFD = {"enable": "true", "min_rx": "250", "min_tx": "250"}
+"""Of a session with a peer: who says nothing for three times 250 ms is gone (Open vSwitch's detect multiplier is 3)."""
+
 _RETRY = 1.0
 """Seconds before a refused transaction is tried again."""
 
@@ -42,6 +45,7 @@ class _Port(NamedTuple):
     type: str
     options: Mapping[str, str]
     mark: tuple[str, str]
+    bfd: Mapping[str, str] = {}
 
 
 class Ovsdb:
@@ -231,10 +235,7 @@ class Ovsdb:
     def _ports_of_ours(self, idl: Idl, bridge: Any, tunnels: Mapping[str, Tunnel]) -> Iterator[tuple[str, _Port]]:
         """All that should stand, by name."""
         for name, tunnel in tunnels.items():
-            options: dict[str, str] = {}
-            if tunnel.local is not None and tunnel.remote is not None:
-                options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": "flow"}
-            yield name, _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name))
+            yield name, self._tunnel(name, tunnel)
         unjoined = {}
         for name, patch in self._patches.items():
             far = self._find(idl, patch.bridge)
@@ -249,6 +250,15 @@ class Ovsdb:
             if self._unjoined.get(name) != reason:
                 logger.warning("%s can't be joined to bridge %s: %s", self._bridge, name, reason)
         self._unjoined = unjoined
+
+    def _tunnel(self, name: str, tunnel: Tunnel) -> _Port:
+        """A tunnel port, or an internal one. Of two with the same ends Open vSwitch gives packets to the one with their key."""
+        options, bfd = dict[str, str](), dict[str, str]()
+        if tunnel.local is not None and tunnel.remote is not None:
+            flows = tunnel.remote == FLOW
+            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": FLOW if flows else "0"}
+            bfd = {} if flows else _BFD
+        return _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name), bfd)
 
     def _write_ports(self, idl: Idl, transaction: Any, wanted: Mapping[str, _Port]) -> None:
         there = {}
@@ -266,6 +276,7 @@ class Ovsdb:
             interface = there[name].interfaces[0]
             _assign(interface, "type", port.type)
             _assign(interface, "options", {**_read(interface, "options", {}), **port.options})
+            _assign(interface, "bfd", {**_read(interface, "bfd", {}), **port.bfd})
             mark, value = port.mark
             _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), mark: value})
 
@@ -313,6 +324,17 @@ def _assign(row: Any, column: str, value: Any) -> None:
         setattr(row, column, value)
 
 
+def bfd_state(status: Mapping[str, str]) -> Literal["up", "down"] | None:
+    """What ``Interface.bfd_status`` says (ovs-vswitchd.conf.db(5)), as ``OvsPort.bfd`` has it.
+
+    A session counts how often it came up or went down. So one that waits for its peer's first packet isn't taken for one that
+    was lost, and a new ovs-vswitchd, here or there, starts from nothing.
+    """
+    if status.get("state") == "up":
+        return "up"
+    return None if status.get("flap_count", "0") == "0" else "down"
+
+
 def _ovs_port(interface: Any) -> OvsPort:
     ofports, errors, ids = interface.ofport, interface.error, interface.external_ids
     ofport = ofports[0] if ofports and ofports[0] > 0 else None
@@ -325,4 +347,5 @@ def _ovs_port(interface: Any) -> OvsPort:
         patch=ids.get(PATCH_MARK),
         # with an ofport the port works; what OVS says then comes and goes whenever it reconfigures anything
         error=errors[0] if errors and ofport is None else None,
+        bfd=bfd_state(interface.bfd_status),
     )

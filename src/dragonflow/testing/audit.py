@@ -29,6 +29,7 @@ from dragonflow.store import open_store
 from dragonflow.store.protocol import Record, Store
 from dragonflow.switch.ledger import Change, Ledger, describe
 from dragonflow.switch.openflow.connection import Connection
+from dragonflow.switch.ovsdb import bfd_state
 from dragonflow.switch.readback import Found, read_back
 from dragonflow.testing.oracle import compile_world
 from dragonflow.testing.worlds import World
@@ -97,7 +98,7 @@ def read_ports(ovsdb: str, bridge: str) -> tuple[OvsPort, ...]:
     """The bridge's interfaces as ovs-vsctl tells them. :raises subprocess.CalledProcessError: it can't."""
     vsctl = ("ovs-vsctl", f"--db={ovsdb}", "--timeout=10")
     names = set(_output(*vsctl, "list-ifaces", bridge).split())
-    columns = "--columns=name,ofport,external_ids,error"
+    columns = "--columns=name,ofport,external_ids,error,bfd_status"
     table = json.loads(_output(*vsctl, "--format=json", columns, "list", "Interface"))
     return tuple(_ovs_port(*row) for row in table["data"] if row[0] in names)
 
@@ -106,7 +107,7 @@ def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _ovs_port(name: str, ofport: Any, external_ids: Any, error: Any) -> OvsPort:
+def _ovs_port(name: str, ofport: Any, external_ids: Any, error: Any, bfd_status: Any) -> OvsPort:
     ids = dict(external_ids[1])
     return OvsPort(
         id=name,
@@ -116,6 +117,7 @@ def _ovs_port(name: str, ofport: Any, external_ids: Any, error: Any) -> OvsPort:
         tunnel=ids.get("df-tunnel"),
         patch=ids.get("df-patch"),
         error=error if isinstance(error, str) else None,
+        bfd=bfd_state(dict(bfd_status[1])),
     )
 
 

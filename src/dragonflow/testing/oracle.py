@@ -25,11 +25,11 @@ import msgspec
 from dragonflow.apps.base import App
 from dragonflow.controller.replica import Object
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Neighbour, OvsPort, Row
+from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row, presences
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 from dragonflow.testing.worlds import World
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
 
 _ROUNDS = 20
 """More than the longest chain of places that rest on each other."""
@@ -64,6 +64,8 @@ class _PlainView(View):
     def __init__(self, world: World, places: Mapping[str, Locality]) -> None:
         self.me = world.me
         self._objects: dict[tuple[type[Any], str], Object] = {(type(it), it.id): it for it in world.objects}
+        worked_out = presences(it for it in world.rows if isinstance(it, LogicalPort))
+        self._objects.update({(Presence, it.id): it for it in worked_out})
         self._placed = places
 
     def get(self, model: type[M], id: str) -> M | None:

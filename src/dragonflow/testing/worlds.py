@@ -39,6 +39,7 @@ from dragonflow.model import (
     QosPolicy,
     RouterGateway,
     RouterInterface,
+    Row,
     Subnet,
 )
 from dragonflow.model.rows import ROWS
@@ -96,7 +97,7 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
             replica.upsert_port(it)
         elif isinstance(it, Neighbour):
             replica.upsert_neighbour(it)
-        else:
+        elif isinstance(it, Row):
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)
             replica.upsert(it, revision)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App
+from dragonflow.apps.wiring import peer_name
 from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
 from dragonflow.controller.replica import Object, Replica
@@ -45,7 +46,7 @@ HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
 ALIVE = (Alive(id="here", since=0.0), Alive(id="b", since=0.0))
 TAPS = ("tap1", "tap2", "tap3", "tap4")
-INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex")
+INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex", peer_name("b"))
 
 chassis_rows = st.builds(
     worlds.chassis,
@@ -138,6 +139,7 @@ ovs_ports = (
     | st.builds(worlds.tunnel_port, st.sampled_from(("geneve", "vxlan")), st.sampled_from((None, 100, 101)))
     | st.just(OvsPort(id="df-geneve", ofport=102))
     | st.builds(worlds.patch_port, ofport=st.sampled_from((None, 110, 111)))
+    | st.builds(worlds.peer_port, st.just("b"), bfd=st.sampled_from((None, "up", "down")))
     | st.builds(worlds.metadata_port, st.sampled_from((None, 103, 104)))
 )
 
@@ -627,6 +629,21 @@ def a_floating_ip_moves(history: History) -> None:
     history.compare()
 
 
+def a_peer_falls_silent(history: History) -> None:
+    """A chassis that may serve the router's gateway: its session comes up, goes down, and comes again; its lease lapses."""
+    for state in ("up", "down", None, "up"):
+        history.plug(worlds.peer_port("b", bfd=state))
+        history.compare()
+    _delete(history, Alive, "b")
+    history.deliver(1)
+    history.compare()
+    history.unplug(peer_name("b"))
+    history.compare()
+    for on in (None, "b"):
+        _deliver(history, *(worlds.port(name, int(name[1:]), on=on, net=NETWORKS[name]) for name in ("p3", "p4")))
+        history.compare()
+
+
 def a_row_turns_bad_and_good(history: History) -> None:
     _deliver(history, worlds.port("p1", 1, net="n1", mac="no mac"))
     history.compare()
@@ -659,6 +676,7 @@ SCRIPTS = (
         a_child_comes_moves_and_goes,
         a_floating_ip_moves,
         a_policy_changes,
+        a_peer_falls_silent,
         a_row_turns_bad_and_good,
         old_news_comes_late,
         a_snapshot_lacks_rows,

@@ -6,7 +6,7 @@ import pytest
 
 from dragonflow.controller import replica as module
 from dragonflow.controller.replica import Replica
-from dragonflow.model import Binding, LogicalPort, OvsPort
+from dragonflow.model import Binding, LogicalPort, OvsPort, Presence
 from dragonflow.testing import worlds
 
 SCOPE = "net:net"
@@ -130,3 +130,25 @@ def test_a_snapshot_undoes_what_a_fail_over_lost(replica: Replica, lost: str) ->
     assert replica.reset_scope(SCOPE, [(worlds.port("p", 1), 10)], 2000)
     assert replica.get(LogicalPort, "p") == worlds.port("p", 1)
     assert replica.revision(LogicalPort, "p") == 10
+
+
+def test_where_a_network_is_follows_from_its_ports_and_changes_with_the_first_and_the_last_on_a_chassis() -> None:
+    replica = Replica()
+
+    def there() -> set[str]:
+        found = replica.get(Presence, "net")
+        return set() if found is None else set(found.chassis)
+
+    def news() -> list[str]:
+        return [change.id for change in replica.take_changes() if change.model is Presence]
+
+    worlds.load(replica, worlds.port("p", 1), worlds.port("q", 2, on="b"), worlds.port("r", 3, on=None))
+    assert (there(), news()) == ({"here", "b"}, ["net"])
+    worlds.load(replica, worlds.port("r", 3, on="b"), worlds.port("p", 1, admin_up=False), revision=2)
+    assert (there(), news()) == ({"here", "b"}, []), "a second one, and another field"
+    worlds.load(replica, worlds.port("q", 2, on="here"), worlds.port("p", 1, on="b"), revision=3)
+    assert (there(), news()) == ({"here", "b"}, []), "they changed places"
+    replica.remove(LogicalPort, "q", 4)
+    assert (there(), news()) == ({"b"}, ["net"])
+    replica.drop_scope(SCOPE)
+    assert (there(), news()) == (set(), ["net"])

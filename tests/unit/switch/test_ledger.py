@@ -20,6 +20,7 @@ from dragonflow.pipeline import (
     Output,
     OutputTo,
     PatchPort,
+    PeerPort,
     TunnelPort,
     match,
 )
@@ -72,6 +73,7 @@ _facts = st.one_of(
     st.builds(lambda number, meter: (flow(number, ApplyMeter(meter)), Meter(meter, 9, 1)), _small, _small),
     st.builds(lambda number, meter: (flow(number, Clone((ApplyMeter(meter),))), Meter(meter, 9, 1)), _small, _small),
     st.builds(lambda number, address: TunnelPort(f"t{number}", "geneve", f"10.0.0.{address}"), _small, _small),
+    st.builds(lambda number, peer: PeerPort(f"t{number}", "geneve", "10.0.0.1", f"10.0.1.{peer}"), _small, _small),
     st.builds(lambda number, bridge: PatchPort(f"p{number}", f"q{number}", f"br{bridge}"), _small, _small),
     st.builds(lambda number: InternalPort(f"t{number}"), _small),
 )
@@ -296,7 +298,7 @@ def test_foreign_groups_and_unknown_groups_are_set_whole() -> None:
 def test_of_tunnels_of_one_name_the_smallest_wins() -> None:
     tested = ledger()
     tested.set(owner("a"), [TunnelPort("df-t", "vxlan", "10.0.0.1")])
-    tested.set(owner("b"), [TunnelPort("df-t", "geneve", "10.0.0.1", "10.0.0.2")])
+    tested.set(owner("b"), [PeerPort("df-t", "geneve", "10.0.0.1", "10.0.0.2")])
     assert tested.tunnels == {"df-t": Tunnel("geneve", "10.0.0.1", "10.0.0.2")}
     assert [clash.winner for clash in tested.clashes] == [owner("b")]
 
