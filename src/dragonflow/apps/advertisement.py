@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from struct import Struct
 
-from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.l2 import L2, to_port
 from dragonflow.apps.l3 import L3, served
 from dragonflow.apps.wiring import addresses, link_local, plugged
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch, Subnet
+from dragonflow.packet import icmp
 from dragonflow.pipeline import (
     SOURCE,
     ApplyMeter,

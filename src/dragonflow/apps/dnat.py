@@ -22,18 +22,17 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.external import External
-from dragonflow.apps.icmp import Complaint
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3
 from dragonflow.apps.resolution import ARP_ANSWER
 from dragonflow.apps.wiring import bridge_of, physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch
-from dragonflow.packet import arp, nat
+from dragonflow.packet import arp, icmp, nat
 from dragonflow.packet.errors import Malformed
+from dragonflow.packet.icmp import Complaint
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,

@@ -27,13 +27,13 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
-from dragonflow.apps import icmp
 from dragonflow.apps.base import App, answers, renders
-from dragonflow.apps.icmp import Complaint
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, floats_here, plugged
 from dragonflow.controller.view import Me, View
 from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalRouter, LogicalSwitch, Subnet
+from dragonflow.packet import icmp
+from dragonflow.packet.icmp import Complaint
 from dragonflow.pipeline import (
     NETWORK,
     SOURCE,

@@ -12,8 +12,8 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, ICMPv6TimeE
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
-from dragonflow.apps import icmp
-from dragonflow.apps.icmp import Complaint
+from dragonflow.packet import icmp
+from dragonflow.packet.icmp import Complaint
 
 ETHER = Ether(src="02:00:00:00:00:0b", dst="02:00:00:00:00:15")
 PROBE_4 = ETHER / IP(src="10.0.0.11", dst="10.1.0.31", ttl=1) / UDP(sport=40000, dport=33434) / Raw(b"x" * 32)
