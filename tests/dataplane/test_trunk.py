@@ -11,9 +11,12 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, neighbour, reaches
 from msgspec.structs import replace
+from test_live_migration import SIBLING, TALKER, address, echoes, three
 
+from dragonflow.apps.wiring import wired
 from dragonflow.lab import system
 from dragonflow.lab.tags import TaggingGuest
 from dragonflow.lab.vswitch import VSwitch
@@ -181,3 +184,48 @@ async def test_children_come_and_go_under_traffic(vswitch: VSwitch) -> None:
         assert not reaches(near, A.ips[0])
         await here.now(P)
         assert reaches(near, A.ips[0])
+
+
+FRONT = worlds.network("front", 9)
+CARRIER = worlds.port("p", 61, on="h1", net="front", trunk="t", generation=1)
+CARRIED = worlds.child("guest", 62, "p", 101, on="h1", generation=1)
+
+
+@pytest.mark.parametrize(
+    ("order", "first"), [(("h1", "h2", "h3"), "p"), (("h3", "h1", "h2"), "guest")], ids=["parent", "child"]
+)
+async def test_a_child_loses_no_packet_when_its_trunk_moves(order: tuple[str, ...], first: str) -> None:
+    """A live migration of the parent, of which the sender's chassis knows nothing. Rows of parent and child come one by one."""
+    async with three() as hosts:
+        ends = {name: hosts[name] for name in ("h1", "h2")}
+        guests = {}
+        for standby in ((), ("h2",)):
+            rows = replace(CARRIER, standby=standby), replace(CARRIED, standby=standby)
+            await hosts["h3"].now(rows[1])
+            for name, here in ends.items():
+                await here.now(FRONT, *rows)
+                if name in ("h1", *standby) and name not in guests:
+                    guests[name] = Guest(here, *rows)
+                    await guests[name].plug(CARRIER)
+        await hosts["h2"].until(lambda: wired(rows[1], "h2", hosts["h2"].replica) is not None)
+        old, new = (guests[name].of["guest"] for name in ("h1", "h2"))
+        talker = await hosts["h3"].vm(TALKER, address(TALKER))
+        sibling = await hosts["h2"].vm(SIBLING, address(SIBLING))
+        for one, target in ((talker, SIBLING), (talker, CARRIED), (sibling, CARRIED)):
+            assert reaches(one, target.ips[0])  # so that all VTEPs know each other's MACs
+        assert (echoes(old) > 0, echoes(new)) == (True, 0)
+
+        ping = await asyncio.create_subprocess_exec(
+            *("ip", "netns", "exec", talker, "ping", "-i", "0.001", "-q", "-w", "30", "-c", "1500", CARRIED.ips[0]),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        moved = [replace(row, chassis="h2", standby=("h1",), generation=2) for row in rows]
+        for name in order:
+            for row in sorted(moved, key=lambda row: row.id != first):
+                if name != "h3" or row.id == "guest":
+                    await asyncio.sleep(0.1)
+                    await hosts[name].now(row)
+        said = (await ping.communicate())[0].decode()
+        assert "1500 packets transmitted, 1500 received" in said, said
+        assert "duplicates" not in said
+        assert echoes(new) > 0

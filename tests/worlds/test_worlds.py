@@ -263,6 +263,12 @@ def test_a_trunk_that_moves_here_is_wired_with_its_children() -> None:
         assert any(Output(5) in flow.actions for flow in flows)
 
 
+def test_a_child_is_here_while_its_row_says_so_and_its_parent_is_wired() -> None:
+    """In a live migration, away with the parent's row first or to here with the child's."""
+    parent = msgspec.structs.replace(TRUNKED["p"], chassis="there", standby=("here",))
+    assert places(*(TRUNKED | {"p": parent}).values())["p1"] == Local(5, 101)
+
+
 def test_each_port_has_meters_of_its_own_and_flows_as_its_app_says() -> None:
     facts = compile_world(APPS, worlds.STATES["limited"]()).facts
 

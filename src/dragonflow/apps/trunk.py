@@ -7,8 +7,9 @@ their way out. In between a child is a port as any other, in whatever network: D
   guest would take it for one of a child's network.
 - Several ports behind one OpenFlow port reach each other. Open vSwitch drops what would leave where it came in, so delivery
   forgets the port; that nothing returns to its sender is seen to here, by the port's key.
-- A child is where its parent is, and prepared where its parent is prepared (see ``wiring``). On other chassis it is a port as
-  any other, whose own row says on which chassis it is: its parent may be in a network that isn't followed there.
+- A child is where its own row says, which follows its parent's, if the parent is wired there, be it only prepared (see
+  ``wiring``). In a live migration the rows of parent and child change one after the other, in either order; the parent's
+  interface carries the child on both chassis throughout, so no packet is lost in between.
 
 Cost in flows, on the parent's chassis alone: a parent has 4 where another port has 2 (to classify and to deliver), a child 3.
 """
@@ -56,8 +57,7 @@ class Trunk(App):
     """Children of trunks, and what is different for their parents."""
 
     name = "trunk"
-    places = "children of trunks whose parent port is on this chassis"
-    follows = ("classification",)
+    places = "children of trunks whose parent port is wired on this chassis"
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
@@ -74,7 +74,7 @@ class Trunk(App):
         if port.vlan is None:
             yield Trouble("it is a trunk's child without a VLAN tag")
             return
-        if port.chassis == view.me.chassis and isinstance(view.locality(port.parent), Local):
+        if port.chassis == view.me.chassis:
             yield Place(port.id, Local(ofport, port.vlan))
         tag = _PRESENT | port.vlan
         yield Classification.ports.flow(

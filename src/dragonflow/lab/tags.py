@@ -2,6 +2,8 @@
 
 Not every kernel has VLAN interfaces; those of containers often have none. So a bridge on the host's own Open vSwitch, which no
 controller knows, stands in for the guest's kernel: what comes to the guest goes, without its tag, to the namespace of that tag.
+Like a kernel's VLAN interface it learns no MACs: a frame under the guest's own MAC that reaches it from outside, as in a live
+migration from the copy of it that already runs elsewhere, must not turn away what is for the guest.
 """
 
 from __future__ import annotations
@@ -24,13 +26,11 @@ class TaggingGuest:
         host = switch.netns
         assert host is not None
         self._switch, self._tap, self._host = switch, tap, host
-        self._bridge, trunk = f"g{tap}", f"t{tap}"
-        system.ip(host, f"link add {tap} type veth peer name {trunk}", *_up(tap), *_up(trunk))
-        system.offload_off(host, tap, trunk)
-        switch.vsctl(
-            *("add-br", self._bridge, "--", "set", "Bridge", self._bridge, "datapath_type=netdev"),
-            *("fail_mode=standalone", "--", "add-port", self._bridge, trunk),
-        )
+        self._bridge, self._trunk = f"g{tap}", f"t{tap}"
+        system.ip(host, f"link add {tap} type veth peer name {self._trunk}", *_up(tap), *_up(self._trunk))
+        system.offload_off(host, tap, self._trunk)
+        switch.add_bridge(self._bridge)
+        switch.vsctl("add-port", self._bridge, self._trunk)
         for vlan, (netns, mac) in ends.items():
             self.add(vlan, netns, mac)
 
@@ -42,8 +42,20 @@ class TaggingGuest:
         system.offload_off(netns, INTERFACE)
         system.offload_off(self._host, end)
         system.ip(netns, f"link set {INTERFACE} up")
-        which = "trunks=0" if vlan is None else f"tag={vlan}"
-        self._switch.vsctl("add-port", self._bridge, end, which)
+        self._switch.vsctl("add-port", self._bridge, end)
+        if vlan is None:
+            tag, strip, push = "vlan_tci=0", "", ""
+        else:
+            tag, strip, push = (
+                f"dl_vlan={vlan}",
+                "strip_vlan,",
+                f"push_vlan:0x8100,set_field:{0x1000 | vlan}->vlan_vid,",
+            )
+        flows = (
+            f"in_port={self._trunk},{tag} actions={strip}output:{end}",
+            f"in_port={end} actions={push}output:{self._trunk}",
+        )
+        self._switch.ofctl("add-flows", self._bridge, "--names", "-", stdin="\n".join(flows))
 
     def remove(self) -> None:
         """Take all of it away but the namespaces, whose interfaces go with them."""
