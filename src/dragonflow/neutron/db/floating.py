@@ -18,7 +18,7 @@ from neutron_lib.db import api as db_api
 from neutron_lib.db import standard_attr
 
 from dragonflow.neutron.db.clock import Now
-from dragonflow.neutron.db.listeners import write_entry
+from dragonflow.neutron.db.listeners import WRITES, listen, write_entry, write_plain_entry
 from dragonflow.neutron.db.models import PortGeneration
 from dragonflow.neutron.db.retry import retry_deadlocks
 
@@ -41,18 +41,13 @@ class FloatingNow(NamedTuple):
 
 
 def listen_to_floating_ips() -> None:
-    """Catch these writes from now on; saying so twice changes nothing."""
+    """Catch the writes to floating IPs and their port forwardings."""
     for model, callback in ((l3_models.FloatingIP, _floating_changed), (_Forwarding, _forwarding_changed)):
-        for name in ("after_insert", "after_update", "after_delete"):
-            if not sa.event.contains(model, name, callback):
-                sa.event.listen(model, name, callback)
+        listen((model, name, callback) for name in WRITES)
 
 
 def _floating_changed(_mapper: Any, connection: Any, floating: Any) -> None:
-    values = sa.select(
-        sa.literal(FLOATING_KIND), sa.literal(floating.id), sa.literal(floating.floating_network_id), Now()
-    )
-    write_entry(connection, floating, values)
+    write_plain_entry(connection, floating, FLOATING_KIND, floating.id, floating.floating_network_id)
 
 
 def _forwarding_changed(_mapper: Any, connection: Any, forwarding: Any) -> None:
