@@ -31,6 +31,7 @@ class FloatingNow(NamedTuple):
     """What decides a floating IP's status: the host and the binding of the port that it stands for, and what Neutron shows.
 
     ``port`` is its own port, of which that host speaks; ``host`` is empty while it serves nobody, or a port bound nowhere.
+    ``forwards`` says that it stands for no port, but forwards some of its ports: then any host may serve it.
     """
 
     id: str
@@ -38,6 +39,7 @@ class FloatingNow(NamedTuple):
     status: str
     host: str
     generation: int
+    forwards: bool = False
 
 
 def listen_to_floating_ips() -> None:
@@ -107,6 +109,7 @@ def floating_now(
     """
     floating, binding, ours = l3_models.FloatingIP, ml2_models.PortBinding, ProviderResourceAssociation
     bound = sa.and_(binding.port_id == floating.fixed_port_id, binding.status == constants.ACTIVE)
+    forwards = sa.exists().where(_Forwarding.floatingip_id == floating.id)
     query = (
         sa.select(
             floating.id,
@@ -114,6 +117,7 @@ def floating_now(
             floating.status,
             sa.func.coalesce(binding.host, ""),
             sa.func.coalesce(PortGeneration.generation, 0),
+            sa.and_(floating.fixed_port_id.is_(None), forwards),
         )
         .outerjoin(binding, bound)
         .outerjoin(PortGeneration, PortGeneration.port_id == floating.fixed_port_id)
@@ -131,4 +135,4 @@ def floating_now(
 @retry_deadlocks
 def _fetch(context: Any, query: Any) -> list[FloatingNow]:
     with db_api.CONTEXT_READER.using(context):
-        return [FloatingNow(*row) for row in context.session.execute(query)]
+        return [FloatingNow._make((*row[:5], bool(row[5]))) for row in context.session.execute(query)]

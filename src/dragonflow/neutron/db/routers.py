@@ -76,12 +76,12 @@ def router_interfaces(context: Any, ids: Collection[str]) -> dict[str, list[tupl
     return found
 
 
-def is_interface(providers: Collection[str], port: Any) -> Any:
-    """An SQL condition: ``port`` (the model) is an interface of a router that belongs to one of the providers."""
+def is_routers(owner: str, providers: Collection[str], port: Any) -> Any:
+    """An SQL condition: ``port`` (the model) is such a port (``device_owner``) of a router that one of the providers has."""
     link, ours = l3_models.RouterPort, ProviderResourceAssociation
     return sa.exists().where(
         link.port_id == port.id,
-        link.port_type == constants.DEVICE_OWNER_ROUTER_INTF,
+        link.port_type == owner,
         ours.resource_id == link.router_id,
         ours.provider_name.in_(providers),
     )
