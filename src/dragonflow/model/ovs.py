@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -11,6 +13,9 @@ class OvsPort(msgspec.Struct, frozen=True, kw_only=True):
     ``iface_id`` is ``external_ids:iface-id`` (the Neutron port, see os-vif and OVS's IntegrationGuide), ``tunnel`` the
     fact (of a tunnel port or an internal port) whose port this is (``external_ids:df-tunnel``), ``patch`` the bridge to which a
     patch port of ours leads (``external_ids:df-patch``), ``error`` what OVS complains of.
+
+    ``bfd`` is what the interface's BFD session says of the other end: None while there is none or it has not come up yet, "up",
+    or "down" once it was up and is no more.
     """
 
     id: str
@@ -20,6 +25,7 @@ class OvsPort(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: str | None = None
     patch: str | None = None
     error: str | None = None
+    bfd: Literal["up", "down"] | None = None
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):

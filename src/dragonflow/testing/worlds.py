@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from dragonflow.apps.wiring import peer_name
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.metadata.address import INTERFACE
@@ -195,6 +196,12 @@ def tap(of: str, ofport: int | None, **fields: Any) -> OvsPort:
 def tunnel_port(encapsulation: str = "geneve", ofport: int | None = 100) -> OvsPort:
     """The tunnel interface that the switch makes for the tunnel app."""
     return OvsPort(id=f"df-{encapsulation}", ofport=ofport, tunnel=f"df-{encapsulation}")
+
+
+def peer_port(chassis: str, ofport: int | None = 120, **fields: Any) -> OvsPort:
+    """The tunnel interface that the switch makes for a BFD session with a chassis."""
+    name = peer_name(chassis)
+    return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
 
 
 def patch_port(bridge: str = "br-ex", ofport: int | None = 110) -> OvsPort:
