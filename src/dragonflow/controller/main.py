@@ -97,6 +97,8 @@ class Settings(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, options: Any) -> Settings:
         """Read the option group. :raises ConfigError: names the option and the fix."""
+        if options.gateway and not options.bridge_mappings:
+            raise ConfigError("[df] gateway: name the way to the external networks in [df] bridge_mappings")
         chassis = Chassis(
             id=options.host,
             tunnel_ip=_address(options.tunnel_ip),
@@ -105,6 +107,7 @@ class Settings(msgspec.Struct, frozen=True):
             bridge=options.integration_bridge,
             datapath_type=options.datapath_type,
             vhostuser_socket_dir=options.vhostuser_socket_dir,
+            gateway=options.gateway,
             version=__version__,
         )
         return cls(

@@ -27,6 +27,7 @@ from dragonflow.model import (
     Binding,
     BridgeMapping,
     Chassis,
+    ExternalNetwork,
     FixedIP,
     FloatingIp,
     LogicalPort,
@@ -50,6 +51,7 @@ AnyRow = (
     | FloatingIp
     | QosPolicy
     | Binding
+    | ExternalNetwork
     | Chassis
     | Alive
     | PortStatus
