@@ -65,6 +65,12 @@ CONTROLLER_OPTS = [
         help="Physical networks that this chassis reaches, each as PHYSICAL_NETWORK:BRIDGE. The bridge is yours to make and to "
         "join to the network; the controller only adds a patch port to it.",
     ),
+    cfg.BoolOpt(
+        "gateway",
+        default=False,
+        help="Makes this chassis a gateway node: it serves the gateways of routers in the external networks to which it has a "
+        "bridge in bridge_mappings, whether it has VMs or not. Where there is such a node, others serve no gateways there.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",

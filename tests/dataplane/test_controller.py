@@ -230,6 +230,7 @@ def test_prometheus_is_answered(host: Host) -> None:
     [
         ("tunnel_ip = somewhere", "[df] tunnel_ip"),
         ("bridge_mappings = physnet1", "[df] bridge_mappings"),
+        ("gateway = true", "[df] gateway: name the way to the external networks in [df] bridge_mappings"),
         ("tunnel_types = ipip", "tunnel_types"),
         ("store_url = paper://", "store_url"),
         ("pubsub_url = pigeon://", "pubsub_url"),

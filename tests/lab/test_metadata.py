@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dragonflow.lab import Lab, Vm
+from dragonflow.observe import control
 
 from .conftest import Cloud
 
@@ -49,11 +50,20 @@ def test_each_guest_gets_its_own_metadata_wherever_it_is(lab: Lab, cloud: Cloud)
         assert_is(ask(lab, vms[2], IPV4), ports[2])
     finally:
         lab.process("store").start()
-    for process in ("metadata-host1", "ovs-host1"):
-        lab.process(process).kill()
-        lab.process(process).start()
+    assert proxy_of(lab, "host1") == "the proxy listens on df-metadata; 0 connections wait for it"
+    lab.process("metadata-host1").kill()
+    assert "nobody listens" in proxy_of(lab, "host1")
+    lab.process("metadata-host1").start()
+    lab.process("ovs-host1").kill()
+    lab.process("ovs-host1").start()
     for vm, port in zip(vms, ports, strict=True):
         assert_is(ask(lab, vm, IPV4), port)
+
+
+def proxy_of(lab: Lab, host: str) -> str:
+    """What the host's controller says of its metadata proxy."""
+    said: str = control.ask(str(lab.host(host).control_socket), "status")["metadata"]
+    return said
 
 
 def ask(lab: Lab, vm: Vm, url: str, *options: str) -> dict[str, Any]:

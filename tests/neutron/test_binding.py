@@ -12,6 +12,7 @@ CHASSIS = Chassis(
     tunnel_types=("geneve", "vxlan"),
     bridge_mappings=(BridgeMapping("physnet1", "br-ex"),),
     datapath_type="netdev",
+    gateway=True,
     version="1",
 )
 PORT = "0b1f3d2a-1111-2222-3333-444455556666"

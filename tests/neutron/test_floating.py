@@ -146,18 +146,52 @@ class TestStatus(df_l3.RouterTestCase):
             assert (now.id, now.status, now.host, now.generation) == (made["id"], "DOWN", "h1", generation)
             assert [now] == [it for it in neutron.floating() if it.id == made["id"]]
             says = PortStatus(id=row.port, chassis="h1", generation=generation, status="ACTIVE", revision=1, at=0.0)
-            assert floating_turn(now, None) is None
+            assert floating_turn(now, ()) is None
             for other in (replace(says, chassis="h2"), replace(says, generation=7), replace(says, status="DOWN")):
-                assert floating_turn(now, other) is None
-            assert floating_turn(now, says) == "ACTIVE"
+                assert floating_turn(now, [other]) is None
+                assert floating_turn(now, [other, says]) == "ACTIVE"
             neutron.turn_floating(now, "ACTIVE")
             assert self._show("floatingips", made["id"], as_admin=True)["floatingip"]["status"] == "ACTIVE"
             ((now),) = neutron.floating([row.port])
-            assert (floating_turn(now, says), floating_turn(now, None)) == (None, "DOWN")
+            assert (floating_turn(now, [says]), floating_turn(now, ())) == (None, "DOWN")
             self._update("floatingips", made["id"], {"floatingip": {"port_id": None}}, as_admin=True)
             ((now),) = neutron.floating([row.port])
-            assert (now.host, floating_turn(now, says)) == ("", "DOWN")
+            assert (now.host, floating_turn(now, [says])) == ("", "DOWN")
             neutron.turn_floating(now, "DOWN")
             assert self._show("floatingips", made["id"], as_admin=True)["floatingip"]["status"] == "DOWN"
             self._delete("floatingips", made["id"], as_admin=True)
             neutron.turn_floating(now, "ACTIVE")
+
+
+class TestForwardingStatus(df_l3.RouterTestCase):
+    _further_plugins = df_l3.FORWARDING
+
+    def test_one_that_forwards_ports_is_active_while_any_chassis_says_so(self):
+        neutron, context = Neutron(), get_admin_context()
+        with self.subnet() as subnet, self.outside(subnet) as (_, outside), self.port(subnet) as made:
+            port = made["port"]
+            floating = self._make_floatingip(self.fmt, outside["network_id"], as_admin=True)["floatingip"]
+            self.work()
+            row: FloatingIp = self.floating_row(floating)
+            says = PortStatus(id=row.port, chassis="h2", generation=0, status="ACTIVE", revision=1, at=0.0)
+
+            def now():
+                ((found),) = neutron.floating([row.port])
+                return found
+
+            assert (now().forwards, floating_turn(now(), [says])) == (False, None), "it serves nobody"
+            body = {**FORWARDED, "internal_port_id": port["id"]}
+            body["internal_ip_address"] = port["fixed_ips"][0]["ip_address"]
+            plugin, mark = directory.get_plugin("PORTFORWARDING"), neutron.mark()
+            one = plugin.create_floatingip_port_forwarding(context, floating["id"], {pf_api.RESOURCE_NAME: body})
+            assert (now().forwards, neutron.mark() != mark) == (True, True)
+            for other in (replace(says, generation=1), replace(says, status="DOWN")):
+                assert floating_turn(now(), [other]) is None
+                assert floating_turn(now(), [other, says]) == "ACTIVE"
+            neutron.turn_floating(now(), "ACTIVE")
+            assert (floating_turn(now(), [says]), floating_turn(now(), ())) == (None, "DOWN")
+            mark = neutron.mark()
+            plugin.delete_floatingip_port_forwarding(context, one["id"], floating["id"])
+            assert (now().forwards, neutron.mark() != mark) == (False, True)
+            assert floating_turn(now(), [says]) == "DOWN"
+            self._delete("floatingips", floating["id"], as_admin=True)

@@ -9,13 +9,22 @@ from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.context import get_admin_context
 from neutron_lib.plugins import constants, directory
 
-from dragonflow.model import ROUTER_GATEWAY, LogicalPort, Route, RouterGateway, RouterInterface
+from dragonflow.model import (
+    ROUTER_GATEWAY,
+    ExternalNetwork,
+    LogicalPort,
+    PortStatus,
+    Route,
+    RouterGateway,
+    RouterInterface,
+)
 from dragonflow.neutron import db
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
-from dragonflow.neutron.status import Neutron, turn
+from dragonflow.neutron.status import Neutron, gateway_turn, turn
 from dragonflow.neutron.survey import Survey
 from dragonflow.store.protocol import Delete, Key, Txn
+from dragonflow.testing import founding
 
 
 class TestRows(df_l3.RouterTestCase):
@@ -113,6 +122,35 @@ class TestRows(df_l3.RouterTestCase):
                     assert Repair(self.df.workers.dfdb, source()).run(fix=False).findings == ()
             self._router_interface_action("remove", router["id"], subnet["subnet"]["id"], None)
 
+    def test_repair_mends_how_gateway_nodes_find_external_networks(self):
+        on_physnet = {
+            "provider:network_type": "vlan",
+            "provider:physical_network": "physnet1",
+            "provider:segmentation_id": 7,
+        }
+        with self.network(as_admin=True, arg_list=tuple(on_physnet), **on_physnet) as made, self.network():
+            network = made["network"]["id"]
+            self.work()
+            self.store.call(founding.found)
+            assert self.ids("external") == set()
+            self._set_net_external(network)
+            self.work()
+            key = Key("external", "ExternalNetwork", network)
+            row = ExternalNetwork(id=network, physical_network="physnet1")
+            orphan = replace(row, id="gone")
+            spoils = {
+                "missing on external": lambda: self.store.commit(Txn((Delete(key),))),
+                "stale on external": lambda: self.put(replace(row, physical_network="physnet2")),
+                "orphan: the network does not belong to external": lambda: self.put(orphan),
+            }
+            for source in (Plugin, Survey):
+                for expected, spoil in spoils.items():
+                    spoil()
+                    report = Repair(self.df.workers.dfdb, source()).run(fix=True)
+                    assert [finding.difference for finding in report.findings] == [expected], report
+                    assert (report.clean, self.ids("external")) == (True, {("ExternalNetwork", network)})
+                    assert self.row(ExternalNetwork, network, "external") == row
+
     def test_a_router_of_another_provider_is_not_ours(self):
         with self.router() as made:
             self.work()
@@ -150,3 +188,31 @@ class TestStatus(df_l3.RouterTestCase):
             self._update("ports", port, {"port": {"admin_state_up": False}})
             assert wanted() == "DOWN"
             self._router_interface_action("remove", router["id"], subnet["subnet"]["id"], None)
+
+    def test_a_gateway_is_active_while_any_chassis_says_so(self):
+        neutron = Neutron()
+        with self.subnet() as subnet, self.outside(subnet) as (router, _):
+            mark = neutron.mark()
+            self.work()
+            port = self.router_row(router).gateway.port
+            says = PortStatus(id=port, chassis="h1", generation=0, status="ACTIVE", revision=1, at=0.0)
+
+            def now():
+                ((found),) = neutron.ports([port])
+                return found
+
+            assert (now().gateway, now().routing, now().status, now().ours) == (True, False, "DOWN", False)
+            assert gateway_turn(now(), ()) is None
+            for other in (replace(says, generation=1), replace(says, status="DOWN")):
+                assert gateway_turn(now(), [other]) is None
+                assert gateway_turn(now(), [other, says]) == "ACTIVE"
+            assert neutron.turn([now()], "ACTIVE") == [port]
+            assert self._show("ports", port, as_admin=True)["port"]["status"] == "ACTIVE"
+            assert (gateway_turn(now(), [says]), gateway_turn(now(), ())) == (None, "DOWN")
+            self._update("ports", port, {"port": {"admin_state_up": False}}, as_admin=True)
+            assert gateway_turn(now(), [says]) == "DOWN", "it is switched off"
+            self._update("ports", port, {"port": {"admin_state_up": True}}, as_admin=True)
+            neutron.turn([now()], "DOWN")
+            assert self._show("ports", port, as_admin=True)["port"]["status"] == "DOWN"
+            assert gateway_turn(now(), [says]) == "ACTIVE"
+            assert neutron.mark() != mark

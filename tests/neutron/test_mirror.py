@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from dragonflow.model import Binding, LogicalPort, LogicalSwitch, Subnet, decode, encode
+from dragonflow.model import Binding, ExternalNetwork, LogicalPort, LogicalSwitch, Subnet, decode, encode
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.mirror import Mirror
 from dragonflow.store.protocol import Conflict, Key, Put, Txn
@@ -48,8 +48,9 @@ def port(id: str = "p1", revision: int = 1, **fields) -> LogicalPort:
     return LogicalPort(id=id, key=0, network="n1", mac="fa:16:3e:00:00:01", revision=revision, **fields)
 
 
-def switch(id: str = "n1", revision: int = 1) -> LogicalSwitch:
-    return LogicalSwitch(id=id, key=0, network_type="geneve", segmentation_id=1, mtu=1442, revision=revision)
+def switch(id: str = "n1", revision: int = 1, **fields) -> LogicalSwitch:
+    values = {"network_type": "geneve", "segmentation_id": 1, "mtu": 1442, **fields}
+    return LogicalSwitch(id=id, key=0, revision=revision, **values)
 
 
 def stored(dfdb: DfDb, *scopes: str) -> dict[tuple[str, str, str], object]:
@@ -93,6 +94,28 @@ def test_bindings_follow_the_port(dfdb, neutron, mirror):
     neutron.delete("port", "p1")
     mirror.sync("port", "p1", "n1")
     assert stored(dfdb) == {}
+
+
+def test_an_external_network_is_found_where_gateway_nodes_look(dfdb, neutron, mirror):
+    outside = {"network_type": "flat", "physical_network": "physnet1", "external": True}
+    pointer = {("external", "ExternalNetwork", "n1"): ExternalNetwork(id="n1", physical_network="physnet1")}
+    for revision, (fields, expected) in enumerate(
+        (
+            (outside, pointer),
+            ({**outside, "external": False}, {}),
+            (outside, pointer),
+            ({**outside, "network_type": "geneve", "physical_network": None}, {}),
+            (outside, pointer),
+        ),
+        1,
+    ):
+        neutron.set("network", switch(revision=revision, **fields))
+        mirror.sync("network", "n1", "n1")
+        assert stored(dfdb, "external") == expected
+    dfdb.store.commit(Txn((Put(Key("net:n1", "LogicalSwitch", "n1"), b"?"),)))
+    neutron.delete("network", "n1")
+    mirror.sync("network", "n1", "n1")
+    assert stored(dfdb, "net:*", "external") == {}
 
 
 def test_what_stands_right_is_not_written_again(dfdb, neutron, mirror):

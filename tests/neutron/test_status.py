@@ -184,6 +184,42 @@ def test_a_floating_ip_is_active_while_the_host_of_its_fixed_port_says_so(dfdb, 
     until(lambda: neutron.floats["f1"].status == "DOWN")
 
 
+def test_what_is_bound_nowhere_is_active_while_any_chassis_says_so(dfdb, keep):
+    gateway = UP._replace(id="pg", host="", vif_type="unbound", ours=False, gateway=True)
+    neutron = Neutron(gateway, PORT)
+    neutron.floats["f1"] = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0, forwards=True)
+    keep(neutron, period=0.05)
+
+    def are(expected: str) -> bool:
+        return (neutron.status("pg"), neutron.floats["f1"].status) == (expected, expected)
+
+    until(lambda: are("DOWN"))
+    one, other = ([said("ACTIVE", port, host, 0) for port in ("pg", "pf")] for host in ("h1", "h2"))
+    put(dfdb, *one)
+    until(lambda: are("ACTIVE"))
+    turns = len(neutron.turns)
+    put(dfdb, *other)
+    dfdb.store.commit(Txn(tuple(Delete(key(row)) for row in one)))
+    put(dfdb, said("ACTIVE"))
+    until(lambda: neutron.status() == "ACTIVE")
+    assert are("ACTIVE"), "another took over"
+    assert len(neutron.turns) == turns + 1
+    dfdb.store.commit(Txn(tuple(Delete(key(row)) for row in other)))
+    until(lambda: are("DOWN"))
+
+
+def test_of_a_gateway_nothing_is_said_before_all_rows_are_told(dfdb, keep):
+    neutron = Neutron(UP._replace(id="pg", host="", vif_type="unbound", ours=False, gateway=True))
+    put(dfdb, said("ACTIVE", "pg", generation=0))
+    keeper = StatusKeeper(dfdb, 600.0, neutron)
+    keeper._examine(["pg"])
+    assert neutron.turns == []
+    keep(neutron, period=0.05)
+    compared = neutron.compared
+    until(lambda: neutron.compared > compared + 1)
+    assert neutron.turns == []
+
+
 def test_what_neutron_refuses_is_tried_again(dfdb, keep):
     neutron = Neutron(PORT)
     neutron.fail = True

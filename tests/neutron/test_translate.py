@@ -105,7 +105,7 @@ def test_a_bound_port_is_on_its_host():
     assert row.fixed_ips == (FixedIP("s1", "10.0.0.3"), FixedIP("s2", "2001:db8::3"))
     assert row.security_groups == ("a", "b")
     assert row.address_pairs == (AddressPair("10.0.0.9"), AddressPair("10.9.0.0/16", "fa:16:3e:00:00:02"))
-    assert translate.bindings(row) == (Binding(id="p1", host="h1", network="n1", generation=2),)
+    assert translate.pointers(row) == (Binding(id="p1", host="h1", network="n1", generation=2),)
 
 
 def test_a_port_says_what_its_dhcp_client_gets_in_whatever_order_neutron_lists_it():
@@ -125,14 +125,14 @@ def test_a_port_that_is_not_bound_is_nowhere():
     for vif_type in ("unbound", "binding_failed", "distributed"):
         row = translate.logical_port({**PORT, "binding:vif_type": vif_type}, key=7, generation=2)
         assert row.chassis is None
-        assert translate.bindings(row) == ()
+        assert translate.pointers(row) == ()
 
 
 def test_a_port_that_migrates_is_announced_on_both_hosts_and_active_on_one():
     others = [PortBinding("h2", "ovs", active=False), PortBinding("h3", "binding_failed", active=False)]
     row = translate.logical_port(PORT, key=7, generation=2, others=others)
     assert row.standby == ("h2",)
-    assert [(binding.host, binding.active) for binding in translate.bindings(row)] == [("h1", True), ("h2", False)]
+    assert [(binding.host, binding.active) for binding in translate.pointers(row)] == [("h1", True), ("h2", False)]
 
 
 def test_extensions_that_are_not_loaded_leave_neutrons_defaults():

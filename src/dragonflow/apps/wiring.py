@@ -11,7 +11,7 @@ A trunk's child is wired where its parent is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address
@@ -128,6 +128,9 @@ def patch_ofport(bridge: str, world: World) -> int | None:
     return interface.ofport
 
 
+MOST_NODES = 3
+"""Gateway nodes that follow a router so that they could serve its gateway: enough to lose two at once, and the work is shared."""
+
 UNTAGGED, TAGGED = 0, 0x1000
 """``vlan_vid`` of a packet without a tag (OFPVID_NONE), and the bit that one with a tag has set (OFPVID_PRESENT)."""
 
@@ -187,9 +190,21 @@ def keeper(port: LogicalPort, network: LogicalSwitch, world: World, me: str | No
 def gateway_candidates(gateway_port: LogicalPort, network: LogicalSwitch, world: World) -> tuple[str, ...]:
     """The chassis that could serve a router's gateway in the external ``network``, the one to be preferred first.
 
-    They have a way there and a port behind the router. Whether they live is not asked, so this changes only with what is bound.
+    If there are gateway nodes with a way there, it is the best of these (see ``gateways``). Else it is all chassis with a way
+    there and a port behind the router, whether they live or not: this changes only with what is bound.
     """
+    if nodes := _gateway_nodes(network, world):
+        return _best(gateway_port.id, nodes, _alive(nodes, world))
     return _ranked(gateway_port.id, _with_a_way(network, _servers(gateway_port.device_id, world), world))
+
+
+def gateways(chassis: str, network: LogicalSwitch, world: World) -> Iterator[LogicalPort]:
+    """The gateways in the external ``network`` that ``chassis`` could serve, being a gateway node; none if it isn't one."""
+    nodes = _gateway_nodes(network, world)
+    alive = _alive(nodes, world)
+    for port in world.where(LogicalPort, gateway_network=network.id) if chassis in nodes else ():
+        if chassis in _best(port.id, nodes, alive):
+            yield port
 
 
 def gateway_chassis(
@@ -242,18 +257,19 @@ def is_peer_port(interface: OvsPort) -> bool:
 def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ...]:
     """With whom ``chassis`` has a BFD session for the router's sake: with two of its gateway's candidates, in order.
 
-    The first candidate serves, the second takes over. So everybody behind the router listens to both, and they to everybody.
+    The first candidate serves, the second takes over. So everybody behind the router, and every other candidate, listens to both,
+    and they to everybody.
     """
     if router.gateway is None:
         return ()
     port, network = world.get(LogicalPort, router.gateway.port), world.get(LogicalSwitch, router.gateway.network)
     if port is None or network is None:
         return ()
-    servers = _servers(router.id, world)
-    if chassis not in servers:
+    candidates = gateway_candidates(port, network, world)
+    listeners, first = {*_servers(router.id, world), *candidates}, set(candidates[:2])
+    if chassis not in listeners:
         return ()
-    first = _ranked(port.id, _with_a_way(network, servers, world))[:2]
-    return tuple(sorted((servers if chassis in first else set(first)) - {chassis}))
+    return tuple(sorted((listeners if chassis in first else first) - {chassis}))
 
 
 def _servers(router: str, world: World) -> frozenset[str]:
@@ -268,13 +284,28 @@ def _behind(networks: Iterable[str], world: World) -> frozenset[str]:
     return frozenset[str]().union(*(it.chassis for it in found if it is not None))
 
 
-def _with_a_way(network: LogicalSwitch, chassis: Iterable[str], world: World) -> list[str]:
+def _with_a_way(network: LogicalSwitch, chassis: Iterable[str], world: World) -> tuple[str, ...]:
     """Those chassis that map the network's physical network."""
     rows = (world.get(Chassis, it) for it in chassis)
-    return [it.id for it in rows if it is not None and bridge_of(network, it.bridge_mappings) is not None]
+    return tuple(it.id for it in rows if it is not None and bridge_of(network, it.bridge_mappings) is not None)
 
 
-def _ranked(for_whom: str, chassis: Iterable[str]) -> tuple[str, ...]:
+def _gateway_nodes(network: LogicalSwitch, world: World) -> tuple[str, ...]:
+    return _with_a_way(network, (it.id for it in world.all(Chassis) if it.gateway), world)
+
+
+def _alive(chassis: Iterable[str], world: World) -> tuple[str, ...]:
+    return tuple(it for it in chassis if world.get(Alive, it) is not None)
+
+
+def _best(gateway: str, nodes: tuple[str, ...], alive: tuple[str, ...]) -> tuple[str, ...]:
+    """The first ``MOST_NODES`` of the nodes, and the first so many that are alive: no rack that fails takes a gateway along."""
+    wanted = {*_ranked(gateway, nodes)[:MOST_NODES], *_ranked(gateway, alive)[:MOST_NODES]}
+    return tuple(it for it in _ranked(gateway, nodes) if it in wanted)
+
+
+@lru_cache(maxsize=1 << 14)
+def _ranked(for_whom: str, chassis: tuple[str, ...]) -> tuple[str, ...]:
     """The chassis in the order in which rendezvous hashing prefers them. One more or less leaves the others' order as it is."""
     return tuple(sorted(chassis, key=lambda it: blake2b(f"{for_whom}|{it}".encode()).digest(), reverse=True))
 

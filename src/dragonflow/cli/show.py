@@ -38,8 +38,7 @@ def ports(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json
 
 
 def _port(port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus]) -> dict[str, Any]:
-    status = statuses.get((port.id, port.chassis or ""))
-    current = status is not None and status.generation == port.generation
+    status = _word_of(port.id, port, statuses)
     return {
         "id": port.id,
         "name": port.name,
@@ -53,9 +52,9 @@ def _port(port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, st
         "admin_up": port.admin_up,
         "chassis": port.chassis,
         "generation": port.generation,
-        "status": status.status if status and current else None,
-        "reason": status.reason or None if status and current else None,
-        "confirmed_revision": status.revision if status and current else None,
+        "status": status.status if status else None,
+        "reason": status.reason or None if status else None,
+        "confirmed_revision": status.revision if status else None,
     }
 
 
@@ -91,8 +90,9 @@ def networks(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: J
 
 @app.command()
 def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
-    """Logical routers: their addresses in each network, who answers for them on physical ones, and their extra routes."""
+    """Logical routers: their addresses in each network, who answers there on physical ones, their gateways and extra routes."""
     contents = read(store_url(config_file, store))
+    serving = _serving(contents)
     names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
     ports = {port.id: port for port in contents.of(LogicalPort)}
     rows = [
@@ -116,11 +116,12 @@ def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             if row.gateway is None
             else f"{names.get(row.gateway.network, row.gateway.network)}: "
             + (" ".join(ports[row.gateway.port].ips) if row.gateway.port in ports else f"no port {row.gateway.port}"),
+            "gateway_chassis": None if row.gateway is None else serving.get(row.gateway.port),
             "routes": [f"{route.destination} via {route.nexthop}" for route in row.routes],
         }
         for row in contents.of(LogicalRouter)
     ]
-    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "routes"]
+    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "gateway_chassis", "routes"]
     print_rows(f"{len(rows)} routers at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
@@ -136,13 +137,20 @@ def _doorkeepers(router: LogicalRouter, contents: Contents) -> Iterator[tuple[Lo
             yield port, doorkeeper(port, network, known)
 
 
+def _serving(contents: Contents) -> dict[str, str]:
+    """By port, of what is bound nowhere: the chassis that says that it serves it. Of two, who lives, or else spoke last."""
+    alive = {row.id for row in contents.of(Alive)}
+    said = [row for row in contents.of(PortStatus) if row.generation == 0 and row.status == "ACTIVE"]
+    return {row.id: row.chassis for row in sorted(said, key=lambda row: (row.chassis in alive, row.at))}
+
+
 @app.command(name="floating-ips")
 def floating_ips(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
     """Floating IPs: for whom they stand, where they are served, and the ports that they forward."""
     contents = read(store_url(config_file, store))
     names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
     ports = {port.id: port for port in contents.of(LogicalPort)}
-    serving = {row.id: row.chassis for row in contents.of(PortStatus) if row.status == "ACTIVE"}
+    said, serving = {(row.id, row.chassis): row for row in contents.of(PortStatus)}, _serving(contents)
     rows = [
         {
             "id": row.id,
@@ -158,12 +166,32 @@ def floating_ips(config_file: ConfigFiles = None, store: StoreUrl = None, as_jso
                 f"{each.ip} {_ports(each.internal_first, each.internal_last)}"
                 for each in row.forwardings
             ],
-            "served_on": serving.get(row.port),
+            "served_on": _served_on(row, ports, said, serving),
         }
         for row in contents.of(FloatingIp)
     ]
     columns = ["id", "address", "mac", "network", "fixed_ip", "forwards", "served_on"]
     print_rows(f"{len(rows)} floating IPs at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _served_on(
+    floating: FloatingIp,
+    ports: dict[str, LogicalPort],
+    said: dict[tuple[str, str], PortStatus],
+    serving: dict[str, str],
+) -> str | None:
+    """Where it is served: where the port is that it stands for; or if it forwards ports, where its router's gateway is."""
+    if floating.fixed_port is None:
+        return serving.get(floating.port) if floating.forwardings else None
+    fixed = ports.get(floating.fixed_port)
+    status = None if fixed is None else _word_of(floating.port, fixed, said)
+    return status.chassis if status is not None and status.status == "ACTIVE" else None
+
+
+def _word_of(port: str, bound: LogicalPort, said: dict[tuple[str, str], PortStatus]) -> PortStatus | None:
+    """What the chassis of a bound port says of a port, if that is about its present binding."""
+    status = said.get((port, bound.chassis or ""))
+    return status if status is not None and status.generation == bound.generation else None
 
 
 def _ports(first: int, last: int) -> str:
@@ -183,6 +211,7 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             "tunnel_ip": row.tunnel_ip,
             "tunnel_types": list(row.tunnel_types),
             "bridge_mappings": [f"{mapping.physical_network}:{mapping.bridge}" for mapping in row.bridge_mappings],
+            "gateway": row.gateway,
             "bridge": row.bridge,
             "datapath_type": row.datapath_type,
             "version": row.version,
@@ -190,7 +219,7 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
         }
         for row in contents.of(Chassis)
     ]
-    columns = ["name", "alive", "tunnel_ip", "tunnel_types", "bridge_mappings", "ports", "version"]
+    columns = ["name", "alive", "tunnel_ip", "tunnel_types", "bridge_mappings", "gateway", "ports", "version"]
     print_rows(f"{len(rows)} chassis at revision {contents.revision}", rows, columns, as_json=as_json)
 
 

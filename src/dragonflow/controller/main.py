@@ -52,6 +52,8 @@ from dragonflow.controller.report import Claim, Liveness, Report, claims, withou
 from dragonflow.controller.sessions import Sessions
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me, View
+from dragonflow.metadata import interface
+from dragonflow.metadata.address import INTERFACE
 from dragonflow.metadata.settings import Settings as Nova
 from dragonflow.metadata.whose import Asker, Whose
 from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
@@ -96,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, options: Any) -> Settings:
         """Read the option group. :raises ConfigError: names the option and the fix."""
+        if options.gateway and not options.bridge_mappings:
+            raise ConfigError("[df] gateway: name the way to the external networks in [df] bridge_mappings")
         chassis = Chassis(
             id=options.host,
             tunnel_ip=_address(options.tunnel_ip),
@@ -104,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True):
             bridge=options.integration_bridge,
             datapath_type=options.datapath_type,
             vhostuser_socket_dir=options.vhostuser_socket_dir,
+            gateway=options.gateway,
             version=__version__,
         )
         return cls(
@@ -401,7 +406,7 @@ class Controller:
     def _in_sync(self) -> bool:
         return self._intake.in_sync and self._confirmed and self._switch.connected and not self._news.is_set()
 
-    def _status(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
         degraded = {**self._engine.degraded, **self._switch.degraded}
         return {
@@ -412,6 +417,7 @@ class Controller:
             "df_db": self._df_db(),
             "statuses": self._report.trouble or "written",
             "bus": msgspec.to_builtins(self._bus.stats),
+            "metadata": await self._metadata_proxy(),
             "probe": self._prover.status(),
             "revision": self._intake.revision,
             "mods_since_start": self._mods,
@@ -422,6 +428,18 @@ class Controller:
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }
+
+    async def _metadata_proxy(self) -> str:
+        """Whether anybody is there for guests who ask for metadata, and has no more to do than he can."""
+        if not self._settings.metadata:
+            return "not served: no [df] metadata_proxy_shared_secret"
+        try:
+            waiting = await asyncio.to_thread(interface.waiting)
+        except OSError as error:
+            return f"not known: {error}"
+        if waiting is None:
+            return f"nobody listens on {INTERFACE}: is dragonflow-metadata running?"
+        return f"the proxy listens on {INTERFACE}; {waiting} connections wait for it"
 
     def _df_db(self) -> str:
         """Whether the DF DB can be read and is whole, and since when it doesn't answer."""

@@ -25,7 +25,7 @@ Object = Row | OvsPort | Neighbour | Presence
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     FloatingIp: ("fixed_port",),
-    LogicalPort: ("network", "chassis", "routed_network", "dhcp_network"),
+    LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
     Subnet: ("network",),

@@ -1,13 +1,22 @@
-"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, their policies, and what routers join."""
+"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, their policies, and what routers join.
+
+And of the routers' gateways that it could serve, if it is a gateway node.
+"""
 
 from __future__ import annotations
 
-from dragonflow.apps.wiring import World, qos_policy, reached
+from collections.abc import Iterator
+
+from dragonflow.apps.wiring import World, gateways, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
+    EXTERNAL_SCOPE,
     Binding,
+    Chassis,
+    ExternalNetwork,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
     host_scope,
     network_scope,
@@ -26,9 +35,16 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     scope that arrives may call for more; who asks again at every news comes to rest when all is there.
 
     Of a router's gateway the external network is followed, where its floating IPs lie, but not the routers of others there.
+
+    A gateway node follows all external networks to which it has a way. There it finds the gateways; it follows the routers of
+    those that it could serve, and what they lead to, as if it had a port behind each.
     """
-    bindings = rows.where(Binding, host=chassis)
-    networks, routers = reached((binding.network for binding in bindings), rows)
+    bindings, row = rows.where(Binding, host=chassis), rows.get(Chassis, chassis)
+    external = set() if row is None or not row.gateway else _external(row, rows)
+    served = {port.device_id for network in external for port in _gateways(chassis, network, rows)}
+    known = (router for name in served if (router := rows.get(LogicalRouter, name)) is not None)
+    behind = {interface.network for router in known for interface in router.interfaces}
+    networks, routers = reached(behind.union(binding.network for binding in bindings), rows)
     outside = {it.gateway.network for it in routers.values() if it is not None and it.gateway is not None}
     ports = (rows.get(LogicalPort, binding.id) for binding in bindings)
     policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
@@ -37,7 +53,19 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         ALIVE_SCOPE,
         host_scope(chassis),
         status_scope(chassis),
-        *map(network_scope, networks | outside),
-        *map(router_scope, routers),
+        *((EXTERNAL_SCOPE,) if row is not None and row.gateway else ()),
+        *map(network_scope, networks | outside | external),
+        *map(router_scope, served.union(routers)),
         *(qos_scope(policy) for policy in policies if policy is not None),
     }
+
+
+def _external(chassis: Chassis, rows: World) -> set[str]:
+    """The external networks to which the chassis has a way."""
+    mapped = {it.physical_network for it in chassis.bridge_mappings}
+    return {it.id for it in rows.all(ExternalNetwork) if it.physical_network in mapped}
+
+
+def _gateways(chassis: str, network: str, rows: World) -> Iterator[LogicalPort]:
+    row = rows.get(LogicalSwitch, network)
+    return iter(()) if row is None else gateways(chassis, row, rows)

@@ -74,6 +74,19 @@ def listeners() -> list[socket.socket]:
     return [_listen(*it) for it in families]
 
 
+def waiting() -> int | None:
+    """How many connections wait for whoever listens on the interface to take them; None: nobody listens there.
+
+    Asked in the namespace of the host (``ss``, which shows a listener's backlog). :raises OSError: it doesn't say.
+    """
+    done = subprocess.run(["ss", "-Hltn", f"sport = :{PORT}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"ss: {done.stderr.strip()}")
+    found = [fields for line in done.stdout.splitlines() if len(fields := line.split()) > 3]
+    queues = [int(queue) for _state, queue, _most, address, *_ in found if f"%{INTERFACE}:" in address]
+    return sum(queues) if queues else None
+
+
 def _listen(family: socket.AddressFamily, address: str) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:

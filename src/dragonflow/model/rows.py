@@ -16,6 +16,7 @@ ALIVE_SCOPE = "alive"
 SERVER_SCOPE = "server"
 LEADER_SCOPE = "leader"
 REGION_SCOPE = "region"
+EXTERNAL_SCOPE = "external"
 
 DHCP_PORT = "network:dhcp"
 """The ``device_owner`` of ports whose addresses are DHCP servers'."""
@@ -241,6 +242,11 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
         return self.network if self.device_owner == ROUTER_INTERFACE else None
 
     @property
+    def gateway_network(self) -> str | None:
+        """The port's network, if the port is a router's gateway there."""
+        return self.network if self.device_owner == ROUTER_GATEWAY else None
+
+    @property
     def dhcp_network(self) -> str | None:
         """The port's network, if the port's addresses are those of its DHCP server."""
         return self.network if self.device_owner == DHCP_PORT else None
@@ -371,6 +377,16 @@ class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
         return host_scope(self.host)
 
 
+class ExternalNetwork(Row, frozen=True, kw_only=True, tag="ExternalNetwork/1"):
+    """Says that network ``id`` is external, and lies on a physical network: gateway nodes that have a way there follow it."""
+
+    physical_network: str
+
+    @property
+    def scope(self) -> str:
+        return EXTERNAL_SCOPE
+
+
 class BridgeMapping(msgspec.Struct, frozen=True):
     """A physical network and the bridge that leads to it."""
 
@@ -379,7 +395,11 @@ class BridgeMapping(msgspec.Struct, frozen=True):
 
 
 class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
-    """A host with Open vSwitch and a controller; ``id`` is its host name, ``tunnel_ip`` its VTEP."""
+    """A host with Open vSwitch and a controller; ``id`` is its host name, ``tunnel_ip`` its VTEP.
+
+    With ``gateway`` it is a gateway node: it serves routers' gateways in the external networks to which it has a way, whether it
+    has VMs or not.
+    """
 
     tunnel_ip: str
     tunnel_types: tuple[str, ...] = ("geneve",)
@@ -387,6 +407,7 @@ class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
     bridge: str = "br-int"
     datapath_type: str = "system"
     vhostuser_socket_dir: str | None = None
+    gateway: bool = False
     version: str = ""
 
     @property
@@ -476,6 +497,7 @@ ROWS: tuple[type[Row], ...] = (
     FloatingIp,
     QosPolicy,
     Binding,
+    ExternalNetwork,
     Chassis,
     Alive,
     PortStatus,

@@ -96,6 +96,7 @@ def configurations(chassis: Chassis) -> dict[str, Any]:
         "bridge_mappings": {mapping.physical_network: mapping.bridge for mapping in chassis.bridge_mappings},
         "integration_bridge": chassis.bridge,
         "datapath_type": chassis.datapath_type,
+        "gateway": chassis.gateway,
         "version": chassis.version,
     }
     if chassis.vhostuser_socket_dir is not None:
@@ -117,5 +118,6 @@ def chassis_of_agent(agent: Mapping[str, Any]) -> Chassis:
         bridge=shown["integration_bridge"],
         datapath_type=shown["datapath_type"],
         vhostuser_socket_dir=shown.get("vhostuser_socket_dir"),
+        gateway=shown.get("gateway", False),
         version=shown["version"],
     )

@@ -161,7 +161,7 @@ class DragonflowMechanismDriver(api.MechanismDriver):
     def initialize(self) -> None:
         """See ``MechanismDriver``. Starts no thread: the server may fork yet."""
         config.register(cfg.CONF)
-        db.listen()
+        db.listen_to_ports()
         self.workers = Workers(cfg.CONF.df)
         self.trunks, self.qos = DragonflowTrunks(), DragonflowQos()
         self._refused = ("", "")

@@ -12,10 +12,10 @@ import logging
 
 import msgspec
 
-from dragonflow.model import CodecError, LogicalPort, Row, decode, encode
+from dragonflow.model import CodecError, Row, decode, encode
 from dragonflow.neutron import translate
 from dragonflow.neutron.dfdb import DfDb
-from dragonflow.neutron.source import KINDS, Kind, RowMaker, Source
+from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, Kind, RowMaker, Source
 from dragonflow.store import keys
 from dragonflow.store.draft import Draft, transact
 from dragonflow.store.protocol import ABSENT, Check, Conflict, Key, Record, Store, Txn
@@ -42,7 +42,7 @@ class Mirror:
 
         ``parent`` is the network in whose scope the rows lie (a floating IP's: the external); of a router, the router itself.
 
-        With ``force`` also if the object's own row stands right: then key and bindings are written anew with it.
+        With ``force`` also if the object's own row stands right: then key and pointers are written anew with it.
 
         :raises StoreError: the DF DB failed, or others were always faster (``Conflict``): try later.
         """
@@ -77,7 +77,7 @@ class Mirror:
         return True
 
     def _write(self, what: Kind, key: Key, found: Record | None, make: RowMaker | None, old: Row | None) -> int:
-        stale = set() if found is None else self._bindings_of(old, key)
+        stale = set() if found is None else self._pointers_of(old, key)
 
         async def build(draft: Draft) -> None:
             await draft.get(key)
@@ -92,12 +92,12 @@ class Mirror:
                 return
             number = 0 if what.pool is None else await keys.allocate(draft, what.pool, key.id)
             row = make(number)
-            wanted = {_key(binding): encode(binding) for binding in _bindings(row)}
+            wanted = {_key(pointer): encode(pointer) for pointer in translate.pointers(row)}
             for gone in stale - wanted.keys():
                 draft.delete(gone)
             draft.put(key, encode(row))
-            for binding, data in wanted.items():
-                draft.put(binding, data)
+            for pointer, data in wanted.items():
+                draft.put(pointer, data)
 
         async def commit(store: Store) -> tuple[Draft, int]:
             _, draft, revision = await transact(store, build)
@@ -107,14 +107,13 @@ class Mirror:
         self._dfdb.tell(draft.txn(), revision)
         return revision
 
-    def _bindings_of(self, old: Row | None, key: Key) -> set[Key]:
-        """The ``Binding`` rows that stand beside the row: they follow from it, unless it can't be read."""
+    def _pointers_of(self, old: Row | None, key: Key) -> set[Key]:
+        """The pointers that stand beside the row: they follow from it, unless it can't be read."""
         if old is not None:
-            return {_key(binding) for binding in _bindings(old)}
-        if key.kind != LogicalPort.__name__:
-            return set()
-        records = self._dfdb.store.snapshot(["host:*"]).records
-        return {record.key for record in records if record.key.kind == "Binding" and record.key.id == key.id}
+            return {_key(pointer) for pointer in translate.pointers(old)}
+        kinds = {name for name, kind in POINTERS.items() if KINDS[kind].row.__name__ == key.kind}
+        records = self._dfdb.store.snapshot(POINTER_SCOPES).records if kinds else ()
+        return {record.key for record in records if record.key.kind in kinds and record.key.id == key.id}
 
 
 def _read(found: Record | None) -> Row | None:
@@ -140,10 +139,6 @@ def _number(row: Row) -> int:
 
 def _revision(row: Row) -> int:
     return getattr(row, "revision", 0)
-
-
-def _bindings(row: Row) -> tuple[Row, ...]:
-    return translate.bindings(row) if isinstance(row, LogicalPort) else ()
 
 
 def _key(row: Row) -> Key:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,13 +19,13 @@ from neutron.common import config as neutron_config
 from neutron_lib.context import get_admin_context
 from oslo_config import cfg
 
-from dragonflow.model import CHASSIS_SCOPE, Binding, Chassis, LogicalPort, NewerSchema, Row, decode, encode
+from dragonflow.model import CHASSIS_SCOPE, Chassis, NewerSchema, Row, decode, encode
 from dragonflow.model.codec import CodecError, UnknownKind
 from dragonflow.neutron import agents, config, db, translate
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.founding import REGION, Founding, is_whole
 from dragonflow.neutron.mirror import Mirror, same
-from dragonflow.neutron.source import KINDS, PORT_KIND, Found, Plugin, RowMaker
+from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, PORT_KIND, Found, Plugin, RowMaker
 from dragonflow.neutron.strays import SCOPES, strays
 from dragonflow.store.keycheck import Audit
 from dragonflow.store.keys import Pool
@@ -37,7 +37,6 @@ PAGE = 50
 """Objects between two looks at the journal, and between two calls of ``pace``."""
 
 _KIND_OF_ROW = {kind.row.__name__: name for name, kind in KINDS.items()}
-_HOSTS = "host:"
 _SCOPES = tuple(dict.fromkeys(kind.scope("*") for kind in KINDS.values()))
 """Where the rows of Neutron's objects lie: ``net:*``, ``router:*``."""
 
@@ -128,13 +127,13 @@ class Repair:
         yield Finding(REGION.kind, REGION.id, "missing: nobody has said that the DF DB is whole", whole)
 
     def _compare(self, fix: bool) -> Iterator[Finding]:
-        snapshot = self._store.snapshot([*_SCOPES, _HOSTS + "*"])
+        snapshot = self._store.snapshot([*_SCOPES, *POINTER_SCOPES])
         records = {record.key: record for record in snapshot.records}
         everything = iter(self._neutron.all())
         while page := list(itertools.islice(everything, self._page)):
             waiting = db.waiting(get_admin_context())
             for found in page:
-                known = [records.pop(key, None) for key in (found.key, *map(_key, _bindings_of(found.make)))]
+                known = [records.pop(key, None) for key in (found.key, *map(_key, _pointers_of(found.make)))]
                 if (found.kind, found.id) in waiting:
                     self._unjudged.add((found.kind, found.id))
                 else:
@@ -150,12 +149,12 @@ class Repair:
     # -- what Neutron has ----------------------------------------------------------------------------------------------
 
     def _object(self, found: Found, known: list[Record | None], fix: bool) -> Iterator[Finding]:
-        """The object's own row and its bindings, as ``known`` from the snapshot."""
+        """The object's own row and its pointers, as ``known`` from the snapshot."""
         if _difference(known[0], found.make) and (difference := self._row(found.kind, found.key)):
             yield self._mend_row(found.kind, found.key, difference, fix)
-        for binding, record in zip(_bindings_of(found.make), known[1:], strict=True):
-            if (record is None or record.data != encode(binding)) and (difference := self._binding(_key(binding))):
-                yield self._mend_binding(_key(binding), difference, fix)
+        for pointer, record in zip(_pointers_of(found.make), known[1:], strict=True):
+            if (record is None or record.data != encode(pointer)) and (difference := self._pointer(_key(pointer))):
+                yield self._mend_pointer(_key(pointer), difference, fix)
 
     def _row(self, kind: str, key: Key) -> str | None:
         """What is different, at a second look."""
@@ -171,18 +170,18 @@ class Repair:
             difference = "orphan: Neutron has no such object"
         return difference if difference and self._settled(kind, record, key) else None
 
-    def _binding(self, key: Key) -> str | None:
-        record = self._store.get(key)
-        make = self._neutron.load(PORT_KIND, key.id)
-        wanted = {_key(row): encode(row) for row in _bindings_of(make)} if make is not None else {}
+    def _pointer(self, key: Key) -> str | None:
+        record, kind = self._store.get(key), POINTERS[key.kind]
+        make = self._neutron.load(kind, key.id)
+        wanted = {_key(row): encode(row) for row in _pointers_of(make)} if make is not None else {}
         data = None if record is None else record.data
         if data == wanted.get(key):
             return None
         if key not in wanted:
-            difference = f"orphan: the port is not bound on {key.scope}"
+            difference = f"orphan: the {kind} does not belong to {key.scope}"
         else:
             difference = f"{'missing' if record is None else 'stale'} on {key.scope}"
-        return difference if self._settled(PORT_KIND, record, key) else None
+        return difference if self._settled(kind, record, key) else None
 
     def _settled(self, kind: str, record: Record | None, key: Key) -> bool:
         """Whether what was compared is still so: nobody has written the record, nobody is about to.
@@ -205,13 +204,14 @@ class Repair:
             return Finding(key.kind, key.id, difference, fix and (record is None or self._remove(record)))
         return Finding(key.kind, key.id, difference, fix and self._sync(kind, key.id, key.scope))
 
-    def _mend_binding(self, key: Key, difference: str, fix: bool) -> Finding:
+    def _mend_pointer(self, key: Key, difference: str, fix: bool) -> Finding:
         record = self._store.get(key)
         if difference.startswith("orphan"):
             fixed = fix and (record is None or (not _is_newer(record) and self._remove(record)))
         else:
-            make = self._neutron.load(PORT_KIND, key.id)
-            fixed = fix and (make is None or self._sync(PORT_KIND, key.id, make(0).scope))
+            kind = POINTERS[key.kind]
+            make = self._neutron.load(kind, key.id)
+            fixed = fix and (make is None or self._sync(kind, key.id, make(0).scope))
         return Finding(key.kind, key.id, difference, fixed)
 
     # -- what Neutron has not ------------------------------------------------------------------------------------------
@@ -220,9 +220,9 @@ class Repair:
         """Of the snapshot, what belongs to no object that was there."""
         for number, key in enumerate(records, 1):
             kind = _KIND_OF_ROW.get(key.kind)
-            if key.scope.startswith(_HOSTS) and key.kind == Binding.__name__:
-                if difference := self._binding(key):
-                    yield self._mend_binding(key, difference, fix)
+            if key.kind in POINTERS:
+                if difference := self._pointer(key):
+                    yield self._mend_pointer(key, difference, fix)
             elif kind is not None and key.scope.startswith(KINDS[kind].scope("")):
                 if difference := self._row(kind, key):
                     yield self._mend_row(kind, key, difference, fix)
@@ -342,9 +342,8 @@ def _is_newer(record: Record) -> bool:
     return False
 
 
-def _bindings_of(make: RowMaker) -> Iterable[Binding]:
-    row = make(0)
-    return translate.bindings(row) if isinstance(row, LogicalPort) else ()
+def _pointers_of(make: RowMaker) -> tuple[Row, ...]:
+    return translate.pointers(make(0))
 
 
 def _key(row: Row) -> Key:

@@ -14,6 +14,9 @@ from neutron_lib.plugins import directory
 from oslo_config import cfg
 
 from dragonflow.model import (
+    EXTERNAL_SCOPE,
+    Binding,
+    ExternalNetwork,
     FloatingIp,
     LogicalPort,
     LogicalRouter,
@@ -21,6 +24,7 @@ from dragonflow.model import (
     QosPolicy,
     Row,
     Subnet,
+    host_scope,
     network_scope,
     qos_scope,
     router_scope,
@@ -53,6 +57,13 @@ KINDS = {
     FLOATING_KIND: Kind(FloatingIp, None),
 }
 """In the order in which they refer to each other: what is referred to comes first."""
+
+
+POINTERS = {Binding.__name__: PORT_KIND, ExternalNetwork.__name__: NETWORK_KIND}
+"""Kinds of rows that follow from an object's own (see ``translate.pointers``), and of whose."""
+
+POINTER_SCOPES = (host_scope("*"), EXTERNAL_SCOPE)
+"""Where they lie."""
 
 
 class Found(NamedTuple):

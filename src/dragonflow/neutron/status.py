@@ -4,6 +4,10 @@ Level-triggered: a port's status follows from the row that the port's present ho
 nothing that happened before. Messages and feeds only say where to look first; all ports are compared again and again.
 
 A floating IP's status follows likewise from the row that is written of its own port, by the host of the port that it stands for.
+
+A router's gateway, and a floating IP that forwards ports, are bound nowhere: the chassis find out for themselves which of them
+serves it, and that one writes a row of the gateway's or the floating IP's own port, for generation 0. They are ACTIVE while any
+says so. Of a gateway OVN shows the same in Neutron, and L2 agents do by binding it to their network node.
 """
 
 from __future__ import annotations
@@ -66,6 +70,7 @@ def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
 
     Only the host to which the port is bound now may say anything, and only about its present binding. A port that is switched
     off is DOWN whatever its host says. A router's interface is on no host and on all: it is ACTIVE as soon as all can know of it.
+    Of a gateway see ``gateway_turn``.
     """
     if not port.routing and (not port.ours or port.vif_type in UNBOUND_VIF_TYPES):
         return None
@@ -80,17 +85,33 @@ def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
     return "DOWN" if port.status == ACTIVE else None
 
 
-def floating_turn(floating: FloatingNow, row: PortStatus | None) -> Turn | None:
-    """The status to which a floating IP must turn now; None if it stands right.
+def gateway_turn(port: PortNow, rows: Iterable[PortStatus]) -> Turn | None:
+    """The status to which a router's gateway must turn now, by all rows of it that there are; None if it stands right.
 
-    It is ACTIVE only while the host of the port that it stands for says so, for that port's present binding.
+    While one chassis takes over from another, two may have written a row, or none.
     """
-    serving = row is not None and (row.chassis, row.generation, row.status) == (
-        *(floating.host, floating.generation),
-        "ACTIVE",
-    )
+    wanted: Turn = "ACTIVE" if port.admin_up and any(map(_serves, rows)) else "DOWN"
+    return wanted if wanted != port.status else None
+
+
+def floating_turn(floating: FloatingNow, rows: Iterable[PortStatus]) -> Turn | None:
+    """The status to which a floating IP must turn now, by all rows of its own port that there are; None if it stands right.
+
+    It is ACTIVE only while the host of the port that it stands for says so, for that port's present binding. If it forwards
+    ports to several, any chassis may say so.
+    """
+    if floating.forwards:
+        serving = any(map(_serves, rows))
+    else:
+        present = (floating.host, floating.generation, "ACTIVE")
+        serving = any((row.chassis, row.generation, row.status) == present for row in rows)
     wanted: Turn = "ACTIVE" if serving else "DOWN"
     return wanted if wanted != floating.status else None
+
+
+def _serves(row: PortStatus) -> bool:
+    """Whether a chassis says that it serves what is bound nowhere."""
+    return row.generation == 0 and row.status == "ACTIVE"
 
 
 class Neutron:
@@ -337,10 +358,12 @@ class StatusKeeper(Keeper):
             self._turn_floating(others)
 
     def _turn(self, port: PortNow) -> Turn | None:
+        if port.gateway:
+            return gateway_turn(port, self._rows.named(port.id)) if self._all_told else None
         return turn(port, self._row(port.id, port.host))
 
     def _floating_turn(self, floating: FloatingNow) -> Turn | None:
-        return floating_turn(floating, self._row(floating.port, floating.host))
+        return floating_turn(floating, self._rows.named(floating.port))
 
     def _turn_floating(self, ports: Collection[str]) -> None:
         """Look at the floating IPs with these ports of their own, and turn those that are wrong."""

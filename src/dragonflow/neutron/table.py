@@ -22,6 +22,7 @@ class Table(Generic[R]):
     def __init__(self, *types: type[R]) -> None:
         self._types = {kind.__name__: kind for kind in types}
         self._rows: dict[Key, R] = {}
+        self._keys: dict[str, set[Key]] = {}
         self._lock = threading.Lock()
         self.refused = 0
 
@@ -35,10 +36,7 @@ class Table(Generic[R]):
                     if key not in fresh and (key.scope.startswith(prefix) if star else key.scope == news.scope):
                         fresh[key] = None
             for key, row in fresh.items():
-                if row is None:
-                    self._rows.pop(key, None)
-                else:
-                    self._rows[key] = row
+                self._set(key, row)
         return set(fresh)
 
     def get(self, key: Key) -> R | None:
@@ -46,9 +44,25 @@ class Table(Generic[R]):
         with self._lock:
             return self._rows.get(key)
 
+    def named(self, id: str) -> list[R]:
+        """The rows with this id, in whichever scopes; in no order."""
+        with self._lock:
+            return [self._rows[key] for key in self._keys.get(id, ())]
+
     def __iter__(self) -> Iterator[R]:
         with self._lock:
             return iter(list(self._rows.values()))
+
+    def _set(self, key: Key, row: R | None) -> None:
+        keys = self._keys.setdefault(key.id, set())
+        if row is None:
+            self._rows.pop(key, None)
+            keys.discard(key)
+        else:
+            self._rows[key] = row
+            keys.add(key)
+        if not keys:
+            del self._keys[key.id]
 
     def _read(self, record: Record) -> R | None:
         if record.data is None:

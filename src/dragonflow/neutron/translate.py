@@ -9,11 +9,13 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from dragonflow.model import (
+    PHYSICAL_TYPES,
     AddressPair,
     AllocationPool,
     BandwidthLimit,
     Binding,
     DhcpOption,
+    ExternalNetwork,
     FixedIP,
     FloatingIp,
     HostRoute,
@@ -25,6 +27,7 @@ from dragonflow.model import (
     Route,
     RouterGateway,
     RouterInterface,
+    Row,
     Subnet,
 )
 
@@ -248,8 +251,17 @@ def _limit(rule: Mapping[str, Any] | None) -> BandwidthLimit | None:
     return BandwidthLimit(rate, rule["max_burst_kbps"] or rate * 4 // 5)
 
 
-def bindings(port: LogicalPort) -> tuple[Binding, ...]:
-    """The rows by which controllers find the port: one for each host that has it or is prepared for it."""
+def pointers(row: Row) -> tuple[Row, ...]:
+    """The rows that follow from an object's own, and lie where controllers look that don't follow it yet."""
+    if isinstance(row, LogicalPort):
+        return _bindings(row)
+    if isinstance(row, LogicalSwitch) and row.external and row.network_type in PHYSICAL_TYPES and row.physical_network:
+        return (ExternalNetwork(id=row.id, physical_network=row.physical_network),)
+    return ()
+
+
+def _bindings(port: LogicalPort) -> tuple[Binding, ...]:
+    """One for each host that has the port or is prepared for it."""
     hosts = ((port.chassis, True),) if port.chassis else ()
     return tuple(
         Binding(id=port.id, host=host, network=port.network, generation=port.generation, active=active)

@@ -27,6 +27,7 @@ from dragonflow.model import (
     Binding,
     BridgeMapping,
     Chassis,
+    ExternalNetwork,
     FixedIP,
     FloatingIp,
     LogicalPort,
@@ -52,6 +53,7 @@ AnyRow = (
     | FloatingIp
     | QosPolicy
     | Binding
+    | ExternalNetwork
     | Chassis
     | Alive
     | PortStatus

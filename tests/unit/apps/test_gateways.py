@@ -58,6 +58,17 @@ def test_a_port_behind_another_router_counts() -> None:
     assert candidates(*BASE, *HOSTS, *further) == ("h3",)
 
 
+def test_where_there_are_gateway_nodes_these_alone_are_candidates() -> None:
+    node = worlds.chassis("node", "192.0.2.9", bridge_mappings=worlds.MAPPINGS, gateway=True)
+    assert candidates(*BASE, *HOSTS, *PORTS, node) == ("node",), "without a port behind the router"
+    assert candidates(*BASE, *HOSTS, *PORTS, replace(node, bridge_mappings=())) == RANKED, "it has no way there"
+    nodes = [replace(it, gateway=True) for it in HOSTS]
+    assert candidates(*BASE, *nodes) == RANKED[:3]
+    alive = [it for it in ALIVE if it.id == RANKED[-1]]
+    assert candidates(*BASE, *nodes, *alive) == (*RANKED[:3], RANKED[-1])
+    assert candidates(*BASE, *HOSTS[1:], *PORTS, nodes[0], *ALIVE) == ("h0",)
+
+
 def test_the_order_is_that_of_the_gateway_and_liveness_has_no_part_in_it() -> None:
     other = replace(GATEWAY, id="another")
     assert gateway_candidates(other, NETWORK, world(*BASE, *HOSTS, *PORTS)) != RANKED
@@ -110,6 +121,16 @@ def test_a_chassis_without_a_way_out_listens_but_is_not_listened_to_for_it() -> 
     assert listeners(*BASE, *hosts, *PORTS) == {
         "h4": ("h0", "h1", "h2", "h3"),
         **dict.fromkeys(("h0", "h1", "h2", "h3"), ("h4",)),
+    }
+
+
+def test_gateway_nodes_listen_to_each_other_and_to_all_behind_the_router() -> None:
+    hosts = [replace(it, gateway=it.id in ("h0", "h1", "h2")) for it in HOSTS]
+    first, second, third = candidates(*BASE, *hosts, *PORTS[4:])
+    assert listeners(*BASE, *hosts, *PORTS[4:]) == {
+        first: tuple(sorted((second, third, "h4"))),
+        second: tuple(sorted((first, third, "h4"))),
+        **dict.fromkeys((third, "h4"), tuple(sorted((first, second)))),
     }
 
 

@@ -72,14 +72,21 @@ ROWS: list[Row] = [
         ),
         revision=1,
     ),
+    FloatingIp(id="f2", network="n2", address="203.0.113.6", port="p5", router="r1", fixed_port="p1", revision=1),
+    FloatingIp(id="f3", network="n2", address="203.0.113.7", port="p6", router="r1", fixed_port="p3", revision=1),
     Binding(id="p1", host="h1", network="n1", generation=2),
     Binding(id="p2", host="h2", network="n1", generation=1),
     Binding(id="p3", host="h2", network="n2", generation=1),
-    Chassis(id="h1", tunnel_ip="192.0.2.1", bridge_mappings=(BridgeMapping("physnet1", "br-ex"),)),
+    Chassis(id="h1", tunnel_ip="192.0.2.1", bridge_mappings=(BridgeMapping("physnet1", "br-ex"),), gateway=True),
     Chassis(id="h2", tunnel_ip="192.0.2.2"),
     Alive(id="h1", since=1.0),
     PortStatus(id="p1", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p2", chassis="h2", generation=0, status="ACTIVE", revision=5, at=1.0),
+    PortStatus(id="p4", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
+    PortStatus(id="p4", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
+    PortStatus(id="p5", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
+    PortStatus(id="p5", chassis="h2", generation=1, status="ACTIVE", revision=5, at=2.0),
+    PortStatus(id="p6", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
     PortStatus(id="p3", chassis="h2", generation=1, status="DOWN", revision=5, at=1.0, reason="probe failed: too far"),
 ]
 
@@ -225,7 +232,7 @@ def test_networks_tell_their_subnets_and_how_many_ports_they_have(url: str) -> N
 def test_chassis_tell_whether_they_are_alive(url: str) -> None:
     h1, h2 = shown(url, "chassis")
     assert (h1["alive"], h2["alive"]) == (True, False)
-    assert h1["bridge_mappings"] == ["physnet1:br-ex"]
+    assert (h1["bridge_mappings"], h1["gateway"], h2["gateway"]) == (["physnet1:br-ex"], True, False)
     assert h2["ports"] == 2
 
 
@@ -241,13 +248,15 @@ def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
     assert edge["interfaces"] == ["blue: 10.0.0.5", "flat: no port gone"]
     assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
     assert edge["gateway"] == "flat: "
+    assert edge["gateway_chassis"] == "h1", "h2 says so too, and later, but is dead"
     assert edge["doorkeepers"] == [], "its port on the physical network isn't there"
 
 
 def test_floating_ips_tell_for_whom_they_stand_and_where(url: str) -> None:
-    (floating,) = shown(url, "floating-ips")
+    floating, fixed, stale = shown(url, "floating-ips")
     assert (floating["address"], floating["mac"], floating["network"]) == ("203.0.113.5", "fa:16:3e:00:00:02", "flat")
     assert (floating["router"], floating["fixed_port"], floating["served_on"]) == ("r1", None, "h2")
+    assert (fixed["served_on"], stale["served_on"]) == ("h1", None), "whatever is said of other bindings"
     assert floating["forwards"] == ["tcp 2222 to 10.0.0.5 22", "udp 53-59 to 10.0.0.5 1053-1059"]
 
 

@@ -10,7 +10,7 @@ from dragonflow.neutron.db.floating import (
     listen_to_floating_ips,
 )
 from dragonflow.neutron.db.journal import Entry, claim, done, pending, postpone, record, record_all, waiting, waits
-from dragonflow.neutron.db.listeners import RECORDED, StaleTurn, fenced, listen
+from dragonflow.neutron.db.listeners import RECORDED, StaleTurn, fenced, listen_to_ports
 from dragonflow.neutron.db.models import JournalEntry, OwedEvent, PortGeneration
 from dragonflow.neutron.db.ports import (
     PortNow,
@@ -50,8 +50,8 @@ __all__ = [
     "former_children",
     "generation",
     "generations",
-    "listen",
     "listen_to_floating_ips",
+    "listen_to_ports",
     "listen_to_qos",
     "listen_to_routers",
     "listen_to_trunks",

@@ -18,7 +18,7 @@ from neutron_lib.db import api as db_api
 from neutron_lib.db import standard_attr
 
 from dragonflow.neutron.db.clock import Now
-from dragonflow.neutron.db.listeners import write_entry
+from dragonflow.neutron.db.listeners import WRITES, listen, write_entry, write_plain_entry
 from dragonflow.neutron.db.models import PortGeneration
 from dragonflow.neutron.db.retry import retry_deadlocks
 
@@ -31,6 +31,7 @@ class FloatingNow(NamedTuple):
     """What decides a floating IP's status: the host and the binding of the port that it stands for, and what Neutron shows.
 
     ``port`` is its own port, of which that host speaks; ``host`` is empty while it serves nobody, or a port bound nowhere.
+    ``forwards`` says that it stands for no port, but forwards some of its ports: then any host may serve it.
     """
 
     id: str
@@ -38,21 +39,17 @@ class FloatingNow(NamedTuple):
     status: str
     host: str
     generation: int
+    forwards: bool = False
 
 
 def listen_to_floating_ips() -> None:
-    """Catch these writes from now on; saying so twice changes nothing."""
+    """Catch the writes to floating IPs and their port forwardings."""
     for model, callback in ((l3_models.FloatingIP, _floating_changed), (_Forwarding, _forwarding_changed)):
-        for name in ("after_insert", "after_update", "after_delete"):
-            if not sa.event.contains(model, name, callback):
-                sa.event.listen(model, name, callback)
+        listen((model, name, callback) for name in WRITES)
 
 
 def _floating_changed(_mapper: Any, connection: Any, floating: Any) -> None:
-    values = sa.select(
-        sa.literal(FLOATING_KIND), sa.literal(floating.id), sa.literal(floating.floating_network_id), Now()
-    )
-    write_entry(connection, floating, values)
+    write_plain_entry(connection, floating, FLOATING_KIND, floating.id, floating.floating_network_id)
 
 
 def _forwarding_changed(_mapper: Any, connection: Any, forwarding: Any) -> None:
@@ -112,6 +109,7 @@ def floating_now(
     """
     floating, binding, ours = l3_models.FloatingIP, ml2_models.PortBinding, ProviderResourceAssociation
     bound = sa.and_(binding.port_id == floating.fixed_port_id, binding.status == constants.ACTIVE)
+    forwards = sa.exists().where(_Forwarding.floatingip_id == floating.id)
     query = (
         sa.select(
             floating.id,
@@ -119,6 +117,7 @@ def floating_now(
             floating.status,
             sa.func.coalesce(binding.host, ""),
             sa.func.coalesce(PortGeneration.generation, 0),
+            sa.and_(floating.fixed_port_id.is_(None), forwards),
         )
         .outerjoin(binding, bound)
         .outerjoin(PortGeneration, PortGeneration.port_id == floating.fixed_port_id)
@@ -136,4 +135,4 @@ def floating_now(
 @retry_deadlocks
 def _fetch(context: Any, query: Any) -> list[FloatingNow]:
     with db_api.CONTEXT_READER.using(context):
-        return [FloatingNow(*row) for row in context.session.execute(query)]
+        return [FloatingNow._make((*row[:5], bool(row[5]))) for row in context.session.execute(query)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,6 +26,12 @@ from dragonflow.neutron.db.models import JournalEntry, PortGeneration
 
 RECORDED = "df_journal"
 """The resource whose ``AFTER_CREATE`` tells, after the commit, of journal entries that no hook of ML2 knows of."""
+
+WRITES = ("after_insert", "after_update", "after_delete")
+"""SQLAlchemy's names of the writes to a model's table."""
+
+Listener = tuple[type[Any], str, Callable[[Any, Any, Any], None]]
+"""A model, one of ``WRITES`` or another event of its mapper, and whom to call then, in the same transaction."""
 
 _IDENTITY = ("host", "vnic_type", "profile", "status")
 
@@ -60,11 +66,16 @@ def fenced(generations: Mapping[str, int]) -> Iterator[None]:
         raise StaleTurn(_stale(_fence.held, generations[_fence.held]))
 
 
-def listen() -> None:
+def listen(listeners: Iterable[Listener]) -> None:
     """Catch these writes from now on; saying so twice changes nothing."""
-    for model, name, callback in _CALLBACKS:
+    for model, name, callback in listeners:
         if not sa.event.contains(model, name, callback):
             sa.event.listen(model, name, callback)
+
+
+def listen_to_ports() -> None:
+    """Catch the writes to ports and their bindings."""
+    listen(_LISTENERS)
 
 
 def _binding_inserted(_mapper: Any, connection: Any, binding: Any) -> None:
@@ -103,6 +114,11 @@ def write_entry(connection: Any, written: Any, values: Any) -> None:
     session = orm.object_session(written)
     if session is not None:
         sa.event.listen(session, "after_commit", _tell, once=True)
+
+
+def write_plain_entry(connection: Any, written: Any, kind: str, id: str, parent: str) -> None:
+    """As ``write_entry``, where nothing has to be looked up."""
+    write_entry(connection, written, sa.select(sa.literal(kind), sa.literal(id), sa.literal(parent), Now()))
 
 
 def _tell(_session: Any) -> None:
@@ -148,7 +164,7 @@ def _status_after(_mapper: Any, connection: Any, port: Any) -> None:
         owe(connection, port)
 
 
-_CALLBACKS = (
+_LISTENERS: tuple[Listener, ...] = (
     (ml2_models.PortBinding, "after_insert", _binding_inserted),
     (ml2_models.PortBinding, "after_update", _binding_updated),
     (ml2_models.PortBinding, "after_delete", _binding_deleted),

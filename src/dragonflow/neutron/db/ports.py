@@ -19,7 +19,7 @@ from dragonflow.neutron.db.floating import FLOATING_KIND
 from dragonflow.neutron.db.models import JournalEntry, PortGeneration
 from dragonflow.neutron.db.qos import QOS_KIND
 from dragonflow.neutron.db.retry import retry_deadlocks
-from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_interface
+from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_routers
 
 PAGE = 500
 _MODELS = {
@@ -44,6 +44,7 @@ class PortNow(NamedTuple):
     ours: bool
     migrating: bool = False
     routing: bool = False
+    gateway: bool = False
     unwritten: bool = False
 
 
@@ -85,8 +86,8 @@ def ports_now(
     """The ports as they are now, of all or of the given ids, in pages of ``PAGE`` each in a transaction of its own.
 
     ``ours`` says that ``driver`` bound the port to its host; ``migrating``, that further hosts are prepared for it; ``routing``,
-    that it is an interface of a router of one of the L3 ``providers``; ``unwritten``, that the journal is still to write its
-    rows or its router's.
+    that it is an interface of a router of one of the L3 ``providers``; ``gateway``, that it is the gateway of one; ``unwritten``,
+    that the journal is still to write its rows or its router's.
     """
     if ids is not None:
         wanted = sorted(ids)
@@ -105,6 +106,11 @@ def _page(context: Any, driver: str, providers: Collection[str], condition: Any)
     other = orm.aliased(ml2_models.PortBinding)
     ours = sa.exists().where(level.port_id == port.id, level.host == binding.host, level.driver == driver)
     migrating = sa.exists().where(other.port_id == port.id, other.status == constants.INACTIVE)
+    routing = (
+        is_routers(constants.DEVICE_OWNER_ROUTER_INTF, providers, port),
+        is_routers(constants.DEVICE_OWNER_ROUTER_GW, providers, port),
+        is_being_written(port),
+    )
     query = (
         sa.select(
             port.id,
@@ -115,8 +121,7 @@ def _page(context: Any, driver: str, providers: Collection[str], condition: Any)
             sa.func.coalesce(PortGeneration.generation, 0),
             ours,
             migrating,
-            is_interface(providers, port) if providers else sa.false(),
-            is_being_written(port) if providers else sa.false(),
+            *(routing if providers else (sa.false(),) * len(routing)),
         )
         .join(binding, sa.and_(binding.port_id == port.id, binding.status == constants.ACTIVE))
         .outerjoin(PortGeneration, PortGeneration.port_id == port.id)

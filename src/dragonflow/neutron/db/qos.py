@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
 from neutron.db.qos.models import QosBandwidthLimitRule, QosDscpMarkingRule, QosPolicy
 
-from dragonflow.neutron.db.clock import Now
-from dragonflow.neutron.db.listeners import write_entry
+from dragonflow.neutron.db.listeners import WRITES, listen, write_plain_entry
 
 QOS_KIND = "qos"
 
 
 def listen_to_qos() -> None:
-    """Catch these writes from now on; saying so twice changes nothing."""
-    for model, callback in _CALLBACKS:
-        for name in ("after_insert", "after_update", "after_delete"):
-            if not sa.event.contains(model, name, callback):
-                sa.event.listen(model, name, callback)
+    """Catch the writes to policies and their rules."""
+    listen((model, name, callback) for model, callback in _LISTENERS for name in WRITES)
 
 
 def _policy_changed(_mapper: Any, connection: Any, policy: Any) -> None:
@@ -33,11 +28,10 @@ def _rule_changed(_mapper: Any, connection: Any, rule: Any) -> None:
 
 
 def _record(connection: Any, written: Any, policy: str) -> None:
-    values = sa.select(sa.literal(QOS_KIND), sa.literal(policy), sa.literal(policy), Now())
-    write_entry(connection, written, values)
+    write_plain_entry(connection, written, QOS_KIND, policy, policy)
 
 
-_CALLBACKS = (
+_LISTENERS = (
     (QosPolicy, _policy_changed),
     (QosBandwidthLimitRule, _rule_changed),
     (QosDscpMarkingRule, _rule_changed),

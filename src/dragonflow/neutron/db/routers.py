@@ -16,8 +16,7 @@ from neutron.db.models.servicetype import ProviderResourceAssociation
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
 
-from dragonflow.neutron.db.clock import Now
-from dragonflow.neutron.db.listeners import write_entry
+from dragonflow.neutron.db.listeners import Listener, listen, write_plain_entry
 from dragonflow.neutron.db.models import JournalEntry
 from dragonflow.neutron.db.retry import retry_deadlocks
 
@@ -25,10 +24,8 @@ ROUTER_KIND = "router"
 
 
 def listen_to_routers() -> None:
-    """Catch these writes from now on; saying so twice changes nothing."""
-    for model, name, callback in _CALLBACKS:
-        if not sa.event.contains(model, name, callback):
-            sa.event.listen(model, name, callback)
+    """Catch the writes to routers, their ports and their routes."""
+    listen(_LISTENERS)
 
 
 def _router_changed(_mapper: Any, connection: Any, router: Any) -> None:
@@ -40,11 +37,10 @@ def _part_changed(_mapper: Any, connection: Any, part: Any) -> None:
 
 
 def _record(connection: Any, written: Any, router: str) -> None:
-    values = sa.select(sa.literal(ROUTER_KIND), sa.literal(router), sa.literal(router), Now())
-    write_entry(connection, written, values)
+    write_plain_entry(connection, written, ROUTER_KIND, router, router)
 
 
-_CALLBACKS = (
+_LISTENERS: tuple[Listener, ...] = (
     (l3_models.Router, "after_insert", _router_changed),
     (l3_models.Router, "after_update", _router_changed),
     (l3_models.Router, "after_delete", _router_changed),
@@ -80,12 +76,12 @@ def router_interfaces(context: Any, ids: Collection[str]) -> dict[str, list[tupl
     return found
 
 
-def is_interface(providers: Collection[str], port: Any) -> Any:
-    """An SQL condition: ``port`` (the model) is an interface of a router that belongs to one of the providers."""
+def is_routers(owner: str, providers: Collection[str], port: Any) -> Any:
+    """An SQL condition: ``port`` (the model) is such a port (``device_owner``) of a router that one of the providers has."""
     link, ours = l3_models.RouterPort, ProviderResourceAssociation
     return sa.exists().where(
         link.port_id == port.id,
-        link.port_type == constants.DEVICE_OWNER_ROUTER_INTF,
+        link.port_type == owner,
         ours.resource_id == link.router_id,
         ours.provider_name.in_(providers),
     )

@@ -18,7 +18,7 @@ from neutron_lib.db import api as db_api
 from neutron_lib.services.trunk.constants import TRUNK_SUBPORT_OWNER
 
 from dragonflow.neutron.db.clock import Now
-from dragonflow.neutron.db.listeners import write_entry
+from dragonflow.neutron.db.listeners import WRITES, Listener, listen, write_entry
 from dragonflow.neutron.db.models import PortGeneration
 from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.translate import PortBinding, Trunking
@@ -28,10 +28,8 @@ PAGE = 500
 
 
 def listen_to_trunks() -> None:
-    """Catch these writes from now on; saying so twice changes nothing."""
-    for model, name, callback in _CALLBACKS:
-        if not sa.event.contains(model, name, callback):
-            sa.event.listen(model, name, callback)
+    """Catch the writes to trunks, their children, and the bindings by which those follow their parents."""
+    listen(_LISTENERS)
 
 
 def _child_changed(_mapper: Any, connection: Any, child: Any) -> None:
@@ -52,14 +50,12 @@ def _record(connection: Any, written: Any, ports: Any) -> None:
     write_entry(connection, written, sa.select(sa.literal("port"), port.id, port.network_id, Now()).where(ports))
 
 
-_CALLBACKS = (
+_LISTENERS: tuple[Listener, ...] = (
     (SubPort, "after_insert", _child_changed),
     (SubPort, "after_delete", _child_changed),
     (Trunk, "after_insert", _trunk_changed),
     (Trunk, "after_delete", _trunk_changed),
-    (ml2_models.PortBinding, "after_insert", _binding_changed),
-    (ml2_models.PortBinding, "after_update", _binding_changed),
-    (ml2_models.PortBinding, "after_delete", _binding_changed),
+    *((ml2_models.PortBinding, name, _binding_changed) for name in WRITES),
 )
 
 
