@@ -71,13 +71,33 @@ class Cloud:
 
     def interfaces(self, router: str) -> list[dict[str, Any]]:
         """The ports by which a router stands in networks."""
-        wanted = {"device_id": router, "device_owner": "network:router_interface"}
+        return self._ports_of(router, "network:router_interface")
+
+    def gateway(self, router: dict[str, Any]) -> dict[str, Any]:
+        """The port of a router's gateway."""
+        return self._ports_of(router["id"], "network:router_gateway")[0]
+
+    def _ports_of(self, router: str, owner: str) -> list[dict[str, Any]]:
+        wanted = {"device_id": router, "device_owner": owner}
         found: list[dict[str, Any]] = self._neutron.get("/ports", params=wanted).json()["ports"]
         return found
 
     def floating_ip(self, network: dict[str, Any]) -> dict[str, Any]:
         """A floating IP of an external network, which serves nobody yet."""
         return self._make("floatingip", {"floating_network_id": network["id"]})
+
+    def forward(self, floating: dict[str, Any], to: dict[str, Any], external: int, internal: int) -> None:
+        """Forward a TCP port of a floating IP to one of a port's first address."""
+        path = f"/floatingips/{floating['id']}/port_forwardings"
+        body = {
+            "protocol": "tcp",
+            "external_port": external,
+            "internal_port_id": to["id"],
+            "internal_ip_address": to["fixed_ips"][0]["ip_address"],
+            "internal_port": internal,
+        }
+        made = self._neutron.post(path, json={"port_forwarding": body}).json()["port_forwarding"]
+        self._made.append(f"{path}/{made['id']}")
 
     def detach(self, router: str, *ports: dict[str, Any]) -> None:
         """Take away interfaces of a router."""
