@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from dragonflow.controller.view import View
 from dragonflow.model import (
+    GATEWAY_NODE,
     PHYSICAL_TYPES,
     ROUTER_GATEWAY,
     Alive,
@@ -291,7 +292,7 @@ def _with_a_way(network: LogicalSwitch, chassis: Iterable[str], world: World) ->
 
 
 def _gateway_nodes(network: LogicalSwitch, world: World) -> tuple[str, ...]:
-    return _with_a_way(network, (it.id for it in world.all(Chassis) if it.gateway), world)
+    return _with_a_way(network, (it.id for it in world.where(Chassis, role=GATEWAY_NODE)), world)
 
 
 def _alive(chassis: Iterable[str], world: World) -> tuple[str, ...]:

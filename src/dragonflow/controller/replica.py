@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row
-from dragonflow.model.rows import ROWS, Binding, FloatingIp, Subnet
+from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Subnet
 
 M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
 
@@ -24,6 +24,7 @@ Object = Row | OvsPort | Neighbour | Presence
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
+    Chassis: ("role",),
     FloatingIp: ("fixed_port",),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),

@@ -30,6 +30,9 @@ ROUTER_GATEWAY = "network:router_gateway"
 FLOATING_IP = "network:floatingip"
 """The ``device_owner`` of ports that hold floating IPs' addresses: their MAC is the floating IP's."""
 
+GATEWAY_NODE = "gateway"
+"""The ``role`` of chassis that serve routers' gateways whether they have ports behind them or not."""
+
 TUNNEL_TYPES = ("geneve", "vxlan", "gre")
 """The network types that cross hosts in tunnels, and the encapsulations that a chassis may offer."""
 
@@ -413,6 +416,11 @@ class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
     @property
     def scope(self) -> str:
         return CHASSIS_SCOPE
+
+    @property
+    def role(self) -> str | None:
+        """``GATEWAY_NODE``, or None: by that gateway nodes are found without a look at all others."""
+        return GATEWAY_NODE if self.gateway else None
 
 
 class Alive(Row, frozen=True, kw_only=True, tag="Alive/1"):
