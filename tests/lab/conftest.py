@@ -71,7 +71,14 @@ class Cloud:
 
     def interfaces(self, router: str) -> list[dict[str, Any]]:
         """The ports by which a router stands in networks."""
-        wanted = {"device_id": router, "device_owner": "network:router_interface"}
+        return self._ports_of(router, "network:router_interface")
+
+    def gateway(self, router: dict[str, Any]) -> dict[str, Any]:
+        """The port of a router's gateway."""
+        return self._ports_of(router["id"], "network:router_gateway")[0]
+
+    def _ports_of(self, router: str, owner: str) -> list[dict[str, Any]]:
+        wanted = {"device_id": router, "device_owner": owner}
         found: list[dict[str, Any]] = self._neutron.get("/ports", params=wanted).json()["ports"]
         return found
 
