@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from dragonflow.cli.common import ConfigFiles, Contents, Json, StoreUrl, fail, print_rows, printable, read, store_url
 from dragonflow.config import CONTROLLER_OPTS, GROUP, ConfigError, load
-from dragonflow.model import Alive, Binding, LogicalPort, PortStatus
+from dragonflow.model import Alive, Binding, FloatingIp, LogicalPort, PortStatus
 from dragonflow.observe.control import ControlError, ask
 
 _BASES = {
@@ -47,7 +47,7 @@ def port(
         "port": msgspec.to_builtins(row),
         "bindings": [msgspec.to_builtins(it) for it in contents.of(Binding) if it.id == row.id],
         "places": _places(row, contents, asked),
-        "statuses": [_status(it, row) for it in contents.of(PortStatus) if it.id == row.id],
+        "statuses": [_status(it, _bound(row, contents)) for it in contents.of(PortStatus) if it.id == row.id],
         "controllers": asked,
     }
     if as_json:
@@ -70,11 +70,26 @@ def _ask(port_id: str, sockets: list[str] | None, config_file: list[str] | None)
     return answers
 
 
-def _status(status: PortStatus, port: LogicalPort) -> dict[str, Any]:
-    """A status row, and whose word it is: only that of the present host, for the present binding, counts for the port."""
-    if status.generation != port.generation:
-        counts = f"not: it speaks of binding {status.generation}, the present one is {port.generation}"
-    elif status.chassis == port.chassis:
+def _bound(port: LogicalPort, contents: Contents) -> LogicalPort | None:
+    """The port of whose binding hosts speak when they speak of the port: of a floating IP's it is the one that it stands for.
+
+    None if there is no such binding: for a router's gateway, and for a floating IP that forwards ports.
+    """
+    if port.is_floating:
+        fixed = {it.fixed_port for it in contents.of(FloatingIp) if it.port == port.id}
+        return next((it for it in contents.of(LogicalPort) if it.id in fixed), None)
+    return None if port.gateway_network is not None else port
+
+
+def _status(status: PortStatus, port: LogicalPort | None) -> dict[str, Any]:
+    """A status row, and whose word it is: only that of the present host, for the present binding, counts for the port.
+
+    ``port`` is the one that is bound. Without a binding, the word of any chassis counts for as long as it serves.
+    """
+    present = 0 if port is None else port.generation
+    if status.generation != present:
+        counts = f"not: it speaks of binding {status.generation}, the present one is {present}"
+    elif port is None or status.chassis == port.chassis:
         counts = "yes"
     else:
         counts = "not yet: prepared there" if status.chassis in port.standby else "not: the port is bound elsewhere"
@@ -101,7 +116,9 @@ def _places(port: LogicalPort, contents: Contents, asked: Sequence[dict[str, Any
 
     seen = {answer["chassis"]: answer for answer in asked if "error" not in answer}
     alive = {row.id for row in contents.of(Alive)}
-    current = {it.chassis: it for it in contents.of(PortStatus) if (it.id, it.generation) == (port.id, port.generation)}
+    bound = _bound(port, contents)
+    spoken_of = port.id, 0 if bound is None else bound.generation
+    current = {it.chassis: it for it in contents.of(PortStatus) if (it.id, it.generation) == spoken_of}
     places = []
     for it in expect(port, contents.rows):
         place = None if it.place is None else _without_ofport(plain(it.place))

@@ -13,7 +13,7 @@ import msgspec
 
 from dragonflow.apps import APPS
 from dragonflow.apps.tunnel import tunnel_name
-from dragonflow.apps.wiring import patch_name
+from dragonflow.apps.wiring import patch_name, reached
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
@@ -24,6 +24,7 @@ from dragonflow.model import (
     Chassis,
     FloatingIp,
     LogicalPort,
+    LogicalRouter,
     LogicalSwitch,
     OvsPort,
     PortStatus,
@@ -55,8 +56,11 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
         for it in known.all(LogicalPort)
         if it is port or it.id == port.parent or (port.device_id and it.device_id == port.device_id)
     ]
-    stands_for = {it.fixed_port for it in known.where(FloatingIp, port=port.id)}
+    floating = known.where(FloatingIp, port=port.id)
+    stands_for = {it.fixed_port for it in floating}
     family += [it for it in known.all(LogicalPort) if it.id in stands_for]
+    forwards = [it.router for it in floating if it.forwardings and it.router is not None]
+    family += (it for router in forwards for it in _around_gateway(router, known))
     networks = {it.scope for it in family}
     named = {name for it in family for name in (it.chassis, *it.standby)}
     near: list[Row] = [row for row in rows if not isinstance(row, _OF_HOSTS) and _is_near(row, networks)]
@@ -65,8 +69,22 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
         scopes = needed_scopes(chassis.id, known)
         if port.scope in scopes:
             seen = [row for row in near if row.scope in scopes]
-            peers = [it for it in known.all(Chassis) if it is chassis or it.id in named]
-            yield _expect(port, chassis, (*seen, *peers), known)
+            peers = [it for it in known.all(Chassis) if forwards or it is chassis or it.id in named]
+            yield _expect(port, chassis, (*seen, *peers, *(known.all(Alive) if forwards else ())), known)
+
+
+def _around_gateway(name: str, known: Rows) -> Iterator[LogicalPort]:
+    """The ports by which it is known who serves the router's gateway: the gateway, the interfaces of all routers that are reached
+    behind it, and of the guests there one for each network on each chassis."""
+    router = known.get(LogicalRouter, name)
+    if router is None or router.gateway is None:
+        return
+    networks, _ = reached((it.network for it in router.interfaces), known)
+    for port in known.all(LogicalPort):
+        if port.id == router.gateway.port or port.routed_network in networks:
+            yield port
+    behind = (port for port in known.all(LogicalPort) if port.chassis is not None and port.network in networks)
+    yield from {(port.network, port.chassis): port for port in behind}.values()
 
 
 def _is_near(row: Row, networks: Container[str]) -> bool:

@@ -340,6 +340,17 @@ GATEWAY: tuple[Object, ...] = (
 )
 """Two routers lead to an external network, one by this chassis, the other by another; each forwards ports of a floating IP."""
 
+NODE: tuple[Object, ...] = (
+    *(
+        it
+        for it in GATEWAY
+        if it.id not in ("a", "tap-a") and it != chassis("here", "192.0.2.1", bridge_mappings=MAPPINGS)
+    ),
+    chassis("here", "192.0.2.1", bridge_mappings=MAPPINGS, gateway=True),
+    port("a", 11, on="there"),
+)
+"""This chassis is a gateway node and has no ports: it serves both routers."""
+
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),
     policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
@@ -379,6 +390,7 @@ STATES: dict[str, Callable[[], World]] = {
     "migrating": lambda: World.of(ME, *MIGRATING),
     "told": lambda: World.of(ME, *TOLD),
     "gateway": lambda: World.of(ME, *GATEWAY),
+    "node": lambda: World.of(ME, *NODE),
     "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from dragonflow.cli.main import app
 from dragonflow.model import (
+    ROUTER_GATEWAY,
     Alive,
     Binding,
     BridgeMapping,
@@ -50,7 +51,16 @@ ROWS: list[Row] = [
     ),
     LogicalPort(id="p2", key=11, network="n1", mac="fa:16:3e:00:00:02", chassis="h2", generation=1, revision=1),
     LogicalPort(id="p3", key=12, network="n2", mac="fa:16:3e:00:00:03", chassis="h2", generation=1, revision=1),
-    LogicalPort(id="p4", key=13, network="n1", mac="fa:16:3e:00:00:04", revision=1),
+    LogicalPort(
+        id="p4",
+        key=13,
+        network="n1",
+        mac="fa:16:3e:00:00:04",
+        device_owner=ROUTER_GATEWAY,
+        device_id="r1",
+        generation=1,
+        revision=1,
+    ),
     LogicalRouter(
         id="r1",
         key=3,
@@ -234,6 +244,12 @@ def test_chassis_tell_whether_they_are_alive(url: str) -> None:
     assert (h1["alive"], h2["alive"]) == (True, False)
     assert (h1["bridge_mappings"], h1["gateway"], h2["gateway"]) == (["physnet1:br-ex"], True, False)
     assert h2["ports"] == 2
+
+
+def test_of_a_gateway_the_word_of_any_chassis_counts_that_serves_it(url: str, tmp_path: Path) -> None:
+    given = ["--store-url", url, "--control-socket", str(tmp_path / "nobody"), "--json"]
+    result = CliRunner().invoke(app, ["show", "port", "p4", *given])
+    assert [it["counts"] for it in json.loads(result.stdout)["statuses"]] == ["yes", "yes"]
 
 
 def test_tunnels_join_the_chassis_of_a_tunnelled_network(url: str) -> None:

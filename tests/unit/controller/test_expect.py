@@ -11,7 +11,7 @@ from dragonflow.controller.expect import expect
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Binding, Chassis, FixedIP, LogicalPort, PortStatus, RouterGateway, Row
+from dragonflow.model import Binding, Chassis, ExternalNetwork, FixedIP, LogicalPort, PortStatus, RouterGateway, Row
 from dragonflow.pipeline.facts import Distributed, Local, Locality, Remote
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
@@ -145,3 +145,27 @@ def test_a_floating_ip_is_where_its_fixed_port_is() -> None:
     joint = worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"))
     rows = [*mapped, *PEERS, *worlds.OUTSIDE, *bound(fixed), floating, own, edge, joint]
     assert places(own, rows) == {"h1": Local(0), "h2": Remote("h1", 0)}
+
+
+def test_a_floating_ip_that_forwards_ports_is_where_the_gateway_is_served() -> None:
+    world = [it for it in worlds.GATEWAY if isinstance(it, Row)]
+    bindings = [
+        Binding(id=name, host=host, network="net", generation=0) for name, host in (("a", "here"), ("c", "there"))
+    ]
+    rows: list[Row] = [*world, *bindings]
+    owns = [row for row in rows if isinstance(row, LogicalPort) and row.is_floating]
+    found = {own.id: places(own, rows) for own in owns}
+    assert {tuple(it) for it in found.values()} == {("here", "there")}
+    served = {name: next(host for host, it in its.items() if isinstance(it, Local)) for name, its in found.items()}
+    assert sorted(served.values()) == ["here", "there"], "each by its own router's gateway"
+    for name, its in found.items():
+        other = ({"here", "there"} - {served[name]}).pop()
+        assert its[other] == Remote(served[name], 0)
+    node = worlds.chassis("node", "192.0.2.9", bridge_mappings=worlds.MAPPINGS, gateway=True)
+    pointer = ExternalNetwork(id="ext", physical_network="physnet1")
+    for own in owns:
+        assert places(own, [*rows, node, pointer]) == {
+            "here": Remote("node", 0),
+            "node": Local(0),
+            "there": Remote("node", 0),
+        }

@@ -54,6 +54,7 @@ chassis_rows = st.builds(
     st.sampled_from(("192.0.2.2", "192.0.2.9", "2001:db8::2", "not an address")),
     tunnel_types=st.sampled_from((("geneve",), ("geneve", "vxlan"), ("gre",))),
     bridge_mappings=st.sampled_from((worlds.MAPPINGS, ())),
+    gateway=st.booleans(),
 ) | st.builds(worlds.chassis, st.just("c"), st.sampled_from(("192.0.2.3", "192.0.2.1")))
 
 host_rows = chassis_rows | st.sampled_from(ALIVE)
@@ -558,6 +559,19 @@ def a_network_lies_on_a_physical_one(history: History) -> None:
     history.compare()
 
 
+def gateway_nodes_come_and_go(history: History) -> None:
+    """This chassis is one, then the other alone, then none; the leases of both end meanwhile."""
+    for nodes in (("here",), ("here", "b"), ("b",), ()):
+        for name, ip in (("here", "192.0.2.1"), ("b", "192.0.2.2")):
+            _deliver(history, worlds.chassis(name, ip, bridge_mappings=worlds.MAPPINGS, gateway=name in nodes))
+            history.compare()
+        for alive in ALIVE:
+            _delete(history, Alive, alive.id)
+            history.deliver(1)
+            history.compare()
+        _deliver(history, *ALIVE)
+
+
 def a_child_comes_moves_and_goes(history: History) -> None:
     """Rows of parent and child arrive in either order, the parent's interface in between."""
     parent = {"trunk": "t", "net": "n1"}
@@ -672,6 +686,7 @@ SCRIPTS = (
         news_comes_in_while_settling,
         a_port_migrates,
         a_network_lies_on_a_physical_one,
+        gateway_nodes_come_and_go,
         a_router_changes,
         a_child_comes_moves_and_goes,
         a_floating_ip_moves,
