@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from chassis import TestChassis, inside, reaches
 from msgspec.structs import replace
+from test_dnat import A, C
 from test_provider import (  # noqa: F401 - ground is a fixture
     ROWS,
     SUBNETS,
@@ -26,11 +27,12 @@ from test_provider import (  # noqa: F401 - ground is a fixture
     hosts,
     keeps,
 )
+from test_snat import region
 
 from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.door import Door
 from dragonflow.apps.wiring import link_local
-from dragonflow.model import Alive, Neighbour
+from dragonflow.model import Alive, FixedIP, Neighbour
 from dragonflow.testing import worlds
 
 ALIVE = {name: Alive(id=name, since=0.0) for name in ("h1", "h2")}
@@ -199,3 +201,29 @@ async def test_it_is_told_what_cannot_be_forwarded(ground: Ground) -> None:  # n
                 shown = await it.run(it.peer, "ping", "-n", "-c", "1", "-W", "2", *command)
                 assert f"From {own}" in shown, shown
                 assert re.search(said, shown), shown
+
+
+async def test_ipv6_goes_straight_out_from_each_chassis_and_in_by_the_gateways(ground: Ground) -> None:  # noqa: F811
+    """Nothing is translated, so each chassis finds its neighbours on the external network by its own MAC."""
+    rows = (
+        *(
+            worlds.subnet("v6", "fd00::/64"),
+            worlds.subnet("ext6", "2001:db8:f::/64", "ext", gateway_ip="2001:db8:f::1"),
+        ),
+        worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"), FixedIP("v6", "fd00::1")),
+        worlds.gateway("r", 22, FixedIP("ext4", "203.0.113.2"), FixedIP("ext6", "2001:db8:f::2")),
+    )
+    async with region(ground, *rows) as it:
+        for vm, port in (("a", A), ("c", C)):
+            await it.run(vm, "ip", "address", "add", f"{port.ips[1]}/64", "dev", "eth0", "nodad")
+            await it.run(vm, "ip", "-6", "route", "add", "default", "via", "fd00::1")
+        await it.run(it.gateway, "ip", "address", "add", "2001:db8:f::1/64", "dev", "eth0", "nodad")
+        await it.run(it.gateway, "ip", "-6", "route", "add", "fd00::/64", "via", "2001:db8:f::2")
+        for vm, port in (("a", A), ("c", C)):
+            assert await it.pings_soon(vm, "2001:db8:f::1"), vm
+            assert await it.pings_soon(it.gateway, port.ips[1]), vm
+        assert await it.pings(it.gateway, "2001:db8:f::2"), "the router itself"
+        known = [{found.address for found in here.replica.all(Neighbour)} for here in (it.one, it.two)]
+        assert all("2001:db8:f::1" in addresses for addresses in known)
+        shown = await it.run(it.gateway, "ping", "-n", "-c", "1", "-W", "2", "-t", "1", C.ips[1])
+        assert "From 2001:db8:f::2" in shown, shown

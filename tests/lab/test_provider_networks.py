@@ -54,7 +54,7 @@ def test_a_vlan_and_a_flat_network_lead_to_machines_outside_and_a_router_to_a_tu
     far = cloud.port(tunnelled, "host2")
     vms: list[Vm] = [cloud.plug(port) for port in (one, two, other, far)]
     outside = peer("tagged", "10.3.0.250/24", "fd03::fa/64", vlan=123)
-    system.ip(f"{lab.name}-peer-tagged", "route add default via 10.3.0.1", "route add default via fd03::1")
+    system.ip(f"{lab.name}-peer-tagged", "route add default via 10.3.0.1", "route add default via fd03::")
     plain = peer("plain", "10.3.0.251/24")
     wait_until(lambda: cloud.active(one, two, other, far), "all ACTIVE", 20)
     for target in (*ips(two), *ips(far), "10.3.0.250", "fd03::fa"):
@@ -63,7 +63,7 @@ def test_a_vlan_and_a_flat_network_lead_to_machines_outside_and_a_router_to_a_tu
         assert outside(target)
     assert ping(vms[3], ips(one)[0]), "back through the router, over the physical network to the one host"
     for there, here in zip(ips(far), ("10.3.0.250", "fd03::fa"), strict=True):
-        wait_until(lambda there=there: outside(there), "a machine outside to find the router", 10)  # type: ignore[misc]
+        wait_until(lambda there=there: outside(there), f"a machine outside to find the router to {there}", 10)  # type: ignore[misc]
         assert ping(vms[3], here), "and to be found"
     assert plain(ips(other)[0])
     assert not ping(vms[0], "10.3.0.251")
