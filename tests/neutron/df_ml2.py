@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator
 from unittest import mock
 
+from dogpile.cache import CacheRegion, make_region
+from neutron.common import cache_utils
 from neutron.tests.unit.plugins.ml2 import test_plugin
 from neutron_lib.plugins import directory
 from oslo_config import cfg
@@ -19,10 +21,21 @@ from dragonflow.neutron.mech_driver import DragonflowMechanismDriver
 from dragonflow.store.protocol import Key, Put, Txn, Unavailable
 
 
+def _memory_region(expiration_time: int = 5) -> CacheRegion:
+    """A cache in memory, as Neutron's function of the same name makes, but without reading a configuration for it.
+
+    Neutron copies all its policies twice a test, and every check on an owner has such a cache of its own: 190 a copy.
+    """
+    return make_region().configure("dogpile.cache.memory", expiration_time=expiration_time)
+
+
 class DfMl2Mixin:
     """Configures the driver; to stand before a class of ``neutron.tests.unit.plugins.ml2.test_plugin``."""
 
     def setUp(self) -> None:
+        cheap = mock.patch.object(cache_utils, "_get_memory_cache_region", _memory_region)
+        cheap.start()
+        self.addCleanup(cheap.stop)  # type: ignore[attr-defined]
         config.register(cfg.CONF)
         name = uuid.uuid4().hex
         cfg.CONF.set_override("store_url", f"memory://{name}", group="df")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -37,16 +37,50 @@ class Setting(msgspec.Struct, frozen=True):
         return self.only <= tags and not self.never & tags
 
 
-def setting(name: str, value: str, find: Callable[[str], tuple[int, Encoder] | None]) -> Setting:
-    """An option as it is written; ``find`` knows options by their bare names or numbers.
+class Options:
+    """The options of DHCP for IPv4 or IPv6.
 
-    :raises ValueError: unknown name, or a value that the option can't have; the message is for people.
+    ``names`` are those that dnsmasq knows, ``numbered`` those that are known by their numbers alone. ``largest`` is the last
+    number there is, and ``own`` are those that only the protocol can say. ``guess`` encodes a value of all others.
     """
+
+    def __init__(
+        self,
+        names: Mapping[str, tuple[int, Encoder]],
+        *,
+        numbered: Mapping[int, Encoder],
+        own: Collection[int],
+        largest: int,
+        client_id: int,
+        guess: Encoder,
+    ) -> None:
+        self._names = names
+        self._encoders = dict(names.values()) | dict(numbered)
+        self._own, self._largest, self._guess = own, largest, guess
+        self._of_clients = ("client-id", str(client_id))  # Neutron uses it to know a client by; no client is told of it
+
+    def parse(self, name: str, value: str) -> Setting | None:
+        """An option as it is written; None for one that says how to know the client.
+
+        :raises ValueError: unknown name, or a value that the option can't have; the message is for people.
+        """
+        return None if _bare_name(name) in self._of_clients else _setting(name, value, self._find)
+
+    def _find(self, name: str) -> tuple[int, Encoder] | None:
+        if name in self._names or not name.isdecimal():
+            return self._names.get(name)
+        code = int(name)
+        if not 0 < code <= self._largest or code in self._own:
+            return None
+        return code, self._encoders.get(code, self._guess)
+
+
+def _setting(name: str, value: str, find: Callable[[str], tuple[int, Encoder] | None]) -> Setting:
     *conditions, last = (part.strip() for part in name.split(","))
     tags = [condition.removeprefix("tag:") for condition in conditions if condition.startswith("tag:")]
     if len(tags) < len(conditions):
         raise ValueError(f"DHCP option {name!r}: before the option stand only conditions, each tag:NAME or tag:!NAME")
-    known = find(bare_name(last))
+    known = find(_bare_name(last))
     if known is None:
         raise ValueError(f"DHCP option {name!r}: no option of this name or number can be set")
     code, encode = known
@@ -64,7 +98,7 @@ def setting(name: str, value: str, find: Callable[[str], tuple[int, Encoder] | N
     )
 
 
-def bare_name(name: str) -> str:
+def _bare_name(name: str) -> str:
     """The name or number alone, of an option written with its conditions or as ``option:NAME``."""
     last = name.rpartition(",")[2].strip()
     return last.removeprefix("option6:").removeprefix("option:")

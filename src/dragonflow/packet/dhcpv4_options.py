@@ -10,13 +10,11 @@ from ipaddress import IPv4Address, IPv4Network
 
 from dragonflow.packet.dhcp_options import (
     Encoder,
-    Setting,
+    Options,
     architecture,
-    bare_name,
     domains,
     guess,
     number,
-    setting,
     text,
     time,
 )
@@ -124,34 +122,31 @@ _NAMES: Mapping[str, tuple[int, Encoder]] = {
     "classless-static-route": (121, _routes),
     "tftp-server-address": (150, _addresses),
     "server-ip-address": (NEXT_SERVER, _address),
+    str(int(Code.END)): (NEXT_SERVER, _address),  # dnsmasq takes the end for it
 }
-_ENCODERS = {**dict(_NAMES.values()), Code.MICROSOFT_ROUTES: _routes}
 
 _OWN = frozenset(
-    (Code.PAD, Code.REQUESTED, Code.OVERLOAD, Code.KIND, Code.SERVER, Code.PARAMETERS, Code.LONGEST, Code.RELAY)
+    (
+        Code.PAD,
+        Code.END,
+        Code.REQUESTED,
+        Code.OVERLOAD,
+        Code.KIND,
+        Code.SERVER,
+        Code.PARAMETERS,
+        Code.LONGEST,
+        Code.RELAY,
+    )
 )
-"""What only the protocol can say."""
-
-_OF_CLIENTS = frozenset(("client-id", str(int(Code.CLIENT_ID))))
-"""Neutron uses it to know a client by; it is nothing that a client is told."""
-
-
-@lru_cache(maxsize=4096)
-def parse(name: str, value: str) -> Setting | None:
-    """An option as it is written; None for one that says how to know the client.
-
-    :raises ValueError: unknown name, or a value that the option can't have; the message is for people.
-    """
-    return None if bare_name(name) in _OF_CLIENTS else setting(name, value, _find)
-
-
-def _find(name: str) -> tuple[int, Encoder] | None:
-    if not name.isdecimal():
-        return _NAMES.get(name)
-    code = NEXT_SERVER if int(name) == Code.END else int(name)
-    if code in _OWN or code > NEXT_SERVER:
-        return None
-    return code, _ENCODERS.get(code, _guess)
+_OPTIONS = Options(
+    _NAMES,
+    numbered={Code.MICROSOFT_ROUTES: _routes},
+    own=_OWN,
+    largest=NEXT_SERVER,
+    client_id=Code.CLIENT_ID,
+    guess=_guess,
+)
+parse = lru_cache(maxsize=4096)(_OPTIONS.parse)
 
 
 def tags(options: Mapping[int, bytes]) -> frozenset[str]:

@@ -9,12 +9,10 @@ from ipaddress import IPv6Address
 
 from dragonflow.packet.dhcp_options import (
     Encoder,
-    Setting,
+    Options,
     architecture,
-    bare_name,
     domains,
     guess,
-    setting,
     text,
     time,
 )
@@ -70,30 +68,16 @@ _NAMES: Mapping[str, tuple[int, Encoder]] = {
     "bootfile-url": (Code.BOOT_FILE, text),
     "bootfile-param": (60, _parameters),
 }
-_ENCODERS = dict(_NAMES.values())
-
-_OWN = frozenset(code for code in Code if code not in _ENCODERS)
-"""What only the protocol can say."""
-
-_OF_CLIENTS = frozenset(("client-id", str(int(Code.CLIENT_ID))))
-
-
-@lru_cache(maxsize=4096)
-def parse(name: str, value: str) -> Setting | None:
-    """An option as it is written; None for one that says how to know the client.
-
-    :raises ValueError: unknown name, or a value that the option can't have; the message is for people.
-    """
-    return None if bare_name(name) in _OF_CLIENTS else setting(name, value, _find)
-
-
-def _find(name: str) -> tuple[int, Encoder] | None:
-    if not name.isdecimal():
-        return _NAMES.get(name)
-    code = int(name)
-    if not 0 < code <= _LARGEST or code in _OWN:
-        return None
-    return code, _ENCODERS.get(code, _guess)
+_TOLD = frozenset(dict(_NAMES.values()))
+_OPTIONS = Options(
+    _NAMES,
+    numbered={},
+    own=frozenset(Code) - _TOLD,
+    largest=_LARGEST,
+    client_id=Code.CLIENT_ID,
+    guess=_guess,
+)
+parse = lru_cache(maxsize=4096)(_OPTIONS.parse)
 
 
 def tags(options: Mapping[int, bytes]) -> frozenset[str]:

@@ -23,6 +23,7 @@ from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
 
 ROWS = {it.id: it for it in worlds.FLOATING}
+ETHER = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")  # without one scapy asks the network for seconds
 HERE, THERE = Local(1), Remote("there", 110)
 
 
@@ -106,14 +107,14 @@ def sent(packet: Ether, kind: PuntKind, data: bytes = b"fa") -> list[Ether]:
 
 def test_errors_are_translated_and_nonsense_is_dropped() -> None:
     about = IP(src="203.0.113.61", dst="192.0.2.9") / UDP()
-    (got,) = sent(Ether() / IP(src="192.0.2.1", dst="203.0.113.61") / ICMP(type=11) / about, PuntKind.FLOATING_ERROR_IN)
+    (got,) = sent(ETHER / IP(src="192.0.2.1", dst="203.0.113.61") / ICMP(type=11) / about, PuntKind.FLOATING_ERROR_IN)
     assert (got[IP].dst, got[ICMP].payload.src) == ("10.0.0.11", "10.0.0.11")
     about = IP(src="192.0.2.9", dst="10.0.0.11") / UDP()
-    (got,) = sent(Ether() / IP(src="10.0.0.11", dst="192.0.2.9") / ICMP(type=3) / about, PuntKind.FLOATING_ERROR_OUT)
+    (got,) = sent(ETHER / IP(src="10.0.0.11", dst="192.0.2.9") / ICMP(type=3) / about, PuntKind.FLOATING_ERROR_OUT)
     assert (got[IP].src, got[ICMP].payload.dst) == ("203.0.113.61", "203.0.113.61")
     for kind in (PuntKind.FLOATING_ERROR_IN, PuntKind.FLOATING_ERROR_OUT):
-        assert sent(Ether() / b"nonsense", kind) == []
-        assert sent(Ether() / IP(src="10.0.0.11") / ICMP(type=3) / about, kind, b"gone") == []
+        assert sent(ETHER / b"nonsense", kind) == []
+        assert sent(ETHER / IP(src="10.0.0.11") / ICMP(type=3) / about, kind, b"gone") == []
 
 
 def test_senders_outside_are_told_by_the_floating_ip_itself() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragonflow.packet.dhcp_options import Setting
 from dragonflow.packet.dhcpv4 import Code
-from dragonflow.packet.dhcpv4_options import NEXT_SERVER, Setting, parse, routes, tags
+from dragonflow.packet.dhcpv4_options import NEXT_SERVER, parse, routes, tags
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from scapy.packet import Packet, Raw
 from dragonflow.packet.errors import Malformed
 from dragonflow.packet.nat import translate_inbound, translate_outbound
 
+ETHER = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")  # without one scapy asks the network for seconds
 OUTSIDE, FLOATING, FIXED = "192.0.2.9", "203.0.113.5", "10.0.0.11"
 
 QUOTED: dict[str, Any] = {
@@ -24,7 +25,7 @@ QUOTED: dict[str, Any] = {
 
 
 def error(source: str, target: str, quoted: Packet, kind: int = 3, **ip: Any) -> Packet:
-    return Ether() / IP(src=source, dst=target, **ip) / ICMP(type=kind, code=1) / quoted
+    return ETHER / IP(src=source, dst=target, **ip) / ICMP(type=kind, code=1) / quoted
 
 
 def built(packet: Packet) -> bytes:
@@ -66,7 +67,7 @@ def test_options_are_passed_over() -> None:
 
 
 def test_a_wrong_checksum_stays_wrong() -> None:
-    arrives = Ether() / IP(src=OUTSIDE, dst=FLOATING) / ICMP(type=3, chksum=0x1234) / IP(src=FLOATING) / UDP()
+    arrives = ETHER / IP(src=OUTSIDE, dst=FLOATING) / ICMP(type=3, chksum=0x1234) / IP(src=FLOATING) / UDP()
     shown = Ether(translate_inbound(built(arrives), IPv4Address(FLOATING), IPv4Address(FIXED)))
     told = shown[ICMP].chksum
     del shown[ICMP].chksum
@@ -76,12 +77,12 @@ def test_a_wrong_checksum_stays_wrong() -> None:
 @pytest.mark.parametrize(
     "packet",
     [
-        Ether() / IP(src=OUTSIDE, dst=FLOATING) / ICMP(type=8) / IP(src=FLOATING) / UDP(),
-        Ether() / IP(src=OUTSIDE, dst=FLOATING) / UDP() / IP(src=FLOATING) / UDP(),
+        ETHER / IP(src=OUTSIDE, dst=FLOATING) / ICMP(type=8) / IP(src=FLOATING) / UDP(),
+        ETHER / IP(src=OUTSIDE, dst=FLOATING) / UDP() / IP(src=FLOATING) / UDP(),
         error(OUTSIDE, FLOATING, IP(src="192.0.2.77") / UDP()),
         error(OUTSIDE, "192.0.2.77", IP(src=FLOATING) / UDP()),
         error(OUTSIDE, FLOATING, Raw(b"nothing")),
-        Ether() / Raw(b"nothing"),
+        ETHER / Raw(b"nothing"),
     ],
 )
 def test_what_is_no_error_about_the_address_is_refused(packet: Packet) -> None:
