@@ -1,12 +1,13 @@
-"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, their policies, and what routers join."""
+"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, policies, and what routers join."""
 
 from __future__ import annotations
 
-from dragonflow.apps.wiring import World, qos_policy, reached
+from dragonflow.apps.wiring import World, floating_policy, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
     Binding,
+    FloatingIp,
     LogicalPort,
     LogicalSwitch,
     host_scope,
@@ -32,6 +33,8 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     outside = {it.gateway.network for it in routers.values() if it is not None and it.gateway is not None}
     ports = (rows.get(LogicalPort, binding.id) for binding in bindings)
     policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
+    floating = (it for binding in bindings for it in rows.where(FloatingIp, fixed_port=binding.id))
+    policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in floating}
     return {
         CHASSIS_SCOPE,
         ALIVE_SCOPE,

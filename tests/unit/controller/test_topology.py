@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.model import Binding, FixedIP, RouterGateway
@@ -61,3 +63,11 @@ def test_the_policies_of_its_own_ports_are_followed() -> None:
     assert needed(BOUND, worlds.port("a", 1, net="n1"), silver) == {"net:n1", "qos:silver"}
     other = worlds.port("b", 2, on="there", net="n1", qos="gold")
     assert needed(BOUND, worlds.port("a", 1, net="n1"), other) == {"net:n1"}
+
+
+def test_the_policies_of_its_floating_ips_are_followed() -> None:
+    floating, _ = worlds.floating("f", 61, "203.0.113.61", fixed_port="a", qos="gold")
+    unlimited, outside = replace(floating, qos=None), worlds.external(qos="silver")
+    assert needed(BOUND, floating, outside) == {"net:n1", "qos:gold"}
+    assert needed(BOUND, unlimited, outside) == {"net:n1", "qos:silver"}
+    assert needed(BOUND, replace(floating, fixed_port="b"), outside) == {"net:n1"}
