@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from chassis import TestChassis, chassis, inside
 from msgspec.structs import replace
 from test_provider import Ground, ground, machine  # noqa: F401 - ground is a fixture
+from test_qos import DOUBLE, LIMIT, send, share
 
 from dragonflow.controller.view import Me
 from dragonflow.model import FixedIP, LogicalPort, Neighbour, RouterGateway
@@ -113,6 +114,18 @@ async def test_guests_reach_out_and_are_reached_at_their_floating_ips(ground: Gr
         learnt = it.one.replica.all(Neighbour)
         assert [neighbour.address for neighbour in learnt] == ["203.0.113.1"]
         assert f"lladdr {FLOATING['a'][1].mac}" in await it.run(it.gateway, "ip", "neigh", "show", IPS["a"])
+
+
+async def test_its_policy_limits_what_it_sends_and_gets_and_its_guest_in_nothing_else(ground: Ground) -> None:  # noqa: F811
+    async with cloud(ground) as it:
+        row, _ = FLOATING["a"]
+        await it.now(worlds.policy("gold", egress=LIMIT, ingress=DOUBLE), replace(row, qos="gold"))
+        assert await it.pings("a", "203.0.113.1")
+        assert await it.pings("a", B.ips[0])
+        assert 0.6 < share(LIMIT, await send(it.vms["a"], it.gateway, "203.0.113.1")) < 1.15
+        assert 0.6 < share(DOUBLE, await send(it.gateway, it.vms["a"], IPS["a"])) < 1.15
+        sent, received, _ = await send(it.vms["a"], it.vms["b"], B.ips[0])
+        assert received > 0.7 * sent, "within its network it is no floating IP"
 
 
 async def test_errors_come_through_in_both_directions_as_if_nothing_were_translated(ground: Ground) -> None:  # noqa: F811

@@ -17,6 +17,7 @@ PROVIDER = "L3_ROUTER_NAT:df:dragonflow.neutron.l3.DragonflowRouters:default"
 
 
 FORWARDING = MappingProxyType({"forwarding": "port_forwarding"})
+POLICIES = MappingProxyType({"qos": "qos"})
 
 
 class RouterTestCase(df_ml2.DfMl2TestCase, test_l3.L3NatTestCaseMixin):

@@ -25,9 +25,11 @@ FORWARDED = {
     "protocol": "tcp",
 }
 
+POLICY = {"project_id": "p", "shared": False, "is_default": False, "description": ""}
+
 
 class TestRows(df_l3.RouterTestCase):
-    _further_plugins = df_l3.FORWARDING
+    _further_plugins, _extension_drivers = df_l3.FORWARDING | df_l3.POLICIES, ("port_security", "qos")
 
     def test_a_floating_ip_appears_moves_and_goes(self):
         with (
@@ -103,6 +105,21 @@ class TestRows(df_l3.RouterTestCase):
             self._delete("ports", port["id"])
             self.work()
             assert (self.floating_row(floating).forwardings, self.floating_row(floating).router) == ((), None)
+            self._delete("floatingips", floating["id"], as_admin=True)
+
+    def test_its_policy_is_part_of_it(self):
+        context, plugin = get_admin_context(), directory.get_plugin("L3_ROUTER_NAT")
+        gold, silver = [
+            directory.get_plugin("QOS").create_policy(context, {"policy": {**POLICY, "name": name}})["id"]
+            for name in "gs"
+        ]
+        with self.subnet() as subnet, self.outside(subnet) as (_, outside):
+            floating = self._make_floatingip(self.fmt, outside["network_id"], as_admin=True)["floatingip"]
+            for policy in (gold, silver, None):
+                plugin.update_floatingip(get_admin_context(), floating["id"], {"floatingip": {"qos_policy_id": policy}})
+                self.work()
+                assert self.floating_row(floating).qos == policy
+            assert db.pending(get_admin_context()) == 0
             self._delete("floatingips", floating["id"], as_admin=True)
 
     def test_repair_finds_what_was_lost_spoilt_and_left_over(self):

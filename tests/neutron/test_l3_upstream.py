@@ -9,13 +9,19 @@ from __future__ import annotations
 import os
 
 import df_l3
+from neutron.objects.qos import policy
 from neutron.tests.unit.api import test_extensions
 from neutron.tests.unit.extensions import (
     test_expose_port_forwarding_in_fip,
     test_extraroute,
+    test_fip_port_details,
     test_floating_ip_port_forwarding,
     test_l3,
+    test_qos_fip,
 )
+from neutron_lib.context import get_admin_context
+from neutron_lib.plugins import constants, directory
+from oslo_utils import uuidutils
 
 ALL = os.environ.get("DRAGONFLOW_ML2") == "all"
 
@@ -59,6 +65,46 @@ class TestDfPortForwardings(df_l3.RouterTestCase):
 for _name, _it in vars(test_floating_ip_port_forwarding.FloatingIPPorForwardingTestCase).items():
     if _name.startswith(("test_", "_create_fip", "_update_fip")):
         setattr(TestDfPortForwardings, _name, _it)
+
+
+if ALL:
+
+    class TestDfFloatingIpPolicies(df_l3.RouterTestCase, test_qos_fip.FloatingIPQoSDBTestCaseBase):
+        _further_plugins, _extension_drivers = df_l3.POLICIES, ("port_security", "qos")
+
+        def setUp(self) -> None:
+            super().setUp()
+            manager = test_qos_fip.FloatingIPQoSTestExtensionManager()
+            self.ext_api = test_extensions.setup_extensions_middleware(manager)
+
+    class TestDfForwardingsShown(df_l3.RouterTestCase):
+        """Likewise."""
+
+        _further_plugins, _extension_drivers = df_l3.FORWARDING | df_l3.POLICIES, ("port_security", "qos")
+
+        def setUp(self) -> None:
+            super().setUp()
+            manager = test_expose_port_forwarding_in_fip.ExtendFipPortForwardingExtensionManager()
+            self.ext_api = test_extensions.setup_extensions_middleware(manager)
+            self.l3_plugin = directory.get_plugin(constants.L3)
+            self.pf_plugin = directory.get_plugin(constants.PORTFORWARDING)
+            self.policy_1, self.policy_2 = [
+                policy.QosPolicy(get_admin_context(), id=uuidutils.generate_uuid(), project_id="tenant", name=name)
+                for name in ("pol1", "pol2")
+            ]
+            self.policy_1.create()
+            self.policy_2.create()
+
+    for _name, _it in vars(test_expose_port_forwarding_in_fip.TestExtendFipPortForwardingExtension).items():
+        if _name.startswith("test_"):
+            setattr(TestDfForwardingsShown, _name, _it)
+
+    class TestDfFloatingIpDetails(df_l3.RouterTestCase, test_fip_port_details.FloatingIPPortDetailsDBTestCaseBase):
+        def setUp(self) -> None:
+            super().setUp()
+            manager = test_fip_port_details.FloatingIPPortDetailsTestExtensionManager()
+            self.ext_api = test_extensions.setup_extensions_middleware(manager)
+
 
 if not ALL:
     for _name in dir(TestDfRouters):

@@ -1,4 +1,7 @@
-"""QoS policies under Neutron's API: what each call leaves in the DF DB, and what is refused."""
+"""QoS policies under Neutron's API: what each call leaves in the DF DB, and what is refused.
+
+Neutron's own tests of its plugin have a mock in place of the plugin's drivers, so they could say nothing of ours.
+"""
 
 from __future__ import annotations
 

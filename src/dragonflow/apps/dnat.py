@@ -12,7 +12,8 @@ taken. Two floating IPs reach each other by these addresses too: from ``neighbou
 ICMP errors quote the packet that they complain of, which flows can't translate: the controller does (``packet.nat``). It tells
 senders outside, too, that a packet is too big for the guest's network, or has no lifetime left: from the floating IP.
 
-Cost: 15 flows and 5 meters on the guest's chassis, 1 flow on each other that knows the guest.
+Cost: 15 flows and 5 meters on the guest's chassis, and a meter a direction under a QoS policy; 1 flow on each other chassis that
+knows the guest.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3
+from dragonflow.apps.qos import Limits, held, limits
 from dragonflow.apps.resolution import ARP_ANSWER
-from dragonflow.apps.wiring import bridge_of, physical_ofport
+from dragonflow.apps.wiring import bridge_of, floating_policy, physical_ofport
 from dragonflow.controller.view import View
-from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch
+from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch, QosPolicy
 from dragonflow.packet import icmp, nat
 from dragonflow.packet.errors import Malformed
 from dragonflow.packet.icmp import Complaint
@@ -123,6 +125,7 @@ class Dnat(App):
             yield Serve(it.own.id)
             for kind, (rate, burst) in _RATES.items():
                 yield punt_meter(kind, where.ofport, rate, burst)
+            yield from (*it.limits.sent, *it.limits.got)
             yield from self._resolution(it, where)
             yield from self._inbound(it, where)
             yield from self._outbound(it, where)
@@ -147,7 +150,7 @@ class Dnat(App):
         enter: tuple[Action, ...] = (load(ROUTER, it.router.key), load(SOURCE, it.own.key))
         check = () if it.mtu is None else (CheckSize(it.mtu + ETHERNET, TOO_BIG),)
         fixed = set_field(ipv4_dst=it.fixed_ip)
-        yield L3.entry.flow(_OURS, match(here, **packets), *enter, *check, *fixed, goto=L3.local)
+        yield L3.entry.flow(_OURS, match(here, **packets), *held(it.limits.got), *enter, *check, *fixed, goto=L3.local)
         yield L3.entry.flow(_OTHER, match(here, **frames))
         for complaint, packet in (
             (Complaint.TIME_EXCEEDED, match((SOURCE, it.own.key), **_IPV4, ip_ttl=1)),
@@ -163,7 +166,7 @@ class Dnat(App):
             errors = match(*guest, **packets, ip_proto=1, icmpv4_type=kind)
             yield L3.departure.flow(_ERROR_OUT, errors, DecTtl(), *_punt(PuntKind.FLOATING_ERROR_OUT, where, it.id))
         leave: tuple[Action, ...] = (DecTtl(), *set_field(ipv4_src=it.address, eth_src=it.own.mac))
-        yield L3.departure.flow(_OURS_OUT, match(*guest, **packets), *leave, goto=L3.neighbours)
+        yield L3.departure.flow(_OURS_OUT, match(*guest, **packets), *held(it.limits.sent), *leave, goto=L3.neighbours)
         unresolved = match((NETWORK, it.network.key), (SOURCE, it.fixed.key), **_IPV4)
         yield L3.neighbours.flow(_UNRESOLVED, unresolved, *_punt(PuntKind.NEIGHBOUR_WANTED, where, it.own.id))
 
@@ -215,6 +218,7 @@ class _Served(NamedTuple):
     network: LogicalSwitch
     mtu: int | None
     """What the guest's network takes, if that is less than the external one's."""
+    limits: Limits
 
 
 def _named(punted: Punted, view: View, at: int = 0) -> _Served | None:
@@ -239,7 +243,9 @@ def _served(floating: FloatingIp, view: View) -> _Served | None:
         return None
     inside = view.get(LogicalSwitch, fixed.network)
     mtu = inside.mtu if inside is not None and inside.mtu < network.mtu else None
-    return _Served(floating.id, floating.address, floating.fixed_ip, fixed, own, router, network, mtu)
+    policy = floating_policy(floating, network)
+    bandwidth = limits(own, None if policy is None else view.get(QosPolicy, policy))
+    return _Served(floating.id, floating.address, floating.fixed_ip, fixed, own, router, network, mtu, bandwidth)
 
 
 def _punt(kind: PuntKind, where: Local, name: str, *first: int) -> tuple[Action, ...]:

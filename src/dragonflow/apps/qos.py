@@ -7,13 +7,18 @@ where it is delivered, whoever sends it. A trunk's parent and its children count
 What exceeds a limit is dropped, not queued (RFC 2475 calls that policing): TCP finds its rate, but needs a burst to do so. DSCP
 is written into what a port sends, IPv4 and IPv6, whatever was there before.
 
+A floating IP under a policy (Neutron's ``qos-fip``) has meters of its own, which stand in the flows that translate (``dnat``).
+Its packets count under its guest's port too. Marks aren't for floating IPs, as with Neutron's own agents.
+
 Cost on the port's own chassis: a limit in one direction is 1 meter; what is sent has 1 flow with a limit, and 2 with marks (3
-with both); what it gets has 2 with a limit. A port without a policy has none.
+with both); what it gets has 2 with a limit. A port without a policy has none. A floating
+IP's limit is 1 meter a direction and no flow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
@@ -73,20 +78,17 @@ class Qos(App):
         policy = None if name is None else view.get(QosPolicy, name)
         if policy is None:
             return
-        limit: tuple[Action, ...] = ()
-        if policy.egress is not None:
-            meter = _meter(_SENT, port, policy.egress)
-            yield meter
-            limit = (ApplyMeter(meter.id),)
+        sent, got = limits(port, policy)
+        yield from (*sent, *got)
+        limit = held(sent)
+        if limit:
             yield self.sent.flow(10, match((SOURCE, port.key)), *limit, goto=Resolution.known)
         if policy.dscp is not None:
             for eth_type in _IP:
                 marked = match((SOURCE, port.key), eth_type=eth_type)
                 yield self.sent.flow(20, marked, *limit, *set_field(ip_dscp=policy.dscp), goto=Resolution.known)
-        if policy.ingress is not None:
-            meter = _meter(_GOT, port, policy.ingress)
-            yield meter
-            count = ApplyMeter(meter.id), load(LIMITED, 1), Resubmit(L2.delivery.number)
+        if got:
+            count = *held(got), load(LIMITED, 1), Resubmit(L2.delivery.number)
             # A clone, for a meter that drops this port's copy of a flood mustn't take those of the ports after it.
             yield L2.delivery.flow(_LIMIT, match((DESTINATION, port.key), (LIMITED, 0)), Clone(count))
             if not port.trunked:  # its copy of what it floods goes nowhere, so it mustn't count
@@ -94,5 +96,24 @@ class Qos(App):
                 yield L2.delivery.flow(_NOT_BACK, own)
 
 
-def _meter(direction: int, port: LogicalPort, limit: BandwidthLimit) -> Meter:
-    return Meter(direction | port.key, limit.rate, limit.burst, bits=True)
+class Limits(NamedTuple):
+    """The meters of what a port sends and of what it gets: none or one each."""
+
+    sent: tuple[Meter, ...] = ()
+    got: tuple[Meter, ...] = ()
+
+
+def limits(port: LogicalPort, policy: QosPolicy | None) -> Limits:
+    """The port's own meters under the policy. Those of a floating IP's port are the floating IP's, which ``dnat`` applies."""
+    if policy is None:
+        return Limits()
+    return Limits(_meters(_SENT, port, policy.egress), _meters(_GOT, port, policy.ingress))
+
+
+def held(meters: tuple[Meter, ...]) -> tuple[Action, ...]:
+    """Drop what exceeds the limit."""
+    return tuple(ApplyMeter(meter.id) for meter in meters)
+
+
+def _meters(direction: int, port: LogicalPort, limit: BandwidthLimit | None) -> tuple[Meter, ...]:
+    return () if limit is None else (Meter(direction | port.key, limit.rate, limit.burst, bits=True),)

@@ -25,6 +25,7 @@ from dragonflow.model import (
     Alive,
     BridgeMapping,
     Chassis,
+    FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -71,6 +72,11 @@ def qos_policy(port: LogicalPort, network: LogicalSwitch | None) -> str | None:
     if port.device_owner.startswith("network:"):
         return None
     return port.qos or (None if network is None else network.qos)
+
+
+def floating_policy(floating: FloatingIp, network: LogicalSwitch | None) -> str | None:
+    """The QoS policy that holds for the floating IP: its own, else its external network's."""
+    return floating.qos or (None if network is None else network.qos)
 
 
 def addresses(port: LogicalPort) -> tuple[str, ...]:

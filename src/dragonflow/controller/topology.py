@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dragonflow.apps.wiring import World, gateways, qos_policy, reached
+from dragonflow.apps.wiring import World, floating_policy, gateways, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
@@ -15,6 +15,7 @@ from dragonflow.model import (
     Binding,
     Chassis,
     ExternalNetwork,
+    FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -48,6 +49,8 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     outside = {it.gateway.network for it in routers.values() if it is not None and it.gateway is not None}
     ports = (rows.get(LogicalPort, binding.id) for binding in bindings)
     policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
+    floating = (it for binding in bindings for it in rows.where(FloatingIp, fixed_port=binding.id))
+    policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in floating}
     return {
         CHASSIS_SCOPE,
         ALIVE_SCOPE,

@@ -318,10 +318,10 @@ class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
     """A floating IP of the external ``network``; ``port`` is its own port there, whose MAC it has.
 
     It stands for ``fixed_ip`` of ``fixed_port``, which ``router`` knows; or some of its ports are forwarded. All these are unset
-    while it serves nobody.
+    while it serves nobody. ``qos`` is its own policy, which limits what it sends and gets.
     """
 
-    pooled = ("network", "project", "router")
+    pooled = ("network", "project", "router", "qos")
 
     network: str
     address: str
@@ -331,6 +331,7 @@ class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
     fixed_port: str | None = None
     fixed_ip: str | None = None
     forwardings: tuple[PortForwarding, ...] = ()
+    qos: str | None = None
     revision: int
 
     @property

@@ -216,6 +216,7 @@ def floating_ip(floating: Mapping[str, Any], forwardings: Collection[Mapping[str
         fixed_port=floating["fixed_port_id"],
         fixed_ip=floating["fixed_ip_address"],
         forwardings=tuple(sorted(found, key=lambda each: (each.protocol, each.external_first))),
+        qos=floating.get("qos_policy_id"),
         revision=floating["revision_number"],
     )
 

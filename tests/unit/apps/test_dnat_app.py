@@ -12,13 +12,14 @@ from scapy.layers.l2 import Ether
 from dragonflow.apps import APPS
 from dragonflow.apps.dnat import Dnat
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.l3 import L3
 from dragonflow.controller.announce import TIMES, Heralds, announcement
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import View
-from dragonflow.model import FloatingIp, OvsPort, RouterGateway
-from dragonflow.pipeline import Flow, Local, Meter, PacketOut, Punted, PuntKind, Remote
+from dragonflow.model import BandwidthLimit, FloatingIp, OvsPort, RouterGateway
+from dragonflow.pipeline import ApplyMeter, Flow, Local, Meter, PacketOut, Punted, PuntKind, Remote
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
 
@@ -88,6 +89,19 @@ def test_its_cost_is_as_its_app_says() -> None:
         for name in ("fa", "fc")
     }
     assert count == {"fa": {"Flow": 15, "Meter": 5, "Serve": 1}, "fc": {"Flow": 1}}
+
+
+def test_its_own_policy_or_its_networks_limits_it_and_not_its_guest() -> None:
+    gold = worlds.policy("gold", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200), dscp=46)
+    for rows in (changed(gold, replace(FA, qos="gold")), changed(gold, worlds.external(qos="gold"))):
+        facts = compile_world(APPS, worlds.World.of(worlds.ME, *rows)).facts
+        mine = [fact for owner, some in facts.items() if owner[::2] == ("dnat", "fa") for fact in some]
+        meters = {fact.rate: fact.id for fact in mine if isinstance(fact, Meter) and fact.bits}
+        assert set(meters) == {1000, 2000}
+        for rate, table in ((1000, L3.departure), (2000, L3.entry)):
+            limited = [it.table for it in mine if isinstance(it, Flow) and ApplyMeter(meters[rate]) in it.actions]
+            assert limited == [table.number]
+        assert not any(owner.app == "qos" and isinstance(it, Meter) for owner, some in facts.items() for it in some)
 
 
 def test_what_is_for_its_mac_is_not_switched_to_its_guest() -> None:

@@ -165,3 +165,11 @@ def test_a_rack_that_fails_takes_no_gateway_along() -> None:
     assert all(held_by(name, rest).get(LogicalRouter, "r7") is not None for name in after)
     nobody = [row for row in rows if not isinstance(row, Alive)]
     assert gateway_candidates(gateway, LED_OUT[0], held_by("c1", nobody)) == before
+
+
+def test_the_policies_of_its_floating_ips_are_followed() -> None:
+    floating, _ = worlds.floating("f", 61, "203.0.113.61", fixed_port="a", qos="gold")
+    unlimited, outside = replace(floating, qos=None), worlds.external(qos="silver")
+    assert needed(BOUND, floating, outside) == {"net:n1", "qos:gold"}
+    assert needed(BOUND, unlimited, outside) == {"net:n1", "qos:silver"}
+    assert needed(BOUND, replace(floating, fixed_port="b"), outside) == {"net:n1"}

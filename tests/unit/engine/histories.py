@@ -167,10 +167,11 @@ def floating(**fields: Any) -> tuple[FloatingIp, LogicalPort]:
 
 floating_rows = (
     st.builds(
-        lambda fixed: floating(**dict(zip(("router", "fixed_port", "fixed_ip"), fixed, strict=True)))[0],
+        lambda fixed, qos: floating(**dict(zip(("router", "fixed_port", "fixed_ip"), fixed, strict=True)), qos=qos)[0],
         st.sampled_from(
             (("r1", "p1", "10.0.0.1"), ("r1", "p2", "10.0.0.2"), ("r1", "p4", "10.0.0.4"), (None, None, None))
         ),
+        st.sampled_from((None, "q1")),
     )
     | st.builds(
         lambda forwarding: floating(fixed_port=None, fixed_ip=None, forwardings=(forwarding,))[0],

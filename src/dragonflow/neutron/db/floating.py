@@ -1,6 +1,7 @@
 """Floating IPs in Neutron's tables: what they stand for, what decides their status, and the journal entries of their changes.
 
-Port forwardings are parts of their floating IP. As with routers (``routers``), the entries hang on the writes to the tables.
+Port forwardings, and which QoS policy it has, are parts of a floating IP. As with routers (``routers``), the entries hang on the
+writes to the tables.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from neutron.db.models import l3 as l3_models
 from neutron.db.models import port_forwarding as forwarding_models
 from neutron.db.models.servicetype import ProviderResourceAssociation
+from neutron.db.qos.models import QosFIPPolicyBinding
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
@@ -43,8 +45,8 @@ class FloatingNow(NamedTuple):
 
 
 def listen_to_floating_ips() -> None:
-    """Catch the writes to floating IPs and their port forwardings."""
-    for model, callback in ((l3_models.FloatingIP, _floating_changed), (_Forwarding, _forwarding_changed)):
+    """Catch the writes to floating IPs, their port forwardings and policies."""
+    for model, callback in _CALLBACKS:
         listen((model, name, callback) for name in WRITES)
 
 
@@ -53,12 +55,26 @@ def _floating_changed(_mapper: Any, connection: Any, floating: Any) -> None:
 
 
 def _forwarding_changed(_mapper: Any, connection: Any, forwarding: Any) -> None:
+    _part_changed(connection, forwarding, forwarding.floatingip_id)
+
+
+def _policy_changed(_mapper: Any, connection: Any, binding: Any) -> None:
+    _part_changed(connection, binding, binding.fip_id)
+
+
+def _part_changed(connection: Any, written: Any, name: str) -> None:
     floating = l3_models.FloatingIP
     values = sa.select(sa.literal(FLOATING_KIND), floating.id, floating.floating_network_id, Now())
-    write_entry(connection, forwarding, values.where(floating.id == forwarding.floatingip_id))
+    write_entry(connection, written, values.where(floating.id == name))
 
 
 _Forwarding = forwarding_models.PortForwarding
+
+_CALLBACKS = (
+    (l3_models.FloatingIP, _floating_changed),
+    (_Forwarding, _forwarding_changed),
+    (QosFIPPolicyBinding, _policy_changed),
+)
 
 
 @retry_deadlocks
@@ -75,9 +91,11 @@ def floating_ips(context: Any, ids: Collection[str]) -> list[tuple[Columns, list
             floating.router_id,
             floating.fixed_port_id,
             floating.fixed_ip_address,
+            QosFIPPolicyBinding.policy_id.label("qos_policy_id"),
             attributes.revision_number,
         )
         .join(attributes, attributes.id == floating.standard_attr_id)
+        .outerjoin(QosFIPPolicyBinding, QosFIPPolicyBinding.fip_id == floating.id)
         .where(floating.id.in_(ids))
         .order_by(floating.id)
     )
