@@ -78,7 +78,7 @@ if ALL:
             self.ext_api = test_extensions.setup_extensions_middleware(manager)
 
     class TestDfForwardingsShown(df_l3.RouterTestCase):
-        """Likewise."""
+        """Likewise tests of a class with a ``setUp`` of its own."""
 
         _further_plugins, _extension_drivers = df_l3.FORWARDING | df_l3.POLICIES, ("port_security", "qos")
 

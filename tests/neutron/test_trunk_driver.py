@@ -133,7 +133,19 @@ class TestRows(TrunkTestCase):
         self.work()
         assert self.part(one)[3:] == self.part(self.parent)[3:] == ("h1", ("h2",))
         assert not self.row(Binding, one["id"], "host:h2").active
-        self.core.activate(self.admin, "h2", parent)
+        self.settle()
+        commit, seen = self.core._commit_port_binding, []
+
+        def between(*args, **kwargs):
+            """ML2 has unbound the parent from h1, and not yet turned to h2."""
+            self.settle()
+            self.work()
+            seen.append((self.neutron(one)[HOST], self.part(one)[3:], self.part(self.parent)[3:]))
+            return commit(*args, **kwargs)
+
+        with mock.patch.object(self.core, "_commit_port_binding", side_effect=between):
+            self.core.activate(self.admin, "h2", parent)
+        assert seen == [("h1", *(("h1", ("h2",)),) * 2)]
         self.work()
         assert self.part(one)[3:] == self.part(self.parent)[3:] == ("h2", ())
         self.core.update_port(self.admin, parent, {"port": {HOST: ""}})

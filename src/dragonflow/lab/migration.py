@@ -43,7 +43,7 @@ def migrate(region: Region, known: Known, vm: Vm, host: Host, netns: str) -> Mig
     path = f"/ports/{vm.port_id}/bindings"
     with region.neutron.client() as neutron, _refusals(vm.port_id):
         neutron.post(path, json={"binding": {"host": host.name, "vnic_type": "normal"}})
-        told = len(_plugged_events(region, vm.port_id))
+        told = len(plugged_events(region, vm.port_id))
         destination = None
         try:
             began = time.monotonic()
@@ -68,13 +68,14 @@ def migrate(region: Region, known: Known, vm: Vm, host: Host, netns: str) -> Mig
 def _wait_until_wired(region: Region, port_id: str, told: int) -> None:
     try:
         wait_until(
-            lambda: len(_plugged_events(region, port_id)) > told, f"network-vif-plugged for {port_id}", PLUGGED_TIMEOUT
+            lambda: len(plugged_events(region, port_id)) > told, f"network-vif-plugged for {port_id}", PLUGGED_TIMEOUT
         )
     except TimedOut as error:
         raise LabError(f"{error}: the destination of the migration is not wired; it goes on where it was") from None
 
 
-def _plugged_events(region: Region, port_id: str) -> list[str]:
+def plugged_events(region: Region, port_id: str) -> list[str]:
+    """What Nova's stand-in has been told: one line for each time that the port was wired."""
     lines = region.nova_events.read_text().splitlines()
     return [line for line in lines if '"network-vif-plugged"' in line and port_id in line]
 

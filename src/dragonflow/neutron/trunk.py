@@ -131,7 +131,7 @@ class TrunkKeeper(Keeper):
         """Set right what is wrong about these. Returns how many ports were bound, so are no more as they are told here."""
         moved = sum(self._bind(port, "", "") for port in former)
         for trunk in trunks:
-            if trunk.parent.foreign or self._stop.is_set():
+            if trunk.parent.foreign or trunk.parent.turning or self._stop.is_set():
                 continue
             host = wanted_host(trunk)
             for child in trunk.children:

@@ -14,8 +14,10 @@ from neutron.db import models_v2
 from neutron.plugins.ml2 import models as ml2_models
 from neutron.services.trunk.models import SubPort, Trunk
 from neutron_lib import constants
+from neutron_lib.api.definitions import portbindings
 from neutron_lib.db import api as db_api
 from neutron_lib.services.trunk.constants import TRUNK_SUBPORT_OWNER
+from sqlalchemy import orm
 
 from dragonflow.neutron.db.clock import Now
 from dragonflow.neutron.db.listeners import WRITES, Listener, listen, write_entry
@@ -73,7 +75,8 @@ def _trunkings(context: Any, ids: Sequence[str]) -> dict[str, Trunking]:
     parents = sa.select(Trunk.port_id, Trunk.id).where(Trunk.port_id.in_(ids))
     children = (
         sa.select(
-            SubPort.port_id, Trunk.port_id, SubPort.segmentation_id, binding.host, binding.vif_type, binding.status
+            *(SubPort.port_id, Trunk.port_id, SubPort.segmentation_id),
+            *(binding.host, binding.vif_type, binding.status, _is_turning(binding)),
         )
         .join(Trunk, Trunk.id == SubPort.trunk_id)
         .outerjoin(binding, binding.port_id == Trunk.port_id)
@@ -81,16 +84,28 @@ def _trunkings(context: Any, ids: Sequence[str]) -> dict[str, Trunking]:
     )
     with db_api.CONTEXT_READER.using(context):
         found = {port: Trunking(trunk=trunk) for port, trunk in context.session.execute(parents)}
-        for port, parent, vlan, host, vif_type, status in context.session.execute(children):
+        for port, parent, vlan, host, vif_type, status, turning in context.session.execute(children):
             known = found.get(port, Trunking(parent=parent, vlan=vlan))
             active = status != constants.INACTIVE
-            more = () if host is None else (PortBinding(host, vif_type, active),)
+            more = (
+                () if host is None else (PortBinding(host, portbindings.VIF_TYPE_OVS if turning else vif_type, active),)
+            )
             found[port] = known._replace(bindings=(*known.bindings, *more))
     return found
 
 
+def _is_turning(binding: Any) -> Any:
+    """Whether a live migration of the port is half done: before ML2 activates the binding that is prepared, it unbinds the port
+    from its host, in a transaction of its own. The port's own row skips that state, so its children's must not tell it."""
+    other = orm.aliased(ml2_models.PortBinding)
+    prepared = sa.exists().where(other.port_id == binding.port_id, other.status == constants.INACTIVE)
+    unbound = binding.vif_type == portbindings.VIF_TYPE_UNBOUND
+    return sa.and_(binding.status == constants.ACTIVE, binding.host != "", unbound, prepared)
+
+
 class PortOfTrunk(NamedTuple):
-    """A trunk's parent or child as Neutron has it now; ``foreign`` says that another driver than ours has bound it."""
+    """A trunk's parent or child as Neutron has it now; ``foreign`` says that another driver than ours has bound it, ``turning``
+    that it is between two hosts."""
 
     id: str
     status: str
@@ -100,6 +115,7 @@ class PortOfTrunk(NamedTuple):
     vif_type: str
     generation: int
     foreign: bool
+    turning: bool
 
 
 class TrunkNow(NamedTuple):
@@ -156,7 +172,7 @@ def _ports(driver: str, *columns: Any) -> Any:
         sa.select(
             *columns,
             *(port.id, port.status, port.admin_state_up, port.device_owner, binding.host, binding.vif_type),
-            *(sa.func.coalesce(PortGeneration.generation, 0), foreign),
+            *(sa.func.coalesce(PortGeneration.generation, 0), foreign, _is_turning(binding)),
         )
         .select_from(port)
         .join(binding, sa.and_(binding.port_id == port.id, binding.status == constants.ACTIVE))
@@ -165,5 +181,5 @@ def _ports(driver: str, *columns: Any) -> Any:
 
 
 def _port(row: Any) -> PortOfTrunk:
-    *columns, foreign = row
-    return PortOfTrunk._make((*columns, bool(foreign)))
+    *columns, foreign, turning = row
+    return PortOfTrunk._make((*columns, bool(foreign), bool(turning)))
