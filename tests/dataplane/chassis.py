@@ -195,9 +195,7 @@ def inside(vm: str, *command: str, timeout: float = 20) -> subprocess.CompletedP
 
 def reaches(vm: str, address: str, *options: Any) -> bool:
     """Whether one of three pings, 0.2 s apart, comes back."""
-    return (
-        inside(vm, "ping", "-n", "-q", "-i", "0.2", "-W", "1", "-c", "3", *map(str, options), address).returncode == 0
-    )
+    return system.pings(vm, address, *map(str, options))
 
 
 def neighbour(vm: str, address: str) -> str:

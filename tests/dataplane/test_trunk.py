@@ -104,6 +104,13 @@ def answering(vm: str) -> set[str]:
     return set(re.findall(r"from fe80::ff:fe00:(\w+)%", shown))
 
 
+async def detected(vm: str) -> None:
+    """Wait until nobody else was found to have the VM's link-local address: before that it neither asks nor answers from it."""
+    async with asyncio.timeout(20):
+        while inside(vm, "ip", "-6", "address", "show", "dev", "eth0", "tentative").stdout:
+            await asyncio.sleep(0.05)
+
+
 async def test_children_are_ports_as_any_other(vswitch: VSwitch) -> None:
     async with trunk(vswitch, FAR, NEAR) as (here, vms, _):
         assert here.engine.places["far"] == Local(here.engine.places["p"].ofport, 101)  # type: ignore[union-attr]
@@ -114,6 +121,8 @@ async def test_children_are_ports_as_any_other(vswitch: VSwitch) -> None:
             for ip in target.ips:
                 assert reaches(vms[one], ip), (one, ip)
         assert NEAR.mac in neighbour(vms["p"], NEAR.ips[0])
+        for vm in vms.values():
+            await detected(vm)
         everybody = {"b", "33", "35"}  # of the network `net`: A, P and NEAR
         for vm in ("a", "p", "near"):
             assert answering(vms[vm]) == everybody, vm
@@ -163,7 +172,7 @@ async def test_tags_of_nobody_pass_neither_way(vswitch: VSwitch) -> None:
 async def test_children_come_and_go_under_traffic(vswitch: VSwitch) -> None:
     async with trunk(vswitch, NEAR) as (here, vms, _):
         far, near = vms["far"], vms["near"]
-        command = ["ip", "netns", "exec", vms["a"], "ping", "-n", "-q", "-i", "0.02", P.ips[0]]
+        command = ["ip", "netns", "exec", vms["a"], "ping", "-n", "-q", "-i", "0.02", "-w", "60", P.ips[0]]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
             assert not reaches(far, X.ips[0])
             await here.now(FAR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,14 +29,7 @@ def peer(lab: Lab) -> Iterator[Callable[..., Callable[[str], bool]]]:
         netns = lab.peer(name, *addresses, **how)
         made.append(name)
 
-        def ping(address: str) -> bool:
-            try:
-                system.run(["ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "1", address], netns=netns)
-            except system.LabError:
-                return False
-            return True
-
-        return ping
+        return partial(system.pings, netns)
 
     yield make
     for name in made:

@@ -203,12 +203,17 @@ class Region:
         self.put(*(Alive(id=host, since=time.time()) for host in hosts), lease=lease)
         return lease
 
-    def say(self, status: str, ports: Collection[str], host: str = "h1") -> None:
-        """The host says so of these ports, for the generation that its bindings tell."""
+    def say(self, status: str, ports: Collection[str], host: str = "h1", *, only_bound: bool = False) -> None:
+        """The host says so of these ports, for the generation that its bindings tell.
+
+        With ``only_bound`` it has nothing to say of those that aren't bound to it just now.
+        """
         generations = {
             record.key.id: decode(record.key.kind, record.key.id, record.data or b"").generation  # type: ignore[attr-defined]
             for record in self.dfdb.store.snapshot([f"host:{host}"]).records
         }
+        if only_bound:
+            ports = [port for port in ports if port in generations]
         self.put(
             *(
                 PortStatus(

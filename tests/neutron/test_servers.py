@@ -216,9 +216,7 @@ def test_flaps_and_rebinding_end_in_what_the_hosts_say_last(three, server, ports
         while not stop.is_set():
             turn += 1
             for host in ("h1", "h2"):
-                bound = {record.key.id for record in three.records(f"host:{host}")}
-                mine = [port for port in ports if port in bound]
-                three.say("ACTIVE" if turn % 2 else "DOWN", mine, host)
+                three.say("ACTIVE" if turn % 2 else "DOWN", ports, host, only_bound=True)
 
     flapping = threading.Thread(target=flap)
     flapping.start()

@@ -67,6 +67,22 @@ def inside(netns: str | None) -> list[str]:
     return [] if netns is None else ["nsenter", f"--net={NETNS_DIR / netns}", "--"]
 
 
+def pings(netns: str, address: str, *options: str) -> bool:
+    """Whether one of three echo requests, 0.2 s apart, is answered; the first answer ends it. ``options`` are ping's."""
+    command = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", *options, address]
+    with subprocess.Popen(
+        [*inside(netns), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as ping:
+        assert ping.stdout is not None
+        answered = any("bytes from" in line for line in ping.stdout)
+        ping.kill()
+    return answered
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout: float, interval: float = 0.02) -> None:
     """Poll ``condition`` until it holds.
 
