@@ -1,4 +1,4 @@
-"""What a packet's way costs: within a network and routed, on one chassis and over two.
+"""What a packet's way costs: within a network, routed, and to a machine outside under a floating IP or the router's own address.
 
     .venv/bin/python bench/paths.py [--rounds 3] [--seconds 3] [--json]
 
@@ -10,6 +10,9 @@ Needs root.
 - ping ms: the median of 200 pings after that, 5 ms apart
 - Mbit/s: iperf3, one TCP connection from the first VM to the second
 - connections/s: TCP connections opened and closed one after the other by one client
+- flows, passes, recirculations: the flows of all hosts' data paths while the first VM pings; packets that come in there, and that
+  go round once more, for a ping and its answer. What the hosts say to each other besides is in it; the physical network's own
+  switch isn't.
 - router add subnet: from sending the request to Neutron until the first ping through the router comes back, each time on new
   networks; of which Neutron's own answer takes the time beside it
 """
@@ -33,8 +36,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from dragonflow.lab import Lab, Vm
+from dragonflow.cli.common import read
+from dragonflow.lab import Lab, Vm, system
 from dragonflow.lab.system import wait_until
+from dragonflow.model import PortStatus
 
 NAME = "paths"
 PINGS = 200
@@ -56,12 +61,21 @@ with socket.create_server(("", 5202), backlog=512) as server:
 """
 
 
+OUTSIDE = "203.0.113.1"
+EXTERNAL = {
+    "router:external": True,
+    "provider:network_type": "vlan",
+    "provider:physical_network": "physnet1",
+    "provider:segmentation_id": 150,
+}
+
+
 class Way(NamedTuple):
-    """From one VM to an address of another."""
+    """From a VM to an address in another namespace."""
 
     name: str
     source: Vm
-    target: Vm
+    target: str
     address: str
 
 
@@ -72,6 +86,9 @@ class Found(NamedTuple):
     ping: float
     mbits: float
     connections: float
+    flows: float
+    passes: float
+    recirculations: float
 
 
 class Cloud:
@@ -85,8 +102,8 @@ class Cloud:
         made: dict[str, Any] = self._neutron.post(f"/{kind}s", json={kind: body}).json()[kind]
         return made
 
-    def network(self, cidr: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        network = self.make("network", name=cidr)
+    def network(self, cidr: str, **body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        network = self.make("network", name=cidr, **body)
         return network, self.make("subnet", network_id=network["id"], cidr=cidr, ip_version=4)
 
     def vm(self, network: dict[str, Any], host: str) -> Vm:
@@ -101,22 +118,38 @@ class Cloud:
         """``openstack router add subnet``."""
         self._neutron.put(f"/routers/{router['id']}/add_router_interface", json={"subnet_id": subnet["id"]})
 
+    def serving(self, router: dict[str, Any]) -> str | None:
+        """The host that serves the router's gateway."""
+        ports = self._neutron.get("/ports", params={"device_id": router["id"]}).json()["ports"]
+        (gateway,) = (port["id"] for port in ports if port["device_owner"] == "network:router_gateway")
+        rows = read(self.lab.region().store.url).of(PortStatus)
+        return next((row.chassis for row in rows if (row.id, row.status) == (gateway, "ACTIVE")), None)
+
     def _status(self, port: str) -> str:
         return str(self._neutron.get(f"/ports/{port}").json()["port"]["status"])
 
 
 def ways(cloud: Cloud) -> list[Way]:
     (near, near_subnet), (far, far_subnet) = cloud.network("10.81.0.0/24"), cloud.network("10.82.0.0/24")
-    router = cloud.make("router", name="paths")
+    outer, _ = cloud.network("203.0.113.0/24", **EXTERNAL)
+    outside = cloud.lab.peer("outside", f"{OUTSIDE}/24", vlan=150)
+    router = cloud.make("router", name="paths", external_gateway_info={"network_id": outer["id"]})
     for subnet in (near_subnet, far_subnet):
         cloud.join(router, subnet)
     one, beside, away = (cloud.vm(near, host) for host in ("host1", "host1", "host2"))
     routed, routed_away = (cloud.vm(far, host) for host in ("host1", "host2"))
+    known = cloud.vm(near, "host1")
+    cloud.make("floatingip", floating_network_id=outer["id"], port_id=known.port_id)
+    wait_until(lambda: cloud.serving(router) is not None, "the gateway to be served", 30)
+    at_gateway, elsewhere = (one, away) if cloud.serving(router) == "host1" else (away, one)
     return [
-        Way("same network, same chassis", one, beside, beside.ips[0]),
-        Way("same network, two chassis", one, away, away.ips[0]),
-        Way("routed, same chassis", one, routed, routed.ips[0]),
-        Way("routed, two chassis", one, routed_away, routed_away.ips[0]),
+        Way("same network, same chassis", one, beside.netns, beside.ips[0]),
+        Way("same network, two chassis", one, away.netns, away.ips[0]),
+        Way("routed, same chassis", one, routed.netns, routed.ips[0]),
+        Way("routed, two chassis", one, routed_away.netns, routed_away.ips[0]),
+        Way("floating IP", known, outside, OUTSIDE),
+        Way("SNAT, on the gateway's chassis", at_gateway, outside, OUTSIDE),
+        Way("SNAT, from another chassis", elsewhere, outside, OUTSIDE),
     ]
 
 
@@ -132,8 +165,8 @@ def reaches(lab: Lab, way: Way) -> bool:
 
 
 @contextmanager
-def serving(lab: Lab, vm: Vm, *command: str) -> Iterator[None]:
-    process = subprocess.Popen(lab.vm_command(vm.port_id, command), stdout=subprocess.DEVNULL)
+def serving(netns: str, *command: str) -> Iterator[None]:
+    process = subprocess.Popen([*system.inside(netns), *command], stdout=subprocess.DEVNULL)
     try:
         time.sleep(0.5)  # nothing says when it listens; a client that comes too early fails
         yield
@@ -148,13 +181,28 @@ def measure(lab: Lab, way: Way, seconds: float) -> Found:
         host.switch.appctl("dpctl/del-flows")
     (first,) = ping(lab, way, 1)
     steady = median(ping(lab, way, PINGS))
-    with serving(lab, way.target, "iperf3", "-s", "-p", str(PORT)):
+    with serving(way.target, "iperf3", "-s", "-p", str(PORT)):
         options = ("-c", way.address, "-p", str(PORT), "-t", str(seconds), "-J")
         report = json.loads(lab.exec(way.source.port_id, "iperf3", *options, timeout=60).stdout)
         mbits = report["end"]["sum_received"]["bits_per_second"] / 1e6
-    with serving(lab, way.target, sys.executable, "-c", ACCEPT):
+    with serving(way.target, sys.executable, "-c", ACCEPT):
         shown = lab.exec(way.source.port_id, sys.executable, "-c", CONNECT, way.address, str(seconds)).stdout
-    return Found(first, steady, mbits, float(shown))
+    return Found(first, steady, mbits, float(shown), *through_the_data_path(lab, way))
+
+
+def through_the_data_path(lab: Lab, way: Way) -> tuple[float, float, float]:
+    """Flows on all hosts while pings go; packets that come in there, and that go round once more, for each of these pings."""
+    switches = [host.switch for host in lab.region().hosts.values()]
+    for switch in switches:
+        switch.appctl("dpctl/del-flows")
+        switch.appctl("dpif-netdev/pmd-stats-clear")
+    came_back = len(ping(lab, way, PINGS))
+    flows = sum(int(it) for switch in switches for it in re.findall(r"flows: (\d+)", switch.appctl("dpctl/show")))
+    shown = "".join(switch.appctl("dpif-netdev/pmd-stats-show") for switch in switches)
+    received, again = (
+        sum(int(it) for it in re.findall(rf"packet{what}: (\d+)", shown)) for what in ("s received", " recirculations")
+    )
+    return flows, received / came_back, again / came_back
 
 
 def joining(cloud: Cloud, number: int) -> tuple[float, float]:
@@ -195,11 +243,12 @@ def collect(lab: Lab, rounds: int, seconds: float, say: Callable[[str], None]) -
 def show(result: dict[str, Any], console: Console) -> None:
     table = Table(title="A packet's way, and its ratio to the first", title_justify="left", header_style="bold")
     table.add_column("way")
-    for column in ("first ms", "ping ms", "Mbit/s", "connections/s"):
+    for column in ("first ms", "ping ms", "Mbit/s", "connections/s", "flows", "passes", "recirculations"):
         table.add_column(column, justify="right")
     base = next(iter(result["ways"].values()))
     for name, measured in result["ways"].items():
-        table.add_row(name, *(f"{measured[it]:.3g} ({measured[it] / base[it]:.2f})" for it in Found._fields))
+        ratios = (f"{measured[it]:.3g} ({measured[it] / base[it]:.2f})" for it in Found._fields[:4])
+        table.add_row(name, *ratios, *(f"{measured[it]:.3g}" for it in Found._fields[4:]))
     console.print(table)
     console.print(
         f"router add subnet → first ping: {result['router_add_subnet_s']:.2f} s, "

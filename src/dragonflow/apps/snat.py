@@ -21,9 +21,9 @@ destination, and are translated back on their way out. So such a floating IP is 
 
 No translation leaves an address as it is: see ``Translate``. So a guest's packet from the gateway's own address is dropped.
 
-Cost in flows: a gateway has 1 an address on each chassis with a way to the external network; where it is served, 9 more, 1 an
-address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 9 on the gateway's chassis, and 1 for each
-block of ports (or for each port, where the port changes).
+Cost in flows: a gateway has 1 an address on each chassis that knows the router and has a way outside; where it is served, 9 more,
+1 an address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 9 on the gateway's chassis, and 1 for
+each block of ports (or for each port, where the port changes).
 """
 
 from __future__ import annotations
@@ -145,8 +145,10 @@ class Snat(App):
         """The ways out and in by a router's gateway."""
         if port.device_owner != ROUTER_GATEWAY:
             return
-        network = view.get(LogicalSwitch, port.network)
-        if network is None or not network.admin_up:
+        network, router = view.get(LogicalSwitch, port.network), view.get(LogicalRouter, port.device_id)
+        if (
+            network is None or not network.admin_up or router is None
+        ):  # others' gateways are neighbours like any outside
             return
         ofport = physical_ofport(network, view.me.bridge_mappings, view)
         it = _gateway(port, network, view)
@@ -158,7 +160,7 @@ class Snat(App):
             else:
                 yield L3.neighbours.flow(10, is_next(network.key, ip), *to_it, goto=L2.outside)
         if it is None:
-            if (router := served(port, network, view)) is not None and router.interfaces:
+            if served(port, network, view) is not None and router.interfaces:
                 yield Trouble(
                     f"router {router.id} has no gateway: no chassis has both a port behind it and a way outside"
                 )
