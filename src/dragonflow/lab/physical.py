@@ -50,10 +50,12 @@ class PhysicalNetwork:
     def _wire(self, link: str, netns: str, end: str, *settings: str) -> None:
         ours = self._switch.netns
         assert ours is not None
+        # In one transaction with the next one Open vSwitch would go on listening to the interface that had the name before.
+        self._switch.vsctl("--if-exists", "del-port", link)
         system.ip(ours, f"link add {link} type veth peer name {end} netns {netns}", f"link set {link} up")
         system.offload_off(ours, link)
         system.offload_off(netns, end)
-        self._switch.vsctl("--if-exists", "del-port", link, "--", "add-port", self.bridge, link, *settings)
+        self._switch.vsctl("add-port", self.bridge, link, *settings)
 
 
 def _learning_bridge(switch: VSwitch, name: str, *more: str) -> None:
