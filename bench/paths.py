@@ -178,7 +178,7 @@ def serving(netns: str, *command: str) -> Iterator[None]:
 def measure(lab: Lab, way: Way, seconds: float) -> Found:
     ping(lab, way, 3)  # the guests know each other's MACs now
     for host in lab.region().hosts.values():
-        host.switch.appctl("dpctl/del-flows")
+        host.switch.appctl("revalidator/purge")
     (first,) = ping(lab, way, 1)
     steady = median(ping(lab, way, PINGS))
     with serving(way.target, "iperf3", "-s", "-p", str(PORT)):
@@ -194,7 +194,7 @@ def through_the_data_path(lab: Lab, way: Way) -> tuple[float, float, float]:
     """Flows on all hosts while pings go; packets that come in there, and that go round once more, for each of these pings."""
     switches = [host.switch for host in lab.region().hosts.values()]
     for switch in switches:
-        switch.appctl("dpctl/del-flows")
+        switch.appctl("revalidator/purge")
         switch.appctl("dpif-netdev/pmd-stats-clear")
     came_back = len(ping(lab, way, PINGS))
     flows = sum(int(it) for switch in switches for it in re.findall(r"flows: (\d+)", switch.appctl("dpctl/show")))

@@ -146,9 +146,7 @@ class Snat(App):
         if port.device_owner != ROUTER_GATEWAY:
             return
         network, router = view.get(LogicalSwitch, port.network), view.get(LogicalRouter, port.device_id)
-        if (
-            network is None or not network.admin_up or router is None
-        ):  # others' gateways are neighbours like any outside
+        if network is None or not network.admin_up or router is None:  # to others' gateways, ARP and ND lead
             return
         ofport = physical_ofport(network, view.me.bridge_mappings, view)
         it = _gateway(port, network, view)
