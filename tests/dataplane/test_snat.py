@@ -56,10 +56,12 @@ async def region(ground: Ground, *more: object) -> AsyncIterator[Cloud]:  # noqa
 
 
 async def says(it: Cloud, vm: str, port: int, protocol: str = "tcp") -> asyncio.subprocess.Process:
-    """A server that tells who asks; returns when it listens."""
+    """A server that tells who asks (of ``ttl``: what is left of the lifetime, IP_RECVTTL); returns when it listens."""
     program = {
         "tcp": "s = socket.create_server(('', {0}))\nprint(flush=True)\n"
         "while True:\n c, who = s.accept(); c.sendall(f'{{who[0]}} {0}'.encode()); c.close()",
+        "ttl": "s = socket.socket(type=2); s.bind(('', {0})); s.setsockopt(0, 12, 1)\nprint(flush=True)\n"
+        "while True:\n _, told, _, who = s.recvmsg(99, 99); s.sendto(str(told[0][2][0]).encode(), who)",
         "udp": "s = socket.socket(type=2); s.bind(('', {0}))\nprint(flush=True)\n"
         "while True:\n _, who = s.recvfrom(99); s.sendto(f'{{who[0]}} {0}'.encode(), who)",
     }[protocol].format(port)
@@ -86,7 +88,7 @@ async def asks(it: Cloud, vm: str, address: str, port: int, protocol: str = "tcp
 async def test_guests_without_a_floating_ip_reach_out_under_their_routers_address(ground: Ground) -> None:  # noqa: F811
     async with region(ground) as it:
         chassis = served_on(it)
-        server = await says(it, it.gateway, 7)
+        servers = [await says(it, it.gateway, 7), await says(it, it.gateway, 8, "ttl")]
         try:
             for vm in ("a", "b", "c"):
                 for target in ("203.0.113.1", "192.0.2.9"):
@@ -96,10 +98,12 @@ async def test_guests_without_a_floating_ip_reach_out_under_their_routers_addres
                 assert await asks(it, vm, "192.0.2.9", 7) == f"{ADDRESS} 7", (vm, chassis)
                 shown = await it.run(vm, "ping", "-n", "-c", "1", "-W", "2", "-t", "1", "192.0.2.9")
                 assert "From 10.0.0.1 " in shown, shown
+                assert await asks(it, vm, "203.0.113.1", 8, "udp") == "63", vm
                 assert await it.pings(vm, ADDRESS), "the router answers its guests"
         finally:
-            server.terminate()
-            await server.wait()
+            for server in servers:
+                server.terminate()
+                await server.wait()
         assert await it.pings(it.gateway, ADDRESS), "and others"
         shown = await it.run(it.gateway, "ip", "neigh", "show", ADDRESS)
         assert GATEWAY.mac in shown, shown

@@ -12,8 +12,10 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 
 from dragonflow.apps import APPS
+from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.snat import Snat, _blocks
+from dragonflow.apps.wiring import chassis_mac
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.report import Claim, claims
@@ -32,6 +34,7 @@ from dragonflow.pipeline import (
     Translate,
     Trouble,
     match,
+    set_field,
 )
 from dragonflow.pipeline.registers import ROUTER
 from dragonflow.testing import worlds
@@ -65,6 +68,16 @@ def test_gateways_are_everywhere_and_each_is_served_once() -> None:
     assert made.places["r-ext"] == made.places["u-ext"] == Distributed()
     assert (made.places["port-fr"], made.places["port-fu"]) == (Local(110), Remote("there", 110))
     assert {it for it in made.serving if it.endswith("ext") or it.startswith("port")} == {"r-ext", "port-fr"}
+
+
+def test_only_who_serves_a_gateway_shows_its_mac_to_the_physical_network() -> None:
+    made = compile_world(APPS, World.of(worlds.ME, *worlds.GATEWAY)).facts
+    hidden = {name: made.get(Owner("provider", "LogicalPort", f"{name}-ext"), ()) for name in ("r", "u")}
+    assert hidden["r"] == ()
+    (flow,) = hidden["u"]
+    assert isinstance(flow, Flow)
+    assert flow.table == L2.outside.number
+    assert set_field(eth_src=chassis_mac("here"))[0] in flow.actions
 
 
 def test_what_is_served_here_is_said_and_nothing_else() -> None:
