@@ -28,7 +28,7 @@ from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3
 from dragonflow.apps.qos import Limits, held, limits
-from dragonflow.apps.resolution import ARP_ANSWER
+from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.wiring import bridge_of, floating_policy, physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch, QosPolicy
@@ -57,15 +57,13 @@ from dragonflow.pipeline import (
     Trouble,
     load,
     match,
-    move,
     punt_meter,
     set_field,
 )
-from dragonflow.pipeline.action import FORGET_PORT
 from dragonflow.pipeline.registers import NEXT_HOP, ROUTER, TOO_BIG
 
 _ARP, _IPV4 = {"eth_type": 0x0806}, {"eth_type": 0x0800}
-_REQUEST, _REPLY = 1, 2
+_REPLY = 2
 
 _ERROR, _OURS, _OTHER = 40, 30, 10
 """Priorities of what comes in: ICMP errors, packets to the floating IP, and the rest to its MAC."""
@@ -133,9 +131,7 @@ class Dnat(App):
     def _resolution(self, it: _Served, where: Local) -> Iterator[Fact]:
         """Questions for the address, from the physical network (others: ``Resolution``), and answers to our own questions."""
         here = (NETWORK, it.network.key)
-        asked = match(here, **_ARP, arp_op=_REQUEST, arp_tpa=it.address)
-        macs: tuple[Action, ...] = (move("eth_src", "eth_dst"), *set_field(eth_src=it.own.mac))
-        yield External.arrival.flow(40, asked, *macs, *ARP_ANSWER, FORGET_PORT, goto=L2.outside)
+        yield from answer_all(External.arrival, it.network, it.address, it.own.mac)
         answered = match(here, eth_dst=it.own.mac, **_ARP, arp_op=_REPLY)
         yield External.arrival.flow(40, answered, *_punt(PuntKind.NEIGHBOUR_HEARD, where, it.network.id))
         yield External.arrival.flow(10, match(here, eth_dst=it.own.mac), goto=L3.entry)

@@ -70,7 +70,7 @@ _ADVERTISE: tuple[Action, ...] = (
 )
 
 
-ARP_ANSWER: tuple[Action, ...] = (
+_ARP_ANSWER: tuple[Action, ...] = (
     *set_field(arp_op=2),
     move("arp_sha", "arp_tha"),
     move("eth_src", "arp_sha"),
@@ -130,7 +130,7 @@ class Resolution(App):
         yield from super().host(me, view)
         yield self.known.flow(_PROBE, match(**_ARP, arp_spa="0.0.0.0"), goto=L2.lookup)
         yield self.known.flow(_PROBE, match(**_SOLICITATION, ipv6_src="::"), goto=L2.lookup)
-        yield self.answer.flow(10, match(**_ARP), *ARP_ANSWER, *BACK_TO_SENDER, goto=L2.delivery)
+        yield self.answer.flow(10, match(**_ARP), *_ARP_ANSWER, *BACK_TO_SENDER, goto=L2.delivery)
         yield self.answer.flow(
             10,
             match(**_SOLICITATION),
