@@ -14,7 +14,7 @@ demo: setup ## one region with a real Neutron and three chassis, two tenants, pa
 	@$(VENV)/dragonflow demo $(DEMO)
 
 test: lint ## everything CI checks; TESTS='-k lab' passes options to pytest
-	@$(VENV)/pytest -n 2 $(TESTS)
+	@tools/test.sh $(TESTS)
 
 lint: setup ## style and types
 	@$(VENV)/ruff check
