@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, shared out to two processes; then those that failed once more, alone, as Open vSwitch's RECHECK=yes does.
 # Many tests look at times, and beside another's work on two cores a time can be anything. What fails alone, too, fails; so
-# does everything when more than a few failed. What came right is named: it is a test to be mended (docs/decisions/0035).
+# does everything when more than a few failed. They are named: what comes right is to be mended (docs/decisions/0035).
 # Options are pytest's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +17,5 @@ $pytest -n 2 "$@" || rc=$?
 failed=$(.venv/bin/python -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$record")
 (($(wc -l <<<"$failed") <= few)) || exit "$rc"
 
-printf '\n%s\n' "Once more, alone: what failed beside other tests"
-$pytest --last-failed --last-failed-no-failures none "$@"
-printf '%s\n' "FLAKY, to be mended; passed alone:" "$failed"
+printf '\n%s\n' "FLAKY, and to be mended, if they pass now that they run alone:" "$failed"
+exec $pytest --last-failed --last-failed-no-failures none "$@"
