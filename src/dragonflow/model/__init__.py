@@ -37,6 +37,7 @@ from dragonflow.model.rows import (
     PortStatus,
     QosPolicy,
     Region,
+    RemoteEnd,
     Route,
     RouterGateway,
     RouterInterface,
@@ -46,6 +47,8 @@ from dragonflow.model.rows import (
     host_scope,
     network_scope,
     qos_scope,
+    remote_chassis,
+    remote_vtep,
     router_scope,
     status_scope,
 )
@@ -91,6 +94,7 @@ __all__ = [
     "Presence",
     "QosPolicy",
     "Region",
+    "RemoteEnd",
     "Route",
     "RouterGateway",
     "RouterInterface",
@@ -104,6 +108,8 @@ __all__ = [
     "network_scope",
     "presences",
     "qos_scope",
+    "remote_chassis",
+    "remote_vtep",
     "router_scope",
     "status_scope",
 ]

@@ -40,6 +40,19 @@ PHYSICAL_TYPES = ("flat", "vlan")
 """The network types that lie on a physical network, to which a chassis gets through a bridge (``BridgeMapping``)."""
 
 
+_REMOTE_CHASSIS = "RemoteChassis:"
+
+
+def remote_chassis(host_ip: str) -> str:
+    """The name that a chassis of another region has here; all that is known of it is its VTEP ``host_ip``."""
+    return _REMOTE_CHASSIS + host_ip
+
+
+def remote_vtep(chassis: str | None) -> str | None:
+    """The VTEP of a chassis of another region, from its name; None if it is none of another region."""
+    return chassis.removeprefix(_REMOTE_CHASSIS) if chassis and chassis.startswith(_REMOTE_CHASSIS) else None
+
+
 def network_scope(network: str) -> str:
     """Everything that belongs to one network: the switch itself, its subnets and its ports."""
     return f"net:{network}"
@@ -177,6 +190,18 @@ class DhcpOption(msgspec.Struct, frozen=True):
     ip_version: int = 4
 
 
+class RemoteEnd(msgspec.Struct, frozen=True):
+    """How a port of another region is reached: its network's encapsulation and VNI there, by which its chassis know it.
+
+    None of them means: as the network has it here. ``up`` is what its own region says of the port's status.
+    """
+
+    region: str = ""
+    encapsulation: str | None = None
+    vni: int | None = None
+    up: bool = True
+
+
 class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     """A Neutron port. ``key`` is unique among all ports of the region; ``generation`` counts its bindings.
 
@@ -186,6 +211,8 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     ``trunk`` is the trunk whose parent port it is: its interface carries tags, and only what is untagged is its own. A trunk's
     child (Neutron's subport) has no interface: ``parent`` is the port whose interface carries it, tagged ``vlan``, and
     ``chassis`` and ``standby`` are the parent's.
+
+    A port of another region has ``remote``, and its ``chassis`` is named after a VTEP there (see ``remote_chassis``).
     """
 
     pooled = ("network", "project", "chassis", "device_owner", "vnic_type", "vif_type", "security_groups", "qos")
@@ -213,6 +240,7 @@ class LogicalPort(Row, frozen=True, kw_only=True, tag="LogicalPort/1"):
     parent: str | None = None
     vlan: int | None = None
     qos: str | None = None
+    remote: RemoteEnd | None = None
     revision: int
 
     @property
