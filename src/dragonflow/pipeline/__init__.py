@@ -26,6 +26,7 @@ from dragonflow.pipeline.action import (
 )
 from dragonflow.pipeline.facts import (
     Bucket,
+    Clause,
     Distributed,
     Fact,
     Flow,
@@ -61,6 +62,7 @@ __all__ = [
     "Bits",
     "Bucket",
     "CheckSize",
+    "Clause",
     "Clone",
     "DecTtl",
     "Distributed",

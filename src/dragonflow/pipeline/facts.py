@@ -40,6 +40,28 @@ class Bucket(msgspec.Struct, frozen=True):
     actions: tuple[Action, ...]
 
 
+class Clause(msgspec.Struct, frozen=True):
+    """What matches fulfils dimension ``dimension`` (1 … ``dimensions``) of a conjunction (ovs-fields(7), "Conjunctive Match").
+
+    Several owners may lay clauses on one match; its flow holds them all, and no other flow may have that match. What becomes of
+    packets that fulfil all dimensions says a flow of the same table and priority that matches ``conj_id``.
+    """
+
+    table: int
+    priority: int
+    match: Match
+    conjunction: int
+    dimension: int
+    dimensions: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.dimensions <= _DIMENSIONS or not 1 <= self.dimension <= self.dimensions:
+            raise ValueError(f"dimension {self.dimension} of {self.dimensions}: Open vSwitch has 2 … {_DIMENSIONS}")
+
+
+_DIMENSIONS = 64
+
+
 class Group(msgspec.Struct, frozen=True):
     """A group of type ``all``: a copy of the packet to each bucket. It stands while an owner wants it, even without buckets."""
 
@@ -139,4 +161,6 @@ class Trouble(msgspec.Struct, frozen=True):
     reason: str
 
 
-Fact = Flow | Group | Bucket | Meter | TunnelPort | PeerPort | InternalPort | PatchPort | Place | Serve | Trouble
+Fact = (
+    Flow | Clause | Group | Bucket | Meter | TunnelPort | PeerPort | InternalPort | PatchPort | Place | Serve | Trouble
+)

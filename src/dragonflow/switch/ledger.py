@@ -13,12 +13,16 @@ cookie. The others are told by ``clashes`` and take over when the winner goes.
 A group stands while an owner wants it (``Group``) or a wanted flow or bucket sends to it, so no flow is ever refused for want of
 a group; an empty group drops. Buckets alone make no group. A meter stays while a flow goes through it.
 
+Clauses of several owners that have one match make one flow. It is the ledger's own: its cookie is that of an owner named after
+the match, under which a refusal of the switch is told.
+
 A conntrack zone is emptied when a flow begins to translate sources in it, to another address than before, and when the last one
 is gone: no connection outlives its router's address, or meets it again in a router that gets the number later.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from ipaddress import IPv4Address
@@ -30,6 +34,7 @@ import msgspec
 from dragonflow.pipeline.action import Action, ApplyMeter, Clone, OutputTo, Track
 from dragonflow.pipeline.facts import (
     Bucket,
+    Clause,
     Fact,
     Flow,
     Group,
@@ -44,6 +49,8 @@ from dragonflow.switch.claims import Claims
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
 from dragonflow.switch.openflow.encode import (
+    conjunction,
+    conjunctions,
     encode_actions,
     flow_contents,
     flow_name,
@@ -86,8 +93,18 @@ class Clash(msgspec.Struct, frozen=True):
 class Kind:
     """What a claim or a change is about. Plain numbers: they are hashed for every fact, and an enum's hash is slow."""
 
-    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH, ZONE = range(8)
-    NAMES = ("flow", "group", "bucket", "meter", "tunnel port", "use of meter", "patch port", "conntrack zone")
+    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH, ZONE, CLAUSE = range(9)
+    NAMES = (
+        "flow",
+        "group",
+        "bucket",
+        "meter",
+        "tunnel port",
+        "use of meter",
+        "patch port",
+        "conntrack zone",
+        "clause",
+    )
 
 
 class Change(NamedTuple):
@@ -178,6 +195,8 @@ class Ledger:
             *(self._patches, self._zones),
         )
         self._members: dict[int, set[int]] = {}
+        self._clauses: dict[bytes, Counter[bytes]] = {}
+        """By the name of the flow: the clauses laid on its match, and how many owners want each."""
         self._clash_seen: dict[tuple[int, Any], float] = {}
 
     # What is wanted
@@ -185,13 +204,16 @@ class Ledger:
     def set(self, owner: Owner, facts: Iterable[Fact]) -> None:
         """From now on the owner wants exactly these facts; none means that it wants nothing."""
         number = _cookie(owner)
-        refusal = self._refused.get(number)
         try:
             items = _encode(number, facts)
         except Exception as error:  # whatever an app made up, it must not take the others' flows along
             self._replace(number, owner, ())
             self._refused[number] = _Refusal(owner, None, Degraded(f"can't be encoded: {error}", self._now()))
             return
+        self._want(number, owner, items)
+
+    def _want(self, number: bytes, owner: Owner, items: tuple[Any, ...]) -> None:
+        refusal = self._refused.get(number)
         if refusal is not None:
             if refusal.items == items:
                 return
@@ -251,16 +273,35 @@ class Ledger:
             kept = set(gone).intersection(come)
             gone, come = [each for each in gone if each not in kept], [each for each in come if each not in kept]
         for kind, name, value in come:
+            if kind == Kind.CLAUSE:
+                self._clauses.setdefault(name, Counter())[value] += 1
+                continue
             self._claims[kind].add(name, value)
             if kind == Kind.BUCKET:
                 self._members.setdefault(name[0], set()).add(name[1])
                 self._leave_to_group(name)
         for kind, name, value in gone:
+            if kind == Kind.CLAUSE:
+                self._clauses[name][value] -= 1
+                continue
             self._claims[kind].remove(name, value)
             if kind == Kind.BUCKET:
                 if name not in self._buckets:
                     self._forget_member(*name)
                 self._leave_to_group(name)
+        for flow in {name for kind, name, _ in chain(come, gone) if kind == Kind.CLAUSE}:
+            self._join_clauses(flow)
+
+    def _join_clauses(self, flow: bytes) -> None:
+        """The flow of a match holds just the clauses that owners want on it."""
+        clauses = +self._clauses[flow]
+        if clauses:
+            self._clauses[flow] = clauses
+        else:
+            del self._clauses[flow]
+        owner = Owner("clauses", "Flow", flow.hex())
+        number = _cookie(owner)
+        self._want(number, owner, (Kind.FLOW, flow, conjunctions(number, clauses)) if clauses else ())
 
     def _leave_to_group(self, bucket: tuple[int, int]) -> None:
         """The buckets of a group that isn't there come with the group."""
@@ -454,6 +495,8 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
                 raise ValueError(f"a bucket of {len(actions)} bytes; a message holds {_LONGEST}")
             claims[Kind.BUCKET, (_id(fact.group), _id(fact.id)), actions] = None
             _imply(claims, fact.actions)
+        elif isinstance(fact, Clause):
+            claims[Kind.CLAUSE, flow_name(fact.table, fact.priority, fact.match), conjunction(fact)] = None
         elif isinstance(fact, Group):
             claims[Kind.GROUP, _id(fact.id), _PLAIN] = None
         elif isinstance(fact, Meter):

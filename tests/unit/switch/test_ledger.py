@@ -12,6 +12,7 @@ from model_switch import ModelSwitch
 
 from dragonflow.pipeline import (
     Bucket,
+    Clause,
     Fact,
     Flow,
     Group,
@@ -76,6 +77,7 @@ _facts = st.one_of(
     st.builds(lambda number, peer: PeerPort(f"t{number}", "geneve", "10.0.0.1", f"10.0.1.{peer}"), _small, _small),
     st.builds(lambda number, bridge: PatchPort(f"p{number}", f"q{number}", f"br{bridge}"), _small, _small),
     st.builds(lambda number: InternalPort(f"t{number}"), _small),
+    st.builds(lambda number, which, part: Clause(2, 5, match(reg0=number), which, part, 3), _small, _small, _small),
 )
 
 
@@ -338,3 +340,22 @@ def test_a_zone_is_emptied_before_it_means_something_else_and_when_nobody_uses_i
     assert not restarted.difference(), "its connections outlive a controller"
 
     assert sync() == [zone_flush(5)]
+
+
+def test_clauses_of_several_owners_on_one_match_are_one_flow_and_go_one_by_one() -> None:
+    book, switch = ledger(), ModelSwitch()
+    one, other = (Clause(2, 5, match(reg0=7), which, 1, 2) for which in (1, 2))
+    book.set(owner("a"), [one])
+    book.set(owner("b"), [one, other])
+    assert carry_out(book, switch) == 1
+    (both,) = switch.flows.values()
+    book.set(owner("a"), [])
+    assert carry_out(book, switch) == 0, "another still wants it"
+    book.set(owner("b"), [other])
+    assert carry_out(book, switch) == 1
+    (alone,) = switch.flows.values()
+    assert len(both) - len(alone) == 16, "one action less, under the same cookie"
+    assert both[:8] == alone[:8]
+    book.set(owner("b"), [])
+    assert carry_out(book, switch) == 1
+    assert not switch.flows

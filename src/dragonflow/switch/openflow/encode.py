@@ -9,7 +9,7 @@ Sources: OpenFlow 1.5.1 §7.2; Open vSwitch's lib/nx-match.c and lib/ofp-actions
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address
 from itertools import groupby
@@ -35,6 +35,7 @@ from dragonflow.pipeline.action import (
     Translate,
     Untrack,
 )
+from dragonflow.pipeline.facts import Clause
 from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.match import Match, Shape
 
@@ -122,12 +123,15 @@ _CT_COMMIT = 1
 _NAT = Struct(">HHIH2xHH")
 _NAT_SOURCE, _NAT_DESTINATION = 1, 2
 _NAT_ADDRESS, _NAT_FIRST_PORT, _NAT_LAST_PORT = 1, 16, 32
+_CONJUNCTION = Struct(">HHIHBBI")
+
 _PORT = Struct(">H")
 
 NICIRA = 0x00002320
 _NX_RESUBMIT_TABLE, _NX_CONTROLLER2, _NX_CLONE = 14, 37, 42
 _NX_MULTIPATH = 10
 _NX_CHECK_PKT_LARGER = 49
+_NX_CONJUNCTION = 34
 _NX_CT, _NX_NAT, _NX_CT_CLEAR = 35, 36, 43
 _SYMMETRIC_L3L4, _MODULO_N = 2, 0
 _NX_IN_PORT = 0xFFF8
@@ -263,6 +267,18 @@ def encode_instructions(actions: Sequence[Action], goto: int | None) -> bytes:
         done = encode_actions(actions)
         done = _INSTRUCTION.pack(4, 8 + len(done)) + done
     return done if goto is None else done + _GOTO[goto]
+
+
+def conjunction(clause: Clause) -> bytes:
+    """The action that says which dimension of a conjunction is fulfilled (NXAST_CONJUNCTION)."""
+    what = clause.dimension - 1, clause.dimensions, clause.conjunction
+    return _CONJUNCTION.pack(0xFFFF, _CONJUNCTION.size, NICIRA, _NX_CONJUNCTION, *what)
+
+
+def conjunctions(cookie: bytes, actions: Iterable[bytes]) -> bytes:
+    """What a flow holds that fulfils these dimensions (see ``flow_contents``)."""
+    done = b"".join(sorted(actions))
+    return cookie + _INSTRUCTION.pack(4, _INSTRUCTION.size + len(done)) + done
 
 
 def flow_name(table: int, priority: int, match: Match) -> bytes:
