@@ -16,6 +16,7 @@ from dragonflow.pipeline import (
     SOURCE,
     ApplyMeter,
     Bucket,
+    Clause,
     Fact,
     Flow,
     Group,
@@ -37,6 +38,7 @@ from dragonflow.pipeline import (
     punt_meter,
     set_field,
 )
+from dragonflow.pipeline.action import Track
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch import Disconnected, Switch, cookie
 from dragonflow.switch.packet_in import decode_packet_in
@@ -120,6 +122,18 @@ def everything() -> dict[Owner, list[Fact]]:
         match(eth_type=0x0806, arp_op=1, arp_spa="10.0.0.1", arp_tpa="10.0.0.0/8", arp_sha="fa:16:3e:00:00:01"),
         match(eth_type=0x0800, ip_proto=6, tcp_src=4, tcp_dst=(16, 0xFFF0), ip_dscp=3, ip_ecn=1, ip_ttl=3, metadata=7),
         match(vlan_vid=0x1005, vlan_pcp=3, tunnel_id=7, tun_ipv4_src="10.0.0.1", reg0=1, reg2=(4, 12), reg3=9, reg15=1),
+        match(
+            eth_type=0x0800,
+            ip_proto=132,
+            sctp_dst=5,
+            ip_frag=(0, 2),
+            ct_state=(0x22, 0x33),
+            ct_mark=1,
+            reg4=2,
+            metadata=7,
+        ),
+        match(eth_type=0x0800, ip_proto=6, tcp_flags=(2, 0x12), tcp_src=4),
+        match(conj_id=7, in_port=3, eth_type=0x0800),
         match(tun_ipv6_src="::1", tun_ipv6_dst="::2", eth_type=0x86DD, ip_proto=17, udp_src=4, udp_dst=5),
     ]
     respond = set_field(nd_sll="fa:16:3e:00:00:01", nd_options_type=2, nd_reserved=0xE0000000, icmpv6_type=136)
@@ -133,6 +147,12 @@ def everything() -> dict[Owner, list[Fact]]:
         owner("flows"): flows,
         owner("drop"): [Flow(21, 0, match())],
         owner("flood"): [Group(7), Flow(22, 1, match(), (OutputTo(7), ApplyMeter(3)))],
+        owner("clauses"): [Clause(23, 5, match(reg1=7), which, 1, 3) for which in (70000, 2)],
+        owner("other clauses"): [Clause(23, 5, match(reg1=7), 3, 2, 2)],
+        owner("tracked"): [
+            Flow(24, 1, match(eth_type=0x0800), (Track(7, 25, commit=True, mark=1),)),
+            Flow(24, 2, match(eth_type=0x86DD), (Track(7, 25),)),
+        ],
         owner("one"): [Bucket(7, 1, (Output(1),))],
         owner("two"): [Bucket(7, 2, (Output(2),)), Meter(3, 1000, 100)],
     }

@@ -134,13 +134,18 @@ class Translate(msgspec.Struct, frozen=True):
 class Track(msgspec.Struct, frozen=True):
     """Find the packet's connection in ``zone`` (1 … 65535) and go on in table number ``table`` (NXAST_CT).
 
-    With ``commit`` a connection that isn't known begins.
+    With ``commit`` a connection that isn't known begins; ``mark`` is written into it then (``ct_mark``), known or not.
     """
 
     zone: int
     table: int
     commit: bool = False
     translate: Translate | None = None
+    mark: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mark is not None and (not self.commit or self.translate is not None):
+            raise ValueError("a connection is marked where it is committed, and not where it is translated")
 
 
 class Untrack(msgspec.Struct, frozen=True):

@@ -52,6 +52,7 @@ _REGISTERS = tuple((f"reg{number}", 32, _NXM, number, None, True) for number in 
 
 _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     # name, bits, class, number, needs, maskable
+    ("conj_id", 32, _NXM, 37, None, False),
     ("in_port", 32, _BASIC, 0, None, False),
     ("eth_src", 48, _BASIC, 4, None, True),
     ("eth_dst", 48, _BASIC, 3, None, True),
@@ -62,14 +63,18 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     ("ipv4_dst", 32, _BASIC, 12, "ipv4", True),
     ("ipv6_src", 128, _BASIC, 26, "ipv6", True),
     ("ipv6_dst", 128, _BASIC, 27, "ipv6", True),
+    ("ip_frag", 8, _NXM, 26, "ip", True),
     ("ip_dscp", 6, _BASIC, 8, "ip", False),
     ("ip_ecn", 2, _BASIC, 9, "ip", False),
     ("ip_ttl", 8, _NXM, 29, "ip", False),
     ("ip_proto", 8, _BASIC, 10, "ip", False),
     ("tcp_src", 16, _BASIC, 13, "tcp", True),
     ("tcp_dst", 16, _BASIC, 14, "tcp", True),
+    ("tcp_flags", 12, _BASIC, 42, "tcp", True),
     ("udp_src", 16, _BASIC, 15, "udp", True),
     ("udp_dst", 16, _BASIC, 16, "udp", True),
+    ("sctp_src", 16, _BASIC, 17, "sctp", True),
+    ("sctp_dst", 16, _BASIC, 18, "sctp", True),
     ("icmpv4_type", 8, _BASIC, 19, "icmpv4", False),
     ("icmpv4_code", 8, _BASIC, 20, "icmpv4", False),
     ("icmpv6_type", 8, _BASIC, 29, "icmpv6", False),
@@ -90,6 +95,8 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     ("tun_ipv6_src", 128, _NXM, 109, None, True),
     ("tun_ipv6_dst", 128, _NXM, 110, None, True),
     *_REGISTERS,
+    ("ct_state", 32, _NXM, 105, None, True),
+    ("ct_mark", 32, _NXM, 107, None, True),
     ("metadata", 64, _BASIC, 2, None, True),
     # for actions only: registers 12 to 15 in one, and in_port in the form in which it can be written
     ("xxreg3", 128, _NXM, 114, "actions", True),
@@ -129,6 +136,7 @@ _NEEDS: Mapping[str, tuple[str, Callable[[Mapping[str, tuple[int, int]]], bool]]
     "arp": ("eth_type=0x0806", lambda found: _is(found, eth_type=(0x0806,))),
     "tcp": ("eth_type of IP and ip_proto=6", lambda found: _is(found, eth_type=(0x0800, 0x86DD), ip_proto=(6,))),
     "udp": ("eth_type of IP and ip_proto=17", lambda found: _is(found, eth_type=(0x0800, 0x86DD), ip_proto=(17,))),
+    "sctp": ("eth_type of IP and ip_proto=132", lambda found: _is(found, eth_type=(0x0800, 0x86DD), ip_proto=(132,))),
     "icmpv4": ("eth_type=0x0800 and ip_proto=1", lambda found: _is(found, eth_type=(0x0800,), ip_proto=(1,))),
     "icmpv6": ("eth_type=0x86dd and ip_proto=58", lambda found: _is(found, eth_type=(0x86DD,), ip_proto=(58,))),
     "nd": ("ICMPv6 with icmpv6_type=135 or 136 and icmpv6_code=0", lambda found: _is_nd(found, 135, 136)),

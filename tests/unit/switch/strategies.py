@@ -18,8 +18,9 @@ CONTEXTS: tuple[tuple[dict[str, int], tuple[str, ...]], ...] = (
     ({"vlan_vid": 0x1005}, ("vlan_pcp",)),
     ({"eth_type": 0x0800}, ("ipv4_src", "ipv4_dst", "ip_dscp", "ip_ecn", "ip_ttl")),
     ({"eth_type": 0x86DD}, ("ipv6_src", "ipv6_dst", "ip_dscp", "ip_ecn", "ip_ttl")),
-    ({"eth_type": 0x0800, "ip_proto": 6}, ("tcp_src", "tcp_dst", "ipv4_src")),
-    ({"eth_type": 0x86DD, "ip_proto": 17}, ("udp_src", "udp_dst", "ipv6_dst")),
+    ({"eth_type": 0x0800, "ip_proto": 6}, ("tcp_src", "tcp_dst", "tcp_flags", "ipv4_src", "ip_frag")),
+    ({"eth_type": 0x86DD, "ip_proto": 17}, ("udp_src", "udp_dst", "ipv6_dst", "ip_frag")),
+    ({"eth_type": 0x0800, "ip_proto": 132}, ("sctp_src", "sctp_dst", "ipv4_dst")),
     ({"eth_type": 0x0800, "ip_proto": 1}, ("icmpv4_type", "icmpv4_code", "ipv4_dst")),
     ({**_ND, "icmpv6_type": 135}, ("nd_target", "nd_sll", "nd_reserved", "nd_options_type", "ipv6_src")),
     ({**_ND, "icmpv6_type": 136}, ("nd_target", "nd_tll", "nd_reserved", "nd_options_type", "ipv6_src")),
@@ -30,6 +31,9 @@ CONTEXTS: tuple[tuple[dict[str, int], tuple[str, ...]], ...] = (
 LAST_PORT = 0xFEFF
 """Open vSwitch numbers ports below 0xFF00 (OFPP_MAX in its include/openflow/openflow-1.0.h), and refuses others."""
 
+USED_BITS = {"ct_state": 0xFF, "ip_frag": 0x3}
+"""Of fields of which Open vSwitch refuses the other bits."""
+
 ANYWHERE = (
     "in_port",
     "eth_src",
@@ -38,6 +42,9 @@ ANYWHERE = (
     "tun_ipv4_src",
     "tun_ipv4_dst",
     "metadata",
+    "conj_id",
+    "ct_state",
+    "ct_mark",
     *(f"reg{number}" for number in range(16)),
 )
 
@@ -49,6 +56,9 @@ def contents(draw: st.DrawFn, name: str) -> int | tuple[int, int]:
     value = draw(st.integers(0, field.full))
     if name == "in_port":
         return draw(st.integers(1, LAST_PORT))
+    if name in USED_BITS:
+        mask = draw(st.integers(1, USED_BITS[name]))
+        return value & mask, mask
     if not field.maskable or name == "vlan_vid" or draw(st.booleans()):
         return value
     mask = draw(st.integers(1, field.full))

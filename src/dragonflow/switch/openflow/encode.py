@@ -194,9 +194,11 @@ def _clone(action: Clone) -> bytes:
 def _track(action: Track) -> bytes:
     if not 0 < action.zone < 1 << 16:
         raise ValueError(f"conntrack zone {action.zone} is not within 1 … 65535")
-    nat = b"" if action.translate is None else _translate(action.translate)
+    done = b"" if action.translate is None else _translate(action.translate)
+    if action.mark is not None:
+        done = _set_field(SetField(FIELDS["ct_mark"], action.mark))
     flags = _CT_COMMIT if action.commit else 0
-    return _CT.pack(0xFFFF, _CT.size + len(nat), NICIRA, _NX_CT, flags, 0, action.zone, action.table, 0) + nat
+    return _CT.pack(0xFFFF, _CT.size + len(done), NICIRA, _NX_CT, flags, 0, action.zone, action.table, 0) + done
 
 
 def _translate(action: Translate) -> bytes:
