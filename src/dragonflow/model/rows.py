@@ -68,6 +68,21 @@ def qos_scope(policy: str) -> str:
     return f"qos:{policy}"
 
 
+def security_group_scope(group: str) -> str:
+    """The security group itself, with its rules."""
+    return f"secgroup:{group}"
+
+
+def members_scope(group: str) -> str:
+    """The ports that have the security group: for those whose rules name it as the remote side."""
+    return f"members:{group}"
+
+
+def address_group_scope(group: str) -> str:
+    """The address group itself; rules name it as the remote side."""
+    return f"addrgroup:{group}"
+
+
 def host_scope(host: str) -> str:
     """What is bound to one host: the pointers from which its controller learns which networks it needs."""
     return f"host:{host}"
@@ -394,6 +409,75 @@ class QosPolicy(Row, frozen=True, kw_only=True, tag="QosPolicy/1"):
         return qos_scope(self.id)
 
 
+class SecurityRule(msgspec.Struct, frozen=True, order=True):
+    """What a security group allows: Neutron has no rules that forbid.
+
+    ``ip_version`` is 4 or 6; ``protocol`` a number of IANA's, None for any. ``first`` and ``last`` are ports, both ends included,
+    or of ICMP the type and the code: there 0 is a value like others, None means any. Of the remote side one is set at the most:
+    a security group, an address group, or a prefix; without it anybody is meant.
+    """
+
+    direction: Literal["ingress", "egress"]
+    ip_version: int
+    protocol: int | None = None
+    first: int | None = None
+    last: int | None = None
+    remote_group: str | None = None
+    address_group: str | None = None
+    prefix: str | None = None
+
+
+class SecurityGroup(Row, frozen=True, kw_only=True, tag="SecurityGroup/1"):
+    """A Neutron security group with its rules, in an order that depends on nothing but them.
+
+    Without ``stateful``, answers to what a rule allows need a rule of their own.
+    """
+
+    pooled = ("project",)
+
+    name: str = ""
+    project: str = ""
+    stateful: bool = True
+    rules: tuple[SecurityRule, ...] = ()
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return security_group_scope(self.id)
+
+
+class GroupMember(Row, frozen=True, kw_only=True, tag="GroupMember/1"):
+    """Says that a port has a security group, and under which addresses: its own and its address pairs' (these may be prefixes).
+
+    ``id`` is ``<group>/<port>``.
+    """
+
+    pooled = ("group",)
+
+    group: str
+    port: str
+    addresses: tuple[str, ...]
+
+    @property
+    def scope(self) -> str:
+        return members_scope(self.group)
+
+
+class AddressGroup(Row, frozen=True, kw_only=True, tag="AddressGroup/1"):
+    """A Neutron address group: prefixes that rules of security groups name together."""
+
+    pooled = ("project",)
+
+    name: str = ""
+    project: str = ""
+    addresses: tuple[str, ...] = ()
+    revision: int
+
+    @property
+    def scope(self) -> str:
+        return address_group_scope(self.id)
+
+
 class Binding(Row, frozen=True, kw_only=True, tag="Binding/1"):
     """Says that port ``id`` is bound to ``host``. A port that is being migrated has one on each side, one ``active``."""
 
@@ -533,6 +617,9 @@ ROWS: tuple[type[Row], ...] = (
     LogicalRouter,
     FloatingIp,
     QosPolicy,
+    SecurityGroup,
+    AddressGroup,
+    GroupMember,
     Binding,
     ExternalNetwork,
     Chassis,

@@ -162,6 +162,7 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         """See ``MechanismDriver``. Starts no thread: the server may fork yet."""
         config.register(cfg.CONF)
         db.listen_to_ports()
+        db.listen_to_security_groups()
         self.workers = Workers(cfg.CONF.df)
         self.trunks, self.qos = DragonflowTrunks(), DragonflowQos()
         self._refused = ("", "")

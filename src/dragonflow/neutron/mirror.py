@@ -15,7 +15,7 @@ import msgspec
 from dragonflow.model import CodecError, Row, decode, encode
 from dragonflow.neutron import translate
 from dragonflow.neutron.dfdb import DfDb
-from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, Kind, RowMaker, Source
+from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, Kind, RowMaker, Source, pointed
 from dragonflow.store import keys
 from dragonflow.store.draft import Draft, transact
 from dragonflow.store.protocol import ABSENT, Check, Conflict, Key, Record, Store, Txn
@@ -113,7 +113,7 @@ class Mirror:
             return {_key(pointer) for pointer in translate.pointers(old)}
         kinds = {name for name, kind in POINTERS.items() if KINDS[kind].row.__name__ == key.kind}
         records = self._dfdb.store.snapshot(POINTER_SCOPES).records if kinds else ()
-        return {record.key for record in records if record.key.kind in kinds and record.key.id == key.id}
+        return {record.key for record in records if record.key.kind in kinds and pointed(record.key) == key.id}
 
 
 def _read(found: Record | None) -> Row | None:

@@ -25,7 +25,7 @@ from dragonflow.neutron import agents, config, db, translate
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.founding import REGION, Founding, is_whole
 from dragonflow.neutron.mirror import Mirror, same
-from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, PORT_KIND, Found, Plugin, RowMaker
+from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, PORT_KIND, Found, Plugin, RowMaker, pointed
 from dragonflow.neutron.strays import SCOPES, strays
 from dragonflow.store.keycheck import Audit
 from dragonflow.store.keys import Pool
@@ -172,7 +172,7 @@ class Repair:
 
     def _pointer(self, key: Key) -> str | None:
         record, kind = self._store.get(key), POINTERS[key.kind]
-        make = self._neutron.load(kind, key.id)
+        make = self._neutron.load(kind, pointed(key))
         wanted = {_key(row): encode(row) for row in _pointers_of(make)} if make is not None else {}
         data = None if record is None else record.data
         if data == wanted.get(key):
@@ -189,11 +189,11 @@ class Repair:
         Neutron was read before this. A change that it told of had its entry in the journal from the same moment on; if that is
         gone by now, its row was written before, and the record is another.
         """
-        if not db.waits(get_admin_context(), kind, key.id):
+        if not db.waits(get_admin_context(), kind, pointed(key)):
             now = self._store.get(key)
             if (None if now is None else now.revision) == (None if record is None else record.revision):
                 return True
-        self._unjudged.add((kind, key.id))
+        self._unjudged.add((kind, pointed(key)))
         return False
 
     def _mend_row(self, kind: str, key: Key, difference: str, fix: bool) -> Finding:
@@ -209,9 +209,9 @@ class Repair:
         if difference.startswith("orphan"):
             fixed = fix and (record is None or (not _is_newer(record) and self._remove(record)))
         else:
-            kind = POINTERS[key.kind]
-            make = self._neutron.load(kind, key.id)
-            fixed = fix and (make is None or self._sync(kind, key.id, make(0).scope))
+            kind, name = POINTERS[key.kind], pointed(key)
+            make = self._neutron.load(kind, name)
+            fixed = fix and (make is None or self._sync(kind, name, make(0).scope))
         return Finding(key.kind, key.id, difference, fixed)
 
     # -- what Neutron has not ------------------------------------------------------------------------------------------

@@ -15,22 +15,28 @@ from oslo_config import cfg
 
 from dragonflow.model import (
     EXTERNAL_SCOPE,
+    AddressGroup,
     Binding,
     ExternalNetwork,
     FloatingIp,
+    GroupMember,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
     QosPolicy,
     Row,
+    SecurityGroup,
     Subnet,
+    address_group_scope,
     host_scope,
+    members_scope,
     network_scope,
     qos_scope,
     router_scope,
+    security_group_scope,
 )
 from dragonflow.neutron import db, l3, qos, translate
-from dragonflow.neutron.db import FLOATING_KIND, QOS_KIND, ROUTER_KIND
+from dragonflow.neutron.db import ADDRESS_GROUP_KIND, FLOATING_KIND, QOS_KIND, ROUTER_KIND, SECURITY_GROUP_KIND
 from dragonflow.store.keys import NETWORK, PORT, ROUTER, Pool
 from dragonflow.store.protocol import Key
 
@@ -50,6 +56,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     QOS_KIND: Kind(QosPolicy, None, qos_scope),
+    ADDRESS_GROUP_KIND: Kind(AddressGroup, None, address_group_scope),
+    SECURITY_GROUP_KIND: Kind(SecurityGroup, None, security_group_scope),
     NETWORK_KIND: Kind(LogicalSwitch, NETWORK),
     SUBNET_KIND: Kind(Subnet, None),
     PORT_KIND: Kind(LogicalPort, PORT),
@@ -59,11 +67,20 @@ KINDS = {
 """In the order in which they refer to each other: what is referred to comes first."""
 
 
-POINTERS = {Binding.__name__: PORT_KIND, ExternalNetwork.__name__: NETWORK_KIND}
+POINTERS = {
+    Binding.__name__: PORT_KIND,
+    GroupMember.__name__: PORT_KIND,
+    ExternalNetwork.__name__: NETWORK_KIND,
+}
 """Kinds of rows that follow from an object's own (see ``translate.pointers``), and of whose."""
 
-POINTER_SCOPES = (host_scope("*"), EXTERNAL_SCOPE)
+POINTER_SCOPES = (host_scope("*"), members_scope("*"), EXTERNAL_SCOPE)
 """Where they lie."""
+
+
+def pointed(key: Key) -> str:
+    """The id of the object from whose row the pointer follows."""
+    return key.id.rpartition("/")[2]
 
 
 class Found(NamedTuple):
@@ -115,9 +132,8 @@ class Plugin:
                     case "qos":
                         policies = qos.plugin()
                         return None if policies is None else qos_maker(policies.get_policy(context, id))
-                    case "router" | "floatingip":
-                        found = (routers if kind == "router" else floating_ips)(context, [id])
-                        return next((each.make for each in found), None)
+                    case _ if kind in _FINDERS:
+                        return next((each.make for each in _FINDERS[kind](context, [id])), None)
         except exceptions.NotFound:
             return None
         raise ValueError(f"no such kind of Neutron object: {kind}")
@@ -131,6 +147,8 @@ class Plugin:
         context = get_admin_context()
         plugin = directory.get_plugin()
         yield from policies(context)
+        yield from address_groups(context)
+        yield from security_groups(context)
         for network in plugin.get_networks(context):
             yield Found(NETWORK_KIND, network["id"], network["id"], network_maker(network))
         for subnet in plugin.get_subnets(context):
@@ -156,6 +174,27 @@ def policies(context: Any) -> Iterator[Found]:
     found = qos.plugin()
     for policy in () if found is None else found.get_policies(context):
         yield Found(QOS_KIND, policy["id"], policy["id"], qos_maker(policy))
+
+
+def security_groups(context: Any, ids: Collection[str] | None = None) -> Iterator[Found]:
+    """Those of the security groups that are there, or all."""
+    plugin = directory.get_plugin()
+    filters = {} if ids is None else {"id": list(ids)}
+    rules: dict[str, list[dict[str, Any]]] = {}
+    for rule in plugin.get_security_group_rules(
+        context, filters={} if ids is None else {"security_group_id": list(ids)}
+    ):
+        rules.setdefault(rule["security_group_id"], []).append(rule)
+    for group in plugin.get_security_groups(context, filters=filters, default_sg=True):
+        name = group["id"]
+        yield Found(SECURITY_GROUP_KIND, name, name, security_group_maker(group, rules.get(name, [])))
+
+
+def address_groups(context: Any, ids: Collection[str] | None = None) -> Iterator[Found]:
+    """Those of the address groups that are there, or all."""
+    filters = {} if ids is None else {"id": list(ids)}
+    for group in directory.get_plugin().get_address_groups(context, filters=filters):
+        yield Found(ADDRESS_GROUP_KIND, group["id"], group["id"], address_group_maker(group))
 
 
 def trunkings(context: Any, ids: Sequence[str]) -> Mapping[str, translate.Trunking]:
@@ -194,6 +233,16 @@ def qos_maker(policy: dict[str, Any]) -> RowMaker:
     return lambda _key: translate.qos_policy(policy)
 
 
+def security_group_maker(group: dict[str, Any], rules: Collection[dict[str, Any]]) -> RowMaker:
+    """Makes the row of a security group as Neutron's API tells it, and its rules."""
+    return lambda _key: translate.security_group(group, rules)
+
+
+def address_group_maker(group: dict[str, Any]) -> RowMaker:
+    """Makes the row of an address group as Neutron's API tells it."""
+    return lambda _key: translate.address_group(group)
+
+
 def subnet_maker(subnet: dict[str, Any]) -> RowMaker:
     """Makes the row of a subnet as Neutron's API tells it."""
     return lambda _key: translate.subnet(subnet)
@@ -222,3 +271,12 @@ def floating_maker(floating: Mapping[str, Any], forwardings: Collection[Mapping[
 
 def _bindings(objects: list[Any]) -> list[translate.PortBinding]:
     return [translate.PortBinding(each.host, each.vif_type, active=False) for each in objects]
+
+
+_FINDERS: Mapping[str, Callable[[Any, Collection[str]], Iterator[Found]]] = {
+    ADDRESS_GROUP_KIND: address_groups,
+    SECURITY_GROUP_KIND: security_groups,
+    ROUTER_KIND: routers,
+    FLOATING_KIND: floating_ips,
+}
+"""Kinds that are read by the page, and just as well one by one."""

@@ -33,11 +33,13 @@ from dragonflow.neutron.source import (
     SUBNET_KIND,
     Found,
     Plugin,
+    address_groups,
     floating_ips,
     network_maker,
     policies,
     port_maker,
     routers,
+    security_groups,
     subnet_maker,
     trunkings,
 )
@@ -53,6 +55,9 @@ class Survey(Plugin):
         """See ``Plugin``."""
         plugin = directory.get_plugin()
         yield from policies(get_admin_context())
+        yield from address_groups(get_admin_context())
+        for page in _pages(sg_models.SecurityGroup):
+            yield from security_groups(get_admin_context(), page)
         for page in _pages(models_v2.Network):
             for network in plugin.get_networks(get_admin_context(), filters={"id": page}):
                 yield Found(NETWORK_KIND, network["id"], network["id"], network_maker(network))

@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+from neutron_lib import constants
+
 from dragonflow.model import (
     PHYSICAL_TYPES,
+    AddressGroup,
     AddressPair,
     AllocationPool,
     BandwidthLimit,
@@ -18,6 +22,7 @@ from dragonflow.model import (
     ExternalNetwork,
     FixedIP,
     FloatingIp,
+    GroupMember,
     HostRoute,
     LogicalPort,
     LogicalRouter,
@@ -28,6 +33,8 @@ from dragonflow.model import (
     RouterGateway,
     RouterInterface,
     Row,
+    SecurityGroup,
+    SecurityRule,
     Subnet,
 )
 
@@ -244,6 +251,52 @@ def qos_policy(policy: Mapping[str, Any]) -> QosPolicy:
     )
 
 
+def security_group(group: Mapping[str, Any], rules: Collection[Mapping[str, Any]]) -> SecurityGroup:
+    """A security group's row, from Neutron's dicts for it and its rules."""
+    return SecurityGroup(
+        id=group["id"],
+        name=group["name"],
+        project=group["project_id"] or "",
+        stateful=group["stateful"],
+        rules=tuple(sorted(dict.fromkeys(map(_security_rule, rules)), key=msgspec.json.encode)),
+        revision=group.get("revision_number", 0),
+    )
+
+
+def _security_rule(rule: Mapping[str, Any]) -> SecurityRule:
+    return SecurityRule(
+        direction=rule["direction"],
+        ip_version=6 if rule["ethertype"] == constants.IPv6 else 4,
+        protocol=_protocol(rule["protocol"], rule["ethertype"]),
+        first=rule["port_range_min"],
+        last=rule["port_range_max"],
+        remote_group=rule["remote_group_id"],
+        address_group=rule["remote_address_group_id"],
+        prefix=_text(rule["remote_ip_prefix"]),
+    )
+
+
+def _protocol(protocol: str | None, ethertype: str) -> int | None:
+    """The number of a protocol that Neutron names or numbers. In IPv6 its "icmp" is ICMPv6, as with Neutron's own agents."""
+    if protocol is None or protocol == "any":
+        return None
+    number = int(constants.IP_PROTOCOL_MAP.get(protocol, protocol))
+    return (
+        constants.PROTO_NUM_IPV6_ICMP if (number, ethertype) == (constants.PROTO_NUM_ICMP, constants.IPv6) else number
+    )
+
+
+def address_group(group: Mapping[str, Any]) -> AddressGroup:
+    """An address group's row."""
+    return AddressGroup(
+        id=group["id"],
+        name=group["name"],
+        project=group["project_id"] or "",
+        addresses=tuple(sorted(map(str, group["addresses"]))),
+        revision=group.get("revision_number", 0),
+    )
+
+
 def _limit(rule: Mapping[str, Any] | None) -> BandwidthLimit | None:
     """A rule that names no burst has one of 80 % of its rate, as with Neutron's own agents (``DEFAULT_BURST_RATE``)."""
     if rule is None:
@@ -255,7 +308,7 @@ def _limit(rule: Mapping[str, Any] | None) -> BandwidthLimit | None:
 def pointers(row: Row) -> tuple[Row, ...]:
     """The rows that follow from an object's own, and lie where controllers look that don't follow it yet."""
     if isinstance(row, LogicalPort):
-        return _bindings(row)
+        return (*_bindings(row), *_memberships(row))
     if isinstance(row, LogicalSwitch) and row.external and row.network_type in PHYSICAL_TYPES and row.physical_network:
         return (ExternalNetwork(id=row.id, physical_network=row.physical_network),)
     return ()
@@ -267,6 +320,15 @@ def _bindings(port: LogicalPort) -> tuple[Binding, ...]:
     return tuple(
         Binding(id=port.id, host=host, network=port.network, generation=port.generation, active=active)
         for host, active in (*hosts, *((host, False) for host in port.standby if host != port.chassis))
+    )
+
+
+def _memberships(port: LogicalPort) -> tuple[Row, ...]:
+    """One for each security group that the port has."""
+    addresses = tuple(sorted({*port.ips, *(pair.ip for pair in port.address_pairs)}))
+    return tuple(
+        GroupMember(id=f"{group}/{port.id}", group=group, port=port.id, addresses=addresses)
+        for group in port.security_groups
     )
 
 

@@ -24,13 +24,16 @@ from dragonflow.neutron.db.ports import (
 )
 from dragonflow.neutron.db.qos import QOS_KIND, listen_to_qos
 from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_routers, router_interfaces
+from dragonflow.neutron.db.security_groups import ADDRESS_GROUP_KIND, SECURITY_GROUP_KIND, listen_to_security_groups
 from dragonflow.neutron.db.trunks import former_children, listen_to_trunks, trunkings, trunks_now
 
 __all__ = [
+    "ADDRESS_GROUP_KIND",
     "FLOATING_KIND",
     "QOS_KIND",
     "RECORDED",
     "ROUTER_KIND",
+    "SECURITY_GROUP_KIND",
     "Entry",
     "FloatingNow",
     "JournalEntry",
@@ -54,6 +57,7 @@ __all__ = [
     "listen_to_ports",
     "listen_to_qos",
     "listen_to_routers",
+    "listen_to_security_groups",
     "listen_to_trunks",
     "of_nova",
     "our_routers",

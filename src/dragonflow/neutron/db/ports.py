@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from neutron.db import models_v2
+from neutron.db.models import address_group as ag_models
 from neutron.db.models import l3 as l3_models
+from neutron.db.models import securitygroup as sg_models
 from neutron.db.qos import models as qos_models
 from neutron.plugins.ml2 import models as ml2_models
 from neutron_lib import constants
@@ -20,6 +22,7 @@ from dragonflow.neutron.db.models import JournalEntry, PortGeneration
 from dragonflow.neutron.db.qos import QOS_KIND
 from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_routers
+from dragonflow.neutron.db.security_groups import ADDRESS_GROUP_KIND, SECURITY_GROUP_KIND
 
 PAGE = 500
 _MODELS = {
@@ -29,6 +32,8 @@ _MODELS = {
     ROUTER_KIND: l3_models.Router,
     FLOATING_KIND: l3_models.FloatingIP,
     QOS_KIND: qos_models.QosPolicy,
+    SECURITY_GROUP_KIND: sg_models.SecurityGroup,
+    ADDRESS_GROUP_KIND: ag_models.AddressGroup,
 }
 
 
