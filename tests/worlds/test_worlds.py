@@ -9,7 +9,7 @@ import pytest
 
 from dragonflow.apps import APPS
 from dragonflow.apps.classification import Classification
-from dragonflow.apps.l2 import L2
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.wiring import qos_policy
 from dragonflow.controller.engine import Engine
@@ -129,7 +129,7 @@ def test_a_port_that_moves_here_is_wired_before_it_is_here() -> None:
     compiled = compile_world(APPS, worlds.STATES["migrating"]())
     assert compiled.places["d"] == Remote("there", 100, "192.0.2.2")
     flows = [fact for owner, facts in compiled.facts.items() if owner.id == "d" for fact in facts]
-    delivery = [fact for fact in flows if isinstance(fact, Flow) and fact.table == L2.delivery.number]
+    delivery = [fact for fact in flows if isinstance(fact, Flow) and fact.table == Delivery.delivery.number]
     assert sorted(repr(flow.match) for flow in delivery) == sorted(
         repr(match((DESTINATION, 14), (FROM_TUNNEL, from_tunnel))) for from_tunnel in (0, 1)
     )
@@ -296,7 +296,7 @@ def test_flows_per_trunk_are_as_its_app_says() -> None:
     facts = compile_world(APPS, worlds.STATES["trunked"]()).facts
 
     def count(name: str) -> int:
-        tables = Classification.ports.number, L2.delivery.number
+        tables = Classification.ports.number, Delivery.delivery.number
         found = [it for owner, some in facts.items() if owner.id == name for it in some if isinstance(it, Flow)]
         return sum(flow.table in tables for flow in found)
 

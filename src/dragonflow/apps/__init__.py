@@ -4,10 +4,14 @@ from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.bfd import Bfd
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dnat import Dnat
 from dragonflow.apps.door import Door
 from dragonflow.apps.external import External
+from dragonflow.apps.firewall.egress import Egress
+from dragonflow.apps.firewall.guard import Guard
+from dragonflow.apps.firewall.ingress import Ingress
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
@@ -35,7 +39,11 @@ APPS: tuple[App, ...] = (
     External(),
     Door(),
     L2(),
+    Delivery(),
     Qos(),
+    Ingress(),
+    Egress(),
+    Guard(),
 )
 check(APPS)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.external import External
+from dragonflow.apps.firewall.guard import Guard
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import Metadata, proxy_ofport
-from dragonflow.apps.qos import Qos
 from dragonflow.apps.wiring import interfaces, wired
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
@@ -48,7 +48,7 @@ class Classification(App):
         purpose="Find out where the packet comes from: a local port, a known chassis, a physical bridge, or the metadata proxy. "
         "Others are dropped.",
         matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src"),
-        next=(tunnelled, physical, Qos.sent, Metadata.replies),
+        next=(tunnelled, physical, Guard.claims, Metadata.replies),
     )
 
     @renders(Me)
@@ -75,5 +75,5 @@ class Classification(App):
         if port.chassis == view.me.chassis:
             yield Place(port.id, Local(ofport))
         yield self.ports.flow(
-            20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Qos.sent
+            20, match(in_port=ofport), load(SOURCE, port.key), load(NETWORK, network.key), goto=Guard.claims
         )

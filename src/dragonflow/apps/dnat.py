@@ -24,8 +24,8 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from dragonflow.apps.base import App, answers, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External
-from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3
 from dragonflow.apps.qos import Limits, held, limits
 from dragonflow.apps.resolution import answer_all
@@ -113,7 +113,9 @@ class Dnat(App):
                 and bridge_of(it.network, chassis.bridge_mappings) is not None
             ):
                 yield Place(it.own.id, Remote(chassis.id, ofport))
-                yield L2.delivery.flow(10, match((DESTINATION, it.own.key), (FROM_TUNNEL, 0)), goto=L2.outside)
+                yield Delivery.delivery.flow(
+                    10, match((DESTINATION, it.own.key), (FROM_TUNNEL, 0)), goto=Delivery.outside
+                )
         elif isinstance(where, Local):
             if ofport is None:
                 reason = f"this chassis has no way to physical network {it.network.physical_network}"

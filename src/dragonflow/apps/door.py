@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External, Speaker, hearing
-from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, complaints, served
 from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.wiring import addresses, chassis_mac, keeper, link_local, physical_ofport
@@ -78,7 +78,7 @@ class Door(App):
     def host(self, me: Me, view: View) -> Iterator[Fact]:
         """The way back for answers to questions that came from a physical network."""
         yield from super().host(me, view)
-        yield L2.delivery.flow(10, match((DESTINATION, 0)), goto=L2.outside)
+        yield Delivery.delivery.flow(10, match((DESTINATION, 0)), goto=Delivery.outside)
 
     @renders(LogicalSwitch)
     def network(self, network: LogicalSwitch, view: View) -> Iterator[Fact]:
@@ -111,7 +111,7 @@ class Door(App):
         enter = load(FROM_TUNNEL, 0), load(SOURCE, port.key)
         yield External.arrival.flow(10, match((NETWORK, network.key), eth_dst=port.mac), *enter, goto=L3.entry)
         if port.router is not None:
-            yield L2.delivery.flow(10, match((DESTINATION, port.key)), goto=L2.outside)
+            yield Delivery.delivery.flow(10, match((DESTINATION, port.key)), goto=Delivery.outside)
             yield from complaints(port, ofport)
 
     def unasked(self, view: View) -> Iterator[PacketOut]:
@@ -131,7 +131,7 @@ def claims(port: LogicalPort) -> Iterator[bytes]:
 
 def to_outside(network: LogicalSwitch) -> tuple[Action, ...]:
     """What the controller does with a frame that it has made for the network's physical network."""
-    return load(NETWORK, network.key), Resubmit(L2.outside.number)
+    return load(NETWORK, network.key), Resubmit(Delivery.outside.number)
 
 
 def voice(network: LogicalSwitch, version: int, view: View) -> Speaker | None:

@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, is_next
 from dragonflow.apps.resolution import Resolution
@@ -99,7 +100,7 @@ class External(App):
             "ipv6_src",
             "nd_target",
         ),
-        next=(Resolution.answer, L3.entry, L2.outside),
+        next=(Resolution.answer, L3.entry, Delivery.outside),
         miss=L2.lookup,
     )
 
@@ -113,7 +114,7 @@ class External(App):
         if ofport is None:
             return
         found = is_next(network.key, neighbour.address)
-        yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=L2.outside)
+        yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=Delivery.outside)
         meter = heard_meter(ofport)
         yield meter
         announces = match((NETWORK, network.key), **_announces(neighbour.address))

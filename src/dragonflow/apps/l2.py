@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.delivery import Delivery
+from dragonflow.apps.firewall.ingress import Ingress
 from dragonflow.apps.wiring import floats_here, standby_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
@@ -13,7 +15,6 @@ from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
     NETWORK,
-    SOURCE,
     Action,
     Bits,
     Bucket,
@@ -29,7 +30,6 @@ from dragonflow.pipeline import (
     match,
 )
 from dragonflow.pipeline.groups import GroupKind, group_id
-from dragonflow.pipeline.registers import LIMITED
 
 _OWN, _PAIR, _MULTICAST, _UNKNOWN = 40, 30, 20, 10
 
@@ -49,26 +49,12 @@ class L2(App):
 
     name = "l2"
 
-    outside = Table(
-        "outside",
-        Stage.DELIVERY,
-        slot=1,
-        purpose="Send the packet out to its physical network, with the network's tag. None leaves with a tag of its own.",
-        matches=(NETWORK, "eth_src", "vlan_vid"),
-    )
-    delivery = Table(
-        "delivery",
-        Stage.DELIVERY,
-        purpose="Send the packet to its destination: a port of this chassis, another chassis, or a physical network.",
-        matches=(DESTINATION, FROM_TUNNEL, LIMITED, SOURCE, "in_port", "vlan_vid"),
-        next=(outside,),
-    )
     lookup = Table(
         "l2_lookup",
         Stage.SWITCHING,
         purpose="Find the destination port by MAC; flood what is for many.",
         matches=(NETWORK, FROM_TUNNEL, "eth_dst"),
-        next=(delivery,),
+        next=(Ingress.track,),
     )
 
     @renders(LogicalSwitch)
@@ -95,19 +81,21 @@ class L2(App):
         if network is None or (where is None and standby is None) or floats_here(port, where):
             return
         key = (NETWORK, network.key)
-        yield self.lookup.flow(_OWN, match(key, eth_dst=port.mac), load(DESTINATION, port.key), goto=self.delivery)
+        yield self.lookup.flow(_OWN, match(key, eth_dst=port.mac), load(DESTINATION, port.key), goto=Ingress.track)
         for mac in sorted({pair.mac for pair in port.address_pairs if pair.mac and pair.mac != port.mac}):
             yield from self._flood(_PAIR, {"eth_dst": mac}, network, GroupKind.FLOOD, GroupKind.FLOOD_HERE)
         if standby is not None and not port.trunked:
-            yield self.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 1)), Output(standby))
+            yield Delivery.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 1)), Output(standby))
         if not isinstance(where, Local):
             return
         if not port.trunked:
-            yield self.delivery.flow(10, match((DESTINATION, port.key)), Output(where.ofport))
+            yield Delivery.delivery.flow(10, match((DESTINATION, port.key)), Output(where.ofport))
         for kind in GroupKind:
             if port.port_security and kind in (GroupKind.UNKNOWN, GroupKind.UNKNOWN_HERE):
                 continue
-            yield Bucket(group_id(kind, network.key), port.key, to_port(port))
+            yield Bucket(
+                group_id(kind, network.key), port.key, (load(DESTINATION, port.key), Resubmit(Ingress.track.number))
+            )
 
     def _flood(
         self, priority: int, fields: dict[str, Any], network: LogicalSwitch, anywhere: GroupKind, here: GroupKind
@@ -120,4 +108,4 @@ class L2(App):
 
 def to_port(port: LogicalPort) -> tuple[Action, ...]:
     """What the controller does with a frame that it has made for a port of this chassis."""
-    return load(DESTINATION, port.key), Resubmit(L2.delivery.number)
+    return load(DESTINATION, port.key), Resubmit(Delivery.delivery.number)

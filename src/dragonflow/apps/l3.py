@@ -30,6 +30,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, answers, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, floats_here, plugged
 from dragonflow.controller.view import Me, View
@@ -131,7 +132,7 @@ class L3(App):
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
         matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", *NEXT_HOP),
-        next=(L2.lookup, L2.outside),
+        next=(L2.lookup, Delivery.outside),
     )
     departure = Table(
         "departure",
@@ -139,7 +140,7 @@ class L3(App):
         slot=4,
         purpose="Find the address under which a packet leaves for an external network, or who sees to that.",
         matches=(ROUTER, SOURCE, TOO_BIG, "eth_type", "ip_proto", "ipv4_src", "ipv6_src", "icmpv4_type"),
-        next=(neighbours, L2.outside),
+        next=(neighbours, Delivery.outside),
     )
     paths = Table(
         "paths",
@@ -175,7 +176,7 @@ class L3(App):
             "ip_ttl",
             TOO_BIG,
         ),
-        next=(routes, L2.delivery),
+        next=(routes, Delivery.delivery),
     )
     entry = Table(
         "router",
@@ -324,7 +325,7 @@ class L3(App):
             version = ip_address(ip).version
             destination = {_ADDRESS[version][1]: ip}
             if version == 6 and ip_address(ip).is_link_local:
-                here, back, goto = (NETWORK, network.key), _straight_back(port.mac), L2.delivery
+                here, back, goto = (NETWORK, network.key), _straight_back(port.mac), Delivery.delivery
             else:
                 here, back, goto = (ROUTER, router.key), (), self.routes
             asks = match(here, **_ECHO_REQUEST[version], **destination)

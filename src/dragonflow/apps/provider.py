@@ -26,8 +26,8 @@ from functools import lru_cache
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External
-from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import (
     TAGGED,
     UNTAGGED,
@@ -107,9 +107,9 @@ class Provider(App):
             yield Classification.physical.flow(
                 10, match(in_port=ofport, vlan_vid=vid), *off, *entered, goto=External.arrival
             )
-        yield L2.outside.flow(10, match((NETWORK, network.key), vlan_vid=UNTAGGED), *_out(tag, ofport))
+        yield Delivery.outside.flow(10, match((NETWORK, network.key), vlan_vid=UNTAGGED), *_out(tag, ofport))
         for kind in (GroupKind.FLOOD, GroupKind.UNKNOWN):
-            yield Bucket(group_id(kind, network.key), _BUCKET, (Resubmit(L2.outside.number),))
+            yield Bucket(group_id(kind, network.key), _BUCKET, (Resubmit(Delivery.outside.number),))
 
     @renders(LogicalPort)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
@@ -124,7 +124,7 @@ class Provider(App):
         if routes and keeper(port, network, view, view.me.chassis) != view.me.chassis:
             routed = match((NETWORK, network.key), eth_src=port.mac, vlan_vid=UNTAGGED)
             own = set_field(eth_src=chassis_mac(view.me.chassis))
-            yield L2.outside.flow(20, routed, *own, *_out(tag, ofport))
+            yield Delivery.outside.flow(20, routed, *own, *_out(tag, ofport))
         if port.chassis is None or port.chassis == view.me.chassis or not port.admin_up:
             return
         chassis = view.get(Chassis, port.chassis)
@@ -134,7 +134,7 @@ class Provider(App):
             yield Trouble(f"chassis {chassis.id} has no bridge for physical network {network.physical_network}")
             return
         yield Place(port.id, _behind(chassis.id, ofport))
-        yield L2.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), goto=L2.outside)
+        yield Delivery.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), goto=Delivery.outside)
 
 
 @lru_cache(maxsize=4096)

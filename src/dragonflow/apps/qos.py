@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dragonflow.apps.base import App, renders
-from dragonflow.apps.l2 import L2
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.wiring import qos_policy
 from dragonflow.controller.view import View
@@ -88,12 +88,12 @@ class Qos(App):
                 marked = match((SOURCE, port.key), eth_type=eth_type)
                 yield self.sent.flow(20, marked, *limit, *set_field(ip_dscp=policy.dscp), goto=Resolution.known)
         if got:
-            count = *held(got), load(LIMITED, 1), Resubmit(L2.delivery.number)
+            count = *held(got), load(LIMITED, 1), Resubmit(Delivery.delivery.number)
             # A clone, for a meter that drops this port's copy of a flood mustn't take those of the ports after it.
-            yield L2.delivery.flow(_LIMIT, match((DESTINATION, port.key), (LIMITED, 0)), Clone(count))
+            yield Delivery.delivery.flow(_LIMIT, match((DESTINATION, port.key), (LIMITED, 0)), Clone(count))
             if not port.trunked:  # its copy of what it floods goes nowhere, so it mustn't count
                 own = match((DESTINATION, port.key), (SOURCE, port.key), in_port=where.ofport)
-                yield L2.delivery.flow(_NOT_BACK, own)
+                yield Delivery.delivery.flow(_NOT_BACK, own)
 
 
 class Limits(NamedTuple):

@@ -27,6 +27,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import proxy_ofport
@@ -92,7 +93,7 @@ class Resolution(App):
         slot=2,
         purpose="Complete a Neighbour Advertisement: only as such does it have a target link-layer address to write.",
         matches=("eth_type", "ip_proto", "icmpv6_type", "icmpv6_code"),
-        next=(L2.delivery,),
+        next=(Delivery.delivery,),
     )
     answer = Table(
         "resolution_answer",
@@ -100,7 +101,7 @@ class Resolution(App):
         slot=1,
         purpose="Turn the question into the answer and send it back. The table before has put its MACs and flags in place.",
         matches=("eth_type", "arp_op", "ip_proto", "icmpv6_type", "icmpv6_code", "ipv6_src"),
-        next=(advertisement, L2.delivery),
+        next=(advertisement, Delivery.delivery),
     )
     known = Table(
         "resolution",
@@ -130,7 +131,7 @@ class Resolution(App):
         yield from super().host(me, view)
         yield self.known.flow(_PROBE, match(**_ARP, arp_spa="0.0.0.0"), goto=L2.lookup)
         yield self.known.flow(_PROBE, match(**_SOLICITATION, ipv6_src="::"), goto=L2.lookup)
-        yield self.answer.flow(10, match(**_ARP), *_ARP_ANSWER, *BACK_TO_SENDER, goto=L2.delivery)
+        yield self.answer.flow(10, match(**_ARP), *_ARP_ANSWER, *BACK_TO_SENDER, goto=Delivery.delivery)
         yield self.answer.flow(
             10,
             match(**_SOLICITATION),
@@ -150,7 +151,7 @@ class Resolution(App):
             match(**{**_SOLICITATION, "icmpv6_type": 136}),
             move("eth_src", "nd_tll"),
             *BACK_TO_SENDER,
-            goto=L2.delivery,
+            goto=Delivery.delivery,
         )
         if proxy_ofport(view) is not None:
             for ip in (str(GUESTS_IPV4), str(GUESTS_IPV6)):

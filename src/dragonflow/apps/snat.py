@@ -33,6 +33,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, answers, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External, hearing
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3, echo, is_next, served
@@ -156,7 +157,7 @@ class Snat(App):
             if here:
                 yield L3.neighbours.flow(10, is_next(network.key, ip), *to_it, Resubmit(L3.entry.number))
             else:
-                yield L3.neighbours.flow(10, is_next(network.key, ip), *to_it, goto=L2.outside)
+                yield L3.neighbours.flow(10, is_next(network.key, ip), *to_it, goto=Delivery.outside)
         if it is None:
             if served(port, network, view) is not None and router.interfaces:
                 yield Trouble(
@@ -186,7 +187,7 @@ class Snat(App):
         if ofport is not None:
             yield Place(own.id, Local(ofport) if here else Remote(it.chassis, ofport))
             if not here:
-                yield L2.delivery.flow(10, match((DESTINATION, own.key), (FROM_TUNNEL, 0)), goto=L2.outside)
+                yield Delivery.delivery.flow(10, match((DESTINATION, own.key), (FROM_TUNNEL, 0)), goto=Delivery.outside)
         if here and ofport is not None:
             yield Serve(own.id)
             yield from self._forward(floating, own, it, ofport, _entering(it, view))
@@ -315,7 +316,7 @@ def _handing_over(it: _Gateway, view: View) -> _Way | None:
             return _Way((*to_gateway, *tunnel), None)
         if bridge_of(network, chassis.bridge_mappings) and physical_ofport(network, view.me.bridge_mappings, view):
             own = set_field(eth_src=chassis_mac(view.me.chassis))
-            return _Way((*to_gateway, *own, load(NETWORK, network.key)), L2.outside)
+            return _Way((*to_gateway, *own, load(NETWORK, network.key)), Delivery.outside)
     return None
 
 

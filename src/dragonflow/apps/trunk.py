@@ -21,8 +21,8 @@ from typing import Any
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
-from dragonflow.apps.l2 import L2
-from dragonflow.apps.qos import Qos
+from dragonflow.apps.delivery import Delivery
+from dragonflow.apps.firewall.guard import Guard
 from dragonflow.apps.wiring import is_standby, wired
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch
@@ -83,7 +83,7 @@ class Trunk(App):
             PopVlan(),
             load(SOURCE, port.key),
             load(NETWORK, network.key),
-            goto=Qos.sent,
+            goto=Guard.claims,
         )
         yield from self._deliver(port, ofport, view, (PushVlan(), *set_field(vlan_vid=tag), Output(ofport)))
 
@@ -92,5 +92,5 @@ class Trunk(App):
         """Hand frames over; but to no port its own, unless routed or answered: these have no ``in_port`` any more."""
         to: tuple[Bits, int] = (DESTINATION, port.key)
         where = (to, (FROM_TUNNEL, 1)) if is_standby(port, view.me.chassis) else (to,)
-        yield L2.delivery.flow(_DELIVER, match(*where, **fields), FORGET_PORT, *out)
-        yield L2.delivery.flow(_NOT_BACK, match(to, (SOURCE, port.key), in_port=ofport))
+        yield Delivery.delivery.flow(_DELIVER, match(*where, **fields), FORGET_PORT, *out)
+        yield Delivery.delivery.flow(_NOT_BACK, match(to, (SOURCE, port.key), in_port=ofport))

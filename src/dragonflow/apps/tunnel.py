@@ -14,6 +14,7 @@ from typing import Any
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.view import Me, View
 from dragonflow.model import TUNNEL_TYPES, Chassis, LogicalPort, LogicalSwitch, OvsPort
@@ -95,7 +96,7 @@ class Tunnel(App):
             return
         yield Place(port.id, _behind(chassis.id, ofport, chassis.tunnel_ip))
         send = _send(network.segmentation_id, chassis.tunnel_ip, ofport)
-        yield L2.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), *send)
+        yield Delivery.delivery.flow(10, match((DESTINATION, port.key), (FROM_TUNNEL, 0)), *send)
         yield Bucket(group_id(GroupKind.FLOOD, network.key), _bucket_id(chassis.id), send)
         if not port.port_security:
             yield Bucket(group_id(GroupKind.UNKNOWN, network.key), _bucket_id(chassis.id), send)

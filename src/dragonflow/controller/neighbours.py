@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from dragonflow.apps.base import Answer
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.door import voice, voices
 from dragonflow.apps.external import Speaker, next_hop, speaker, speakers
-from dragonflow.apps.l2 import L2
 from dragonflow.controller.recall import Recalled, recall
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import View
@@ -247,4 +247,4 @@ def _send(frame: bytes, mac: bytes, network: LogicalSwitch) -> PacketOut:
 
 def _outside(network: LogicalSwitch) -> tuple[Action, ...]:
     """To the physical network alone: nobody else can answer."""
-    return load(NETWORK, network.key), Resubmit(L2.outside.number)
+    return load(NETWORK, network.key), Resubmit(Delivery.outside.number)

@@ -1,7 +1,7 @@
 """The controller's copy of its part of the world: rows of the followed scopes, and what it found out on its own host.
 
 The latter are the interfaces on the integration bridge, and neighbours in external networks. Of the ports it also works out on
-which chassis networks are (``Presence``).
+which chassis networks are (``Presence``), and of the security groups which classes their rules make (``RuleClass``).
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -15,12 +15,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row
+from msgspec.structs import replace
+
+from dragonflow.controller.numbering import Numbering
+from dragonflow.model import (
+    LogicalPort,
+    Neighbour,
+    OvsPort,
+    Presence,
+    Row,
+    RuleClass,
+    SecurityGroup,
+    by_class,
+    rule_class,
+)
 from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RuleClass")
 
-Object = Row | OvsPort | Neighbour | Presence
+Object = Row | OvsPort | Neighbour | Presence | RuleClass
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
@@ -29,6 +42,7 @@ INDICES: dict[type[Object], tuple[str, ...]] = {
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
+    RuleClass: ("group", "remote_group"),
     Subnet: ("network",),
 }
 """The fields by which ``where`` finds objects."""
@@ -66,7 +80,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, Presence)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, Presence, RuleClass)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -77,6 +91,7 @@ class Replica:
         self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
         self._bound: Counter[tuple[str, str]] = Counter()
         """How many ports there are by network and chassis."""
+        self._classes = Numbering(1, (1 << 32) - 1)
         self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
         """What changed since changes were last taken: how it was, and when the first news came."""
 
@@ -272,11 +287,26 @@ class Replica:
             objects.pop(id, None)
         else:
             objects[id] = new
+        if model is SecurityGroup:
+            self._classify(old, new)
         if model is LogicalPort:
             was, now = _where_bound(old), _where_bound(new)
             if was != now:
                 self._count(now, 1)
                 self._count(was, -1)
+
+    def _classify(self, old: Any, new: Any) -> None:
+        """Keep ``RuleClass`` true for a group that changed."""
+        was, now = ({} if group is None else by_class(group) for group in (old, new))
+        for name, number in self._classes.change(now.keys() - was.keys(), was.keys() - now.keys()).items():
+            rules = now.get(name)
+            known = self.get(RuleClass, name)
+            if number is None:
+                self._set(RuleClass, name, None)
+            elif rules is not None:
+                self._set(RuleClass, name, rule_class(new.id, rules, number))
+            elif known is not None:  # another group's, whose number collided
+                self._set(RuleClass, name, replace(known, number=number))
 
     def _count(self, where: tuple[str, str] | None, step: int) -> None:
         """Count a port that is bound there, or is no more, and keep ``Presence`` true."""

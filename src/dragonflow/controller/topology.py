@@ -1,11 +1,11 @@
-"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, their policies, and what routers join.
+"""Which scopes of the DF DB this chassis needs: a function of the ports bound to it, what they name, and what routers join.
 
 And of the routers' gateways that it could serve, if it is a gateway node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dragonflow.apps.wiring import World, floating_policy, gateways, qos_policy, reached
 from dragonflow.model import (
@@ -19,10 +19,14 @@ from dragonflow.model import (
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
+    SecurityGroup,
+    address_group_scope,
     host_scope,
+    members_scope,
     network_scope,
     qos_scope,
     router_scope,
+    security_group_scope,
     status_scope,
 )
 
@@ -47,10 +51,11 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     behind = {interface.network for router in known for interface in router.interfaces}
     networks, routers = reached(behind.union(binding.network for binding in bindings), rows)
     outside = {it.gateway.network for it in routers.values() if it is not None and it.gateway is not None}
-    ports = (rows.get(LogicalPort, binding.id) for binding in bindings)
+    ports = [rows.get(LogicalPort, binding.id) for binding in bindings]
     policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
     floating = (it for binding in bindings for it in rows.where(FloatingIp, fixed_port=binding.id))
     policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in floating}
+    groups = {group for port in ports if port is not None for group in port.security_groups}
     return {
         CHASSIS_SCOPE,
         ALIVE_SCOPE,
@@ -60,7 +65,20 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         *map(network_scope, networks | outside | external),
         *map(router_scope, served.union(routers)),
         *(qos_scope(policy) for policy in policies if policy is not None),
+        *map(security_group_scope, groups),
+        *_remote_scopes(groups, rows),
     }
+
+
+def _remote_scopes(groups: Iterable[str], rows: World) -> Iterator[str]:
+    """Whom the rules of these security groups name."""
+    for group in groups:
+        row = rows.get(SecurityGroup, group)
+        for rule in () if row is None else row.rules:
+            if rule.remote_group is not None:
+                yield members_scope(rule.remote_group)
+            elif rule.address_group is not None:
+                yield address_group_scope(rule.address_group)
 
 
 def _external(chassis: Chassis, rows: World) -> set[str]:

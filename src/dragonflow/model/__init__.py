@@ -59,6 +59,7 @@ from dragonflow.model.rows import (
     security_group_scope,
     status_scope,
 )
+from dragonflow.model.rule_classes import RuleClass, by_class, class_of, rule_class
 
 __all__ = [
     "ALIVE_SCOPE",
@@ -108,12 +109,15 @@ __all__ = [
     "RouterGateway",
     "RouterInterface",
     "Row",
+    "RuleClass",
     "SecurityGroup",
     "SecurityRule",
     "Server",
     "Subnet",
     "UnknownKind",
     "address_group_scope",
+    "by_class",
+    "class_of",
     "decode",
     "encode",
     "host_scope",
@@ -124,6 +128,7 @@ __all__ = [
     "remote_chassis",
     "remote_vtep",
     "router_scope",
+    "rule_class",
     "security_group_scope",
     "status_scope",
 ]

@@ -409,7 +409,7 @@ class QosPolicy(Row, frozen=True, kw_only=True, tag="QosPolicy/1"):
         return qos_scope(self.id)
 
 
-class SecurityRule(msgspec.Struct, frozen=True, order=True):
+class SecurityRule(msgspec.Struct, frozen=True):
     """What a security group allows: Neutron has no rules that forbid.
 
     ``ip_version`` is 4 or 6; ``protocol`` a number of IANA's, None for any. ``first`` and ``last`` are ports, both ends included,

@@ -132,13 +132,13 @@ class Translate(msgspec.Struct, frozen=True):
 
 
 class Track(msgspec.Struct, frozen=True):
-    """Find the packet's connection in ``zone`` (1 … 65535) and go on in table number ``table`` (NXAST_CT).
+    """Find the packet's connection in ``zone`` (1 … 65535) and go on in table number ``table`` (NXAST_CT); None: go on as it is.
 
     With ``commit`` a connection that isn't known begins; ``mark`` is written into it then (``ct_mark``), known or not.
     """
 
     zone: int
-    table: int
+    table: int | None
     commit: bool = False
     translate: Translate | None = None
     mark: int | None = None

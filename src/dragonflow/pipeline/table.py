@@ -22,11 +22,13 @@ class Stage(IntEnum):
     """The order of a packet's way. A table may send packets on only to later tables."""
 
     CLASSIFICATION = 0
+    EGRESS = 1
     QOS = 2
     RESOLUTION = 4
     SERVICES = 6
     ROUTING = 8
     SWITCHING = 12
+    INGRESS = 20
     DELIVERY = 24
 
 

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import Advertisement, advertise
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.door import Door
 from dragonflow.apps.external import External
-from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.wiring import chassis_mac, link_local
 from dragonflow.cli.common import Contents
@@ -114,7 +114,7 @@ def test_the_doorkeeper_alone_tells_the_physical_network_of_the_router_and_its_a
         replica = Replica()
         worlds.load(replica, *BASE, *HOSTS, *ALIVE, PORTS[0])
         view = View(replica, {}, Me.of(me))
-        outside = load(NETWORK, 4), Resubmit(L2.outside.number)
+        outside = load(NETWORK, 4), Resubmit(Delivery.outside.number)
         assert list(Door().unasked(view)) == [PacketOut(frame, outside) for frame in (frames if keeps else ())]
         for said in (Advertisement().unasked(view), Advertisement().solicited(question, view)):
             assert list(said) == ([PacketOut(told, outside)] if keeps else [])

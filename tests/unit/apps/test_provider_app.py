@@ -6,8 +6,8 @@ import pytest
 
 from dragonflow.apps import APPS
 from dragonflow.apps.classification import Classification
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External
-from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.config import ConfigError
 from dragonflow.controller.main import _mappings
@@ -51,7 +51,9 @@ def test_a_vlan_is_known_by_its_tag() -> None:
     off = PopVlan(), load(NETWORK, 4), load(FROM_TUNNEL, 1)
     assert flows("LogicalSwitch", "vlan") == [
         Classification.physical.flow(10, match(in_port=110, vlan_vid=0x1064), *off, goto=External.arrival),
-        L2.outside.flow(10, match((NETWORK, 4), vlan_vid=0), PushVlan(), *set_field(vlan_vid=0x1064), Output(110)),
+        Delivery.outside.flow(
+            10, match((NETWORK, 4), vlan_vid=0), PushVlan(), *set_field(vlan_vid=0x1064), Output(110)
+        ),
     ]
 
 
@@ -62,7 +64,7 @@ def test_a_flat_network_is_what_has_no_tag_or_one_that_names_no_vlan() -> None:
         Classification.physical.flow(
             10, match(in_port=110, vlan_vid=0x1000), PopVlan(), *entered, goto=External.arrival
         ),
-        L2.outside.flow(10, match((NETWORK, 5), vlan_vid=0), Output(110)),
+        Delivery.outside.flow(10, match((NETWORK, 5), vlan_vid=0), Output(110)),
     ]
 
 
@@ -70,12 +72,12 @@ def test_what_is_for_many_and_for_nobody_known_goes_to_the_physical_network_once
     def buckets(facts: tuple[Fact, ...]) -> set[Bucket]:
         return {fact for fact in facts if isinstance(fact, Bucket)}
 
-    leave = (Resubmit(L2.outside.number),)
+    leave = (Resubmit(Delivery.outside.number),)
     assert buckets(FACTS[Owner("provider", "LogicalSwitch", "vlan")]) == {
         Bucket(group_id(kind, 4), 1 << 31, leave) for kind in (GroupKind.FLOOD, GroupKind.UNKNOWN)
     }
     assert flows("LogicalPort", "w") == [
-        L2.delivery.flow(10, match((DESTINATION, 42), (FROM_TUNNEL, 0)), goto=L2.outside)
+        Delivery.delivery.flow(10, match((DESTINATION, 42), (FROM_TUNNEL, 0)), goto=Delivery.outside)
     ]
     assert buckets(FACTS[Owner("provider", "LogicalPort", "w")]) == set()
 
@@ -87,7 +89,7 @@ def test_what_a_chassis_routed_leaves_with_a_mac_of_the_chassis() -> None:
     (flow,) = facts[Owner("provider", "LogicalPort", "r-vlan")]
     routed = match((NETWORK, 4), eth_src=interface.mac, vlan_vid=0)
     own = set_field(eth_src=chassis_mac("here"))
-    assert flow == L2.outside.flow(20, routed, *own, PushVlan(), *set_field(vlan_vid=0x1064), Output(110))
+    assert flow == Delivery.outside.flow(20, routed, *own, PushVlan(), *set_field(vlan_vid=0x1064), Output(110))
     first = int(chassis_mac("here").partition(":")[0], 16)
     assert (first & 1, first & 2) == (0, 2), "a MAC of one machine, that no manufacturer has given"
     assert chassis_mac("here") != chassis_mac("there")

@@ -12,7 +12,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 
 from dragonflow.apps import APPS
-from dragonflow.apps.l2 import L2
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.snat import Snat, _blocks
 from dragonflow.apps.wiring import chassis_mac
@@ -76,7 +76,7 @@ def test_only_who_serves_a_gateway_shows_its_mac_to_the_physical_network() -> No
     assert hidden["r"] == ()
     (flow,) = hidden["u"]
     assert isinstance(flow, Flow)
-    assert flow.table == L2.outside.number
+    assert flow.table == Delivery.outside.number
     assert set_field(eth_src=chassis_mac("here"))[0] in flow.actions
 
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from dragonflow.apps import APPS
-from dragonflow.apps.l2 import L2
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.wiring import chassis_mac, link_local
 from dragonflow.controller import neighbours
 from dragonflow.controller.engine import Engine
@@ -73,7 +73,7 @@ def ground() -> Ground:
     return Ground()
 
 
-OUT = (load(NETWORK, EXT.key), Resubmit(L2.outside.number))
+OUT = (load(NETWORK, EXT.key), Resubmit(Delivery.outside.number))
 
 
 def question(address: str, to: bytes = arp.BROADCAST) -> PacketOut:
@@ -185,7 +185,7 @@ def test_what_is_no_arp_is_nothing(ground: Ground) -> None:
 SIX, OURS_6 = IPv6Address("fd01::99"), IPv6Address(link_local(chassis_mac(worlds.ME.chassis)))
 OWN, PEER, MOVED = octets(chassis_mac(worlds.ME.chassis)), octets(MAC), octets("02:ee:00:00:00:02")
 GUESTS = bytes(12) + bytes.fromhex("86dd") + b"what a guest says"
-OUT_6 = (load(NETWORK, 4), Resubmit(L2.outside.number))
+OUT_6 = (load(NETWORK, 4), Resubmit(Delivery.outside.number))
 
 
 class Ground6(Ground):

@@ -132,6 +132,7 @@ _NX_RESUBMIT_TABLE, _NX_CONTROLLER2, _NX_CLONE = 14, 37, 42
 _NX_MULTIPATH = 10
 _NX_CHECK_PKT_LARGER = 49
 _NX_CONJUNCTION = 34
+_NX_NO_RECIRCULATION = 0xFF
 _NX_CT, _NX_NAT, _NX_CT_CLEAR = 35, 36, 43
 _SYMMETRIC_L3L4, _MODULO_N = 2, 0
 _NX_IN_PORT = 0xFFF8
@@ -198,7 +199,8 @@ def _track(action: Track) -> bytes:
     if action.mark is not None:
         done = _set_field(SetField(FIELDS["ct_mark"], action.mark))
     flags = _CT_COMMIT if action.commit else 0
-    return _CT.pack(0xFFFF, _CT.size + len(done), NICIRA, _NX_CT, flags, 0, action.zone, action.table, 0) + done
+    table = _NX_NO_RECIRCULATION if action.table is None else action.table
+    return _CT.pack(0xFFFF, _CT.size + len(done), NICIRA, _NX_CT, flags, 0, action.zone, table, 0) + done
 
 
 def _translate(action: Translate) -> bytes:
