@@ -47,6 +47,9 @@ INDICES: dict[type[Object], tuple[str, ...]] = {
 }
 """The fields by which ``where`` finds objects."""
 
+RULE_CLASSES = 1, (1 << 32) - 1
+"""The numbers that classes of rules may have: those of conjunctions."""
+
 TOMBSTONES = 10_000
 """How many deletions are remembered. The feed delivers in order, so only overtaken messages need any at all."""
 
@@ -91,7 +94,7 @@ class Replica:
         self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
         self._bound: Counter[tuple[str, str]] = Counter()
         """How many ports there are by network and chassis."""
-        self._classes = Numbering(1, (1 << 32) - 1)
+        self._classes = Numbering(*RULE_CLASSES)
         self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
         """What changed since changes were last taken: how it was, and when the first news came."""
 

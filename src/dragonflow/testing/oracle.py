@@ -23,13 +23,25 @@ from typing import Any, TypeVar
 import msgspec
 
 from dragonflow.apps.base import App
-from dragonflow.controller.replica import Object
+from dragonflow.controller.numbering import Numbering
+from dragonflow.controller.replica import RULE_CLASSES, Object
 from dragonflow.controller.view import Me, View
-from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row, presences
+from dragonflow.model import (
+    LogicalPort,
+    Neighbour,
+    OvsPort,
+    Presence,
+    Row,
+    RuleClass,
+    SecurityGroup,
+    by_class,
+    presences,
+    rule_class,
+)
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 from dragonflow.testing.worlds import World
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RuleClass")
 
 _ROUNDS = 20
 """More than the longest chain of places that rest on each other."""
@@ -66,6 +78,7 @@ class _PlainView(View):
         self._objects: dict[tuple[type[Any], str], Object] = {(type(it), it.id): it for it in world.objects}
         worked_out = presences(it for it in world.rows if isinstance(it, LogicalPort))
         self._objects.update({(Presence, it.id): it for it in worked_out})
+        self._objects.update({(RuleClass, it.id): it for it in _rule_classes(world)})
         self._placed = places
 
     def get(self, model: type[M], id: str) -> M | None:
@@ -201,3 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _rule_classes(world: World) -> Iterator[RuleClass]:
+    """Those of the world's security groups, numbered as if all had come at once."""
+    groups = [it for it in world.rows if isinstance(it, SecurityGroup)]
+    found = {name: (group.id, rules) for group in groups for name, rules in by_class(group).items()}
+    for name, number in Numbering(*RULE_CLASSES).change(found).items():
+        group, rules = found[name]
+        if number is not None:
+            yield rule_class(group, rules, number)

@@ -22,6 +22,7 @@ from dragonflow.model import (
     FLOATING_IP,
     ROUTER_GATEWAY,
     ROUTER_INTERFACE,
+    AddressGroup,
     Alive,
     BandwidthLimit,
     Binding,
@@ -30,6 +31,7 @@ from dragonflow.model import (
     ExternalNetwork,
     FixedIP,
     FloatingIp,
+    GroupMember,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -41,6 +43,7 @@ from dragonflow.model import (
     RouterGateway,
     RouterInterface,
     Row,
+    SecurityGroup,
     Subnet,
 )
 from dragonflow.model.rows import ROWS
@@ -52,6 +55,9 @@ AnyRow = (
     | LogicalRouter
     | FloatingIp
     | QosPolicy
+    | SecurityGroup
+    | AddressGroup
+    | GroupMember
     | Binding
     | ExternalNetwork
     | Chassis
