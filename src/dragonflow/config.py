@@ -71,6 +71,13 @@ CONTROLLER_OPTS = [
         help="Makes this chassis a gateway node: it serves the gateways of routers in the external networks to which it has a "
         "bridge in bridge_mappings, whether it has VMs or not. Where there is such a node, others serve no gateways there.",
     ),
+    cfg.ListOpt(
+        "snat_addresses",
+        default=[],
+        help="IPv4 addresses of this chassis's own in external networks, one for each. With one, its guests without a floating "
+        "IP leave for that network from here, under it, and not by the chassis of their router's gateway. Each must lie in a "
+        "subnet of the external network, outside its allocation pools, and be nobody else's.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",

@@ -16,6 +16,8 @@ who has the gateway can't play ping-pong.
 Where nothing is translated (IPv6, or a router without SNAT) nothing is remembered: each chassis that has a way to the physical
 network sends straight there, and only what comes back has to come by the gateway's chassis.
 
+A chassis with an address of its own in the external network needs no other for its own guests: see ``chassis_snat``.
+
 Some ports of a floating IP may be forwarded (Neutron's port forwarding): connections to them begin in the same zone with a new
 destination, and are translated back on their way out. So such a floating IP is where its router's gateway is.
 
@@ -39,6 +41,7 @@ from dragonflow.apps.l3 import ETHERNET, L3, echo, is_next, served
 from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.tunnel import way_to
 from dragonflow.apps.wiring import bridge_of, chassis_mac, gateway_chassis, physical_ofport
+from dragonflow.apps.zones import router_zone
 from dragonflow.controller.view import View
 from dragonflow.model import (
     ROUTER_GATEWAY,
@@ -120,8 +123,8 @@ class _Gateway(NamedTuple):
 
     @property
     def zone(self) -> int:
-        """The conntrack zone of the router: unique as long as the region's routers have no more than 65535 numbers."""
-        return 1 + (self.router.key - 1) % 0xFFFF
+        """The conntrack zone of the router."""
+        return router_zone(self.router.key)
 
     @property
     def translates(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
 from dragonflow.controller.view import View
@@ -31,6 +31,7 @@ from dragonflow.model import (
     LogicalSwitch,
     OvsPort,
     Presence,
+    Subnet,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -158,6 +159,14 @@ def chassis_mac(chassis: str) -> str:
     Of 1,000 chassis, two share one with a probability of 1 : 2,000,000.
     """
     return (b"\x02" + blake2b(chassis.encode(), digest_size=5).digest()).hex(":")
+
+
+def own_address(network: LogicalSwitch, addresses: Sequence[str], world: World) -> str | None:
+    """Of the ``addresses`` that a chassis has of its own that in an external network: the first that lies in a subnet there."""
+    if not (addresses and network.external):
+        return None
+    subnets = [ip_network(it.cidr) for it in world.where(Subnet, network=network.id)]
+    return next((it for it in addresses if any(ip_address(it) in subnet for subnet in subnets)), None)
 
 
 def reached(networks: Iterable[str], world: World) -> tuple[set[str], dict[str, LogicalRouter | None]]:

@@ -117,11 +117,13 @@ def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             else f"{names.get(row.gateway.network, row.gateway.network)}: "
             + (" ".join(ports[row.gateway.port].ips) if row.gateway.port in ports else f"no port {row.gateway.port}"),
             "gateway_chassis": None if row.gateway is None else serving.get(row.gateway.port),
+            "snat_addresses": [f"{chassis}: {address}" for chassis, address in _own_addresses(row, contents)],
             "routes": [f"{route.destination} via {route.nexthop}" for route in row.routes],
         }
         for row in contents.of(LogicalRouter)
     ]
-    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "gateway_chassis", "routes"]
+    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "gateway_chassis"]
+    columns += ["snat_addresses", "routes"]
     print_rows(f"{len(rows)} routers at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
@@ -135,6 +137,21 @@ def _doorkeepers(router: LogicalRouter, contents: Contents) -> Iterator[tuple[Lo
         port, network = known.get(LogicalPort, interface.port), known.get(LogicalSwitch, interface.network)
         if port is not None and network is not None and network.network_type in PHYSICAL_TYPES:
             yield port, doorkeeper(port, network, known)
+
+
+def _own_addresses(router: LogicalRouter, contents: Contents) -> Iterator[tuple[str, str]]:
+    """The chassis with an address of their own where the router's gateway leads, under which their guests behind it leave."""
+    from dragonflow.apps.wiring import bridge_of, own_address  # noqa: PLC0415 - the apps take time to load
+    from dragonflow.controller.expect import Rows  # noqa: PLC0415
+
+    known = Rows(contents.rows)
+    network = None if router.gateway is None else known.get(LogicalSwitch, router.gateway.network)
+    if router.gateway is None or not router.gateway.enable_snat or network is None:
+        return
+    for chassis in contents.of(Chassis):
+        address = own_address(network, chassis.snat_addresses, known)
+        if address is not None and bridge_of(network, chassis.bridge_mappings) is not None:
+            yield chassis.id, address
 
 
 def _serving(contents: Contents) -> dict[str, str]:
@@ -212,6 +229,7 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             "tunnel_types": list(row.tunnel_types),
             "bridge_mappings": [f"{mapping.physical_network}:{mapping.bridge}" for mapping in row.bridge_mappings],
             "gateway": row.gateway,
+            "snat_addresses": list(row.snat_addresses),
             "bridge": row.bridge,
             "datapath_type": row.datapath_type,
             "version": row.version,
@@ -219,7 +237,17 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
         }
         for row in contents.of(Chassis)
     ]
-    columns = ["name", "alive", "tunnel_ip", "tunnel_types", "bridge_mappings", "gateway", "ports", "version"]
+    columns = [
+        "name",
+        "alive",
+        "tunnel_ip",
+        "tunnel_types",
+        "bridge_mappings",
+        "gateway",
+        "snat_addresses",
+        "ports",
+        "version",
+    ]
     print_rows(f"{len(rows)} chassis at revision {contents.revision}", rows, columns, as_json=as_json)
 
 

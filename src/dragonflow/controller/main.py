@@ -25,7 +25,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import msgspec
@@ -35,6 +35,7 @@ from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.apps.door import PERIOD as DOOR_PERIOD
 from dragonflow.apps.door import Door
+from dragonflow.apps.zones import MOST_ADDRESSES
 from dragonflow.config import ConfigError
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
@@ -100,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True):
         """Read the option group. :raises ConfigError: names the option and the fix."""
         if options.gateway and not options.bridge_mappings:
             raise ConfigError("[df] gateway: name the way to the external networks in [df] bridge_mappings")
+        if options.snat_addresses and not options.bridge_mappings:
+            raise ConfigError("[df] snat_addresses: name the way to the external networks in [df] bridge_mappings")
         chassis = Chassis(
             id=options.host,
             tunnel_ip=_address(options.tunnel_ip),
@@ -109,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True):
             datapath_type=options.datapath_type,
             vhostuser_socket_dir=options.vhostuser_socket_dir,
             gateway=options.gateway,
+            snat_addresses=_own_addresses(options.snat_addresses),
             version=__version__,
         )
         return cls(
@@ -152,6 +156,19 @@ def _dns_server(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
+
+
+def _own_addresses(texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            address = IPv4Address(text)
+        except ValueError:
+            raise ConfigError(f"[df] snat_addresses: {text!r} must be an IPv4 address") from None
+        if not 0x01000000 <= int(address) < 0xE0000000 or address.is_loopback or address.is_link_local:
+            raise ConfigError(f"[df] snat_addresses: {text} is no address that a host may have in an external network")
+    if len(set(texts)) < len(texts) or len(texts) > MOST_ADDRESSES:
+        raise ConfigError(f"[df] snat_addresses: name each address once, and at most {MOST_ADDRESSES}")
+    return tuple(texts)
 
 
 def _serves_metadata(options: Any) -> bool:

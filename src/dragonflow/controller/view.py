@@ -21,6 +21,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     tunnel_ip: str
     tunnel_types: tuple[str, ...] = ("geneve",)
     bridge_mappings: tuple[BridgeMapping, ...] = ()
+    snat_addresses: tuple[str, ...] = ()
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
@@ -33,6 +34,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
             tunnel_ip=chassis.tunnel_ip,
             tunnel_types=chassis.tunnel_types,
             bridge_mappings=chassis.bridge_mappings,
+            snat_addresses=chassis.snat_addresses,
             **settings,
         )
 

@@ -128,6 +128,7 @@ class Serve(msgspec.Struct, frozen=True):
     """This chassis speaks for the port's addresses on the port's physical network: it answers for them and gets their packets.
 
     No other chassis should. When it begins to, it says so there (``controller.announce``). To the switch it means nothing.
+    An external network's id stands for the chassis's own address there.
     """
 
     port: str

@@ -351,6 +351,20 @@ NODE: tuple[Object, ...] = (
 )
 """This chassis is a gateway node and has no ports: it serves both routers."""
 
+OWN: tuple[Object, ...] = (
+    *(it for it in GATEWAY if not isinstance(it, Chassis) or it.id != "there"),
+    chassis("there", "192.0.2.2", bridge_mappings=MAPPINGS, snat_addresses=("203.0.113.12",)),
+    *(network("other", 2), subnet("o4", "10.0.0.0/24", "other")),
+    router("q", 3, "other", gateway=RouterGateway("q-ext", "ext")),
+    interface("q", 23, FixedIP("o4", "10.0.0.1"), net="other"),
+    gateway("q", 33, FixedIP("ext4", "203.0.113.4")),
+    *(port("s", 14, net="other", fixed_ips=(FixedIP("o4", "10.0.0.11"),)), tap("s", 3)),
+)
+"""This chassis and the other have addresses of their own in the external network; two ports here have the same one inside."""
+
+OWNER = msgspec.structs.replace(ME, snat_addresses=("203.0.113.11",))
+"""This chassis in that world."""
+
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),
     policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
@@ -391,6 +405,7 @@ STATES: dict[str, Callable[[], World]] = {
     "told": lambda: World.of(ME, *TOLD),
     "gateway": lambda: World.of(ME, *GATEWAY),
     "node": lambda: World.of(ME, *NODE),
+    "own": lambda: World.of(OWNER, *OWN),
     "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),
