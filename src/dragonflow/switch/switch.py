@@ -7,11 +7,13 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from dragonflow.model.ovs import OvsPort
 from dragonflow.pipeline.facts import Fact, Owner
 from dragonflow.pipeline.punt import PacketOut
 from dragonflow.switch.bundle import Synced, bring_up_to_date
+from dragonflow.switch.connections import Cut
 from dragonflow.switch.ledger import Clash, Degraded, Ledger
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
 from dragonflow.switch.ovsdb import Ovsdb
@@ -19,6 +21,10 @@ from dragonflow.switch.packet_in import encode_packet_out
 from dragonflow.switch.readback import Found, GroupsUnreadable, read_back
 
 logger = logging.getLogger(__name__)
+
+_REVALIDATED = 2.0
+"""Seconds after which the data path goes by the flows as they are. Open vSwitch looks its cache over as soon as flows change, and
+keeps no more than it can look over within a second or so."""
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 0.2
 """Seconds between two tries to connect: what OVS loses by a restart should be back as soon as it listens. A try costs little."""
@@ -112,12 +118,21 @@ class Switch:
             try:
                 if self._doubted:
                     await self._read_again(connection)
-                return await bring_up_to_date(connection, self._ledger, sweep=sweep)
+                synced = await bring_up_to_date(connection, self._ledger, sweep=sweep)
             except BaseException:
                 # what arrived is unknown: a new connection starts by reading
                 connection.close("broken off")
                 self._connection = None
                 raise
+            if synced.cuts:
+                asyncio.get_running_loop().call_later(_REVALIDATED, self._cut_again, connection, synced.cuts)
+            return synced
+
+    def _cut_again(self, connection: Connection, cuts: Sequence[Cut]) -> None:
+        """Packets that came before the data path went by the new flows may have begun the connections anew."""
+        with suppress(Disconnected):
+            for cut in cuts:
+                connection.post(cut.message)
 
     def send(self, out: PacketOut) -> bool:
         """Send a packet. Returns whether it is on its way; it isn't without a switch, or with one that is slow to take more.
