@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from test_dnat import PORTS, Cloud, cloud
-from test_provider import Ground, ground  # noqa: F401 - ground is a fixture
-from test_snat import ADDRESS, FORWARDED, FORWARDING, ROWS, asks, says, served_on
+from chassis import TestChassis, chassis
+from msgspec.structs import replace
+from test_dnat import HOSTS, PORTS, Cloud, cloud
+from test_provider import Ground, ground, machine  # noqa: F401 - ground is a fixture
+from test_snat import ADDRESS, FORWARDED, FORWARDING, ROWS, Talk, asks, says, served_on
 
 from dragonflow.apps.wiring import chassis_mac
-from dragonflow.model import FixedIP, PortForwarding, RouterGateway
+from dragonflow.controller.view import Me
+from dragonflow.model import FixedIP, RouterGateway
 from dragonflow.testing import worlds
 
 OWN = {"h1": ("203.0.113.11",), "h2": ("203.0.113.12",)}
@@ -162,6 +166,56 @@ async def test_a_chassis_without_an_address_hands_over(ground: Ground) -> None: 
         assert await asks(it, "z", "192.0.2.9", 7) == "10.0.0.11 7", "not translated at all"
 
 
-FORWARDS_TO_A = worlds.floating(
-    "pf", 70, FORWARDED, router="r", forwardings=(PortForwarding("tcp", 9000, 9000, "a", "10.0.0.11", 9000, 9000),)
-)
+def tracked(here: TestChassis, zone: int = 65535) -> set[str]:
+    """Who began the connections of a zone."""
+    shown = here.vswitch.appctl("dpctl/dump-conntrack", f"zone={zone}")
+    return set(re.findall(r"orig=\(src=([0-9.]+)", shown))
+
+
+async def test_a_guest_that_goes_takes_its_connections_along(ground: Ground) -> None:  # noqa: F811
+    """So whoever gets its port's number next gets none of them."""
+    async with region(ground) as it:
+        for vm in ("a", "z"):
+            assert await it.pings_soon(vm, "192.0.2.9")
+        assert tracked(it.one) == {"240.0.0.11", "240.0.0.14"}
+        await it.now(gone=(PORTS[0],))
+        async with asyncio.timeout(10):
+            while tracked(it.one) != {"240.0.0.14"}:
+                await asyncio.sleep(0.1)
+
+
+async def test_a_chassis_that_loses_its_address_cuts_nothing_else(ground: Ground) -> None:  # noqa: F811
+    """With its controller started anew without the option, guests leave by the gateway, which goes on with those it had."""
+    gateway, (host, _) = ground.peer("203.0.113.1/24", vlan=200), HOSTS
+    forwarding, own = FORWARDING[0].forwardings[1], replace(host, snat_addresses=OWN["h1"])
+    forwarding = worlds.floating("pf", 70, FORWARDED, router="r", forwardings=(forwarding,))  # of port a alone
+    rows = (*(row for row in (*PLAIN, *TENANT) if row not in HOSTS), *forwarding, *FLOATING, host)
+    async with AsyncExitStack() as stack:
+        switch = stack.enter_context(machine(ground, host.tunnel_ip))
+        it, talks = None, []
+        for me in (own, host):
+            here = await stack.enter_async_context(chassis(switch, Me.of(me), audited=me is host))
+            if it is None:
+                it = Cloud(here, here, gateway)
+                await here.now(*rows)
+                for port in (*PORTS[:2], TWIN):
+                    await it.plug(port, here)
+            else:
+                await here.now(*rows)
+            live = asyncio.create_task(here.live())
+            stack.callback(live.cancel)
+            if me is own:
+                server = await says(it, gateway, 7, "udp")
+                await stack.enter_async_context(serving(server))
+                for vm, address in (("a", ADDRESS), ("b", "203.0.113.62"), ("z", *OWN["h1"])):
+                    talks.append(await Talk.begin(it, vm, "203.0.113.1", 7))
+                    stack.push_async_callback(talks[-1].end)
+                    assert await talks[-1].hears(f"{address} 7")
+                assert tracked(here) == {"240.0.0.14"}
+                before = [len(talk.heard) for talk in talks]
+                live.cancel()
+        assert await talks[2].hears("203.0.113.4 7"), "what left by the address leaves by the gateway"
+        for talk, at, address in zip(talks, before, (ADDRESS, "203.0.113.62"), strict=False):
+            assert await talk.hears(f"{address} 7")
+            assert "-" not in talk.heard[at:]
+        assert tracked(here) == set()

@@ -471,7 +471,7 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
                 raise ValueError(f"a flow of {len(name) + len(contents)} bytes; a message holds {_LONGEST}")
             claims[Kind.FLOW, name, contents] = None
             _imply(claims, fact.actions)
-            _imply_connections(claims, fact)
+            _imply_connections(claims, fact, number)
         elif isinstance(fact, Bucket):
             actions = encode_actions(fact.actions)
             if len(actions) > _LONGEST:
@@ -510,11 +510,11 @@ def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) 
             _imply(claims, action.actions)
 
 
-def _imply_connections(claims: dict[tuple[int, Any, Any], None], flow: Flow) -> None:
+def _imply_connections(claims: dict[tuple[int, Any, Any], None], flow: Flow, owner: bytes) -> None:
     for action in flow.actions:
         if isinstance(action, Track) and action.commit and action.translate is not None:
             claims[Kind.ZONE, action.zone, True] = None
-            if (it := begun(flow.match, action)) is not None:
+            if (it := begun(flow, action, owner)) is not None:
                 claims[Kind.BEGUN, *it] = None
 
 

@@ -24,6 +24,7 @@ from dragonflow.pipeline import (
     PeerPort,
     TunnelPort,
     match,
+    set_field,
 )
 from dragonflow.pipeline.action import ApplyMeter, Clone, Track, Translate
 from dragonflow.pipeline.facts import Owner
@@ -339,8 +340,13 @@ class Sync:
     def __init__(self) -> None:
         self.switch, self.tested = ModelSwitch(), ledger()
         self.tested.adopt({}, [], [])
+        self.others: dict[str, Fact] = {}
 
-    def __call__(self, *facts: Fact) -> list[object]:
+    def __call__(self, *facts: Fact, **others: Fact) -> list[object]:
+        """``others`` are those of further owners, by name, each one fact."""
+        for name in self.others | others:
+            self.tested.set(owner(name), [others[name]] if name in others else ())
+        self.others = others
         self.tested.set(owner(1), facts)
         difference = self.tested.difference()
         done = [message for change in difference.after for message in change.messages]
@@ -349,6 +355,8 @@ class Sync:
         restarted = ledger()
         restarted.adopt(self.switch.flows, [], [])
         restarted.set(owner(1), facts)
+        for name, fact in others.items():
+            restarted.set(owner(name), [fact])
         assert not restarted.difference(), "its connections outlive a controller"
         return [*done, *difference.cuts]
 
@@ -376,6 +384,25 @@ def test_what_a_port_is_forwarded_to_no_more_is_cut_and_nothing_else() -> None:
     assert sync(*stays, forwarding(4096)) == [Cut(5, OUTSIDE, 6, port, host) for port in (4097, 4098, 4099)]
     assert sync(*stays, forwarding(4096, 0xFFF0)) == []
     assert sync(*stays) == [Cut(5, OUTSIDE, 6, host=host)], "too many for one by one"
+
+
+def numbered(guest: str, address: str = "192.0.2.1") -> Flow:
+    """A guest's flow, which writes a source of the guest's own before packets are tracked."""
+    nat = Track(5, 9, commit=True, translate=Translate(source=address))
+    return Flow(4, 5, match(eth_type=0x0800, ipv4_src=guest), (*set_field(ipv4_src=guest), nat))
+
+
+def test_a_guests_connections_go_with_it_and_nobody_gets_them_who_has_its_number_next() -> None:
+    sync, (one, two) = Sync(), ("240.0.0.1", "240.0.0.2")
+    address = packed("192.0.2.1")
+    assert sync(numbered(one)) == [zone_flush(5)]
+    assert sync(numbered(one), numbered(two)) == []
+    assert sync(numbered(one)) == [Cut(5, address, guest=packed(two))]
+    assert sync(other=numbered(one)) == [Cut(5, address, guest=packed(one))], "the number is another's at once"
+    restarted = ledger()
+    restarted.adopt(sync.switch.flows, [], [])
+    restarted.set(owner(3), [numbered(one)])
+    assert restarted.difference().cuts == (Cut(5, address, guest=packed(one)),), "or while the controller was away"
 
 
 def test_a_restarted_ledger_cuts_what_was_forwarded_before() -> None:

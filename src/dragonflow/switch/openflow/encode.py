@@ -224,13 +224,20 @@ _TRANSLATES = re.compile(
 )
 
 
+_SOURCE_BEFORE, _ = _SET[FIELDS["ipv4_src"]]
+
+
 class Translation(NamedTuple):
-    """What a flow begins in a conntrack zone: connections with a new source address (packed) or destination, and its ports."""
+    """What a flow begins in a conntrack zone: connections with a new source address (packed) or destination, and its ports.
+
+    ``guest`` is the source address that it writes before, if it does.
+    """
 
     zone: int
     source: bool
     address: bytes
     ports: bytes
+    guest: bytes = b""
 
 
 def translation(instructions: bytes) -> Translation | None:
@@ -241,7 +248,10 @@ def translation(instructions: bytes) -> Translation | None:
     present = found["present"][0]
     length = 2 * (bool(present & _NAT_FIRST_PORT) + bool(present & _NAT_LAST_PORT))
     source = bool(found["flags"][0] & _NAT_SOURCE)
-    return Translation(int.from_bytes(found["zone"], "big"), source, found["address"], (found["ports"] or b"")[:length])
+    at = instructions.find(_SOURCE_BEFORE, 0, found.start())
+    guest = b"" if at < 0 else instructions[at + len(_SOURCE_BEFORE) :][:4]
+    ports = (found["ports"] or b"")[:length]
+    return Translation(int.from_bytes(found["zone"], "big"), source, found["address"], ports, guest)
 
 
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {

@@ -249,16 +249,22 @@ _CT_SOURCE, _CT_DESTINATION, _CT_DESTINATION_PORT = 0, 1, 3
 
 
 def connections_flush(
-    zone: int, protocol: int = 0, to: bytes = b"", port: int = 0, *, answered_by: bytes = b"", answered_to: bytes = b""
+    zone: int,
+    protocol: int = 0,
+    to: bytes = b"",
+    port: int = 0,
+    *,
+    by: bytes = b"",
+    answered_by: bytes = b"",
+    answered_to: bytes = b"",
 ) -> Message:
     """Forget those connections of a conntrack zone of which all that is given holds (NXT_CT_FLUSH, Open vSwitch 3.1 or newer).
 
-    They began with a packet to an address and port; the answers come from an address and go to one, as they are before they
-    are translated back. Addresses are IPv4, packed. A port needs a protocol.
+    They began with a packet by an address, to an address and port; the answers come from an address and go to one, as they are
+    before they are translated back. Addresses are IPv4, packed. A port needs a protocol.
     """
-    original = _address(_CT_DESTINATION, to) + (
-        _property(_CT_DESTINATION_PORT, port.to_bytes(2, "big")) if port else b""
-    )
+    original = _address(_CT_SOURCE, by) + _address(_CT_DESTINATION, to)
+    original += _property(_CT_DESTINATION_PORT, port.to_bytes(2, "big")) if port else b""
     reply = _address(_CT_SOURCE, answered_by) + _address(_CT_DESTINATION, answered_to)
     sides = b"".join(
         _property(kind, bytes(4) + side) for kind, side in ((_CT_ORIGINAL, original), (_CT_REPLY, reply)) if side
