@@ -71,6 +71,14 @@ CONTROLLER_OPTS = [
         help="Makes this chassis a gateway node: it serves the gateways of routers in the external networks to which it has a "
         "bridge in bridge_mappings, whether it has VMs or not. Where there is such a node, others serve no gateways there.",
     ),
+    cfg.IntOpt(
+        "connections_per_router",
+        default=100000,
+        min=0,
+        max=2**32 - 1,
+        help="Connections that this chassis tracks at the most for each router whose gateway it serves (SNAT and port "
+        "forwardings). Beyond them new ones fail, and those of other routers don't. 0: as many as fit.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",
@@ -96,7 +104,7 @@ CONTROLLER_OPTS = [
     ),
     cfg.StrOpt(
         "vswitchd_control",
-        help="ovs-vswitchd's control socket, which probes ask. Unset: found beside the database's socket.",
+        help="ovs-vswitchd's control socket, for probes and limits of connections. Unset: found beside the database's socket.",
     ),
     cfg.IntOpt(
         "dhcp_lease_time",
