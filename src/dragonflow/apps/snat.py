@@ -353,11 +353,11 @@ def _tracked(it: _Gateway) -> tuple[Action, ...]:
 
 
 def _answer(it: _Gateway, ip: str) -> Fact:
-    """What the router answers to somebody outside, under an address of its own."""
+    """What the router answers to somebody outside, under an address of its own. The question may have been tracked."""
     source = "ipv4_src" if ":" not in ip else "ipv6_src"
     family = _FAMILY[4 if ":" not in ip else 6]
     answers = match((ROUTER, it.router.key), (SOURCE, it.port.key), **family, **{source: ip})
-    return L3.departure.flow(_OWN_ANSWER, answers, DecTtl(), goto=L3.neighbours)
+    return L3.departure.flow(_OWN_ANSWER, answers, Untrack(), DecTtl(), goto=L3.neighbours)
 
 
 def _answers(floating: FloatingIp, it: _Gateway, way: _Way) -> Iterator[Fact]:
