@@ -78,6 +78,14 @@ CONTROLLER_OPTS = [
         "IP leave for that network from here, under it, and not by the chassis of their router's gateway. Each must lie in a "
         "subnet of the external network, outside its allocation pools, and be nobody else's.",
     ),
+    cfg.IntOpt(
+        "connections_per_router",
+        default=100000,
+        min=0,
+        max=2**32 - 1,
+        help="Connections that this chassis tracks at the most for each router whose gateway it serves (SNAT and port "
+        "forwardings). Beyond them new ones fail, and those of other routers don't. 0: as many as fit.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",
@@ -103,7 +111,7 @@ CONTROLLER_OPTS = [
     ),
     cfg.StrOpt(
         "vswitchd_control",
-        help="ovs-vswitchd's control socket, which probes ask. Unset: found beside the database's socket.",
+        help="ovs-vswitchd's control socket, for probes and limits of connections. Unset: found beside the database's socket.",
     ),
     cfg.IntOpt(
         "dhcp_lease_time",

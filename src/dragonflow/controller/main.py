@@ -10,8 +10,8 @@
                                      Neighbours ──> Replica                who is in external networks
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
-waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, and the answerer
-answers packets.
+waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, the limiter has it
+keep routers to their share of connections, and the answerer answers packets.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.instances import instance_of
 from dragonflow.controller.intake import NOT_WHOLE, Intake
+from dragonflow.controller.limits import Limiter
 from dragonflow.controller.locality import plain
 from dragonflow.controller.neighbours import PERIOD as NEIGHBOUR_PERIOD
 from dragonflow.controller.neighbours import Neighbours
@@ -95,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True):
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
+    connections_per_router: int = 0
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -129,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_lease_time=options.dhcp_lease_time,
             dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
             metadata=_serves_metadata(options),
+            connections_per_router=options.connections_per_router,
         )
 
     @property
@@ -237,6 +240,11 @@ class Controller:
             on_fault=self._doubt,
             now=time.time,
         )
+        self._limiter = Limiter(
+            Unixctl(settings.ovsdb, settings.vswitchd_control),
+            settings.chassis.datapath_type,
+            settings.connections_per_router,
+        )
         self._log = EventLog(self._name, secrets.token_hex(8), self._name_of)
         self._control = ControlServer(
             settings.control_socket,
@@ -284,6 +292,7 @@ class Controller:
                 announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
                 self._drive(),
                 self._prover.run(),
+                self._limiter.run(),
                 self._report.run(),
                 self._liveness.run(),
                 self._control.run(),
@@ -362,6 +371,7 @@ class Controller:
         metrics.OWNERS_DEGRADED.set(len(broken))
         self._said = without(broken, said)
         self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
+        self._limiter.want(self._switch.zones, self._switch.connections)
         self._tell()
         tell(self.subscribers, self._unconfirmed.confirm(at, broken))
         return True
@@ -436,6 +446,7 @@ class Controller:
             "bus": msgspec.to_builtins(self._bus.stats),
             "metadata": await self._metadata_proxy(),
             "probe": self._prover.status(),
+            "connection_limits": self._limiter.status,
             "revision": self._intake.revision,
             "mods_since_start": self._mods,
             "places": len(self._engine.places),

@@ -19,7 +19,7 @@ again in one that gets the number later. Connections that flows in a zone wouldn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
 from typing import Any, NamedTuple
@@ -232,6 +232,11 @@ class Ledger:
     def patches(self) -> Mapping[str, Patch]:
         """The patch ports wanted, by name."""
         return {name: patch for name in self._patches if (patch := self._patches.wanted(name)) is not None}
+
+    @property
+    def zones(self) -> Collection[int]:
+        """The conntrack zones in which flows that are wanted translate."""
+        return tuple(self._zones)
 
     @property
     def clashes(self) -> Sequence[Clash]:

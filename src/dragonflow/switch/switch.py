@@ -6,7 +6,7 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from dragonflow.model.ovs import OvsPort
@@ -75,6 +75,11 @@ class Switch:
     def ovsdb_in_sync(self) -> bool:
         """Whether ``on_ports`` has told of all ports that there are; stays true if the database goes away later."""
         return self._ovsdb.in_sync
+
+    @property
+    def zones(self) -> Collection[int]:
+        """The conntrack zones in which flows that are wanted translate."""
+        return self._ledger.zones
 
     @property
     def clashes(self) -> Sequence[Clash]:

@@ -102,7 +102,7 @@ def test_its_cost_is_as_its_app_says() -> None:
     }
     addresses, networks, blocks = 2, 1, 1 + 3
     assert count == {
-        ("LogicalPort", "r-ext"): {"Flow": 9 + 2 * addresses + networks, "Meter": 1},
+        ("LogicalPort", "r-ext"): {"Flow": 10 + 2 * addresses + networks, "Meter": 1},
         ("LogicalPort", "u-ext"): {"Flow": addresses + 2},
         ("FloatingIp", "fr"): {"Flow": 9 + blocks, "Meter": 1, "Serve": 1},
         ("FloatingIp", "fu"): {"Flow": 1},
