@@ -32,6 +32,7 @@ from dragonflow.model import (
     PortStatus,
     Row,
     encode,
+    remote_vtep,
     status_scope,
 )
 from dragonflow.observe import metrics
@@ -75,8 +76,8 @@ def claims(
 
     Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired. Of a floating IP's own port it says,
     for the binding of the port that it stands for, that the floating IP works; while it doesn't, nothing is said of it. Nor is
-    of routers' gateways, and of floating IPs that only forward ports, but by the chassis that serves them: these have no binding,
-    so their generation is 0.
+    of routers' gateways, of floating IPs that only forward ports, and of ports of other regions, but by the chassis that serves
+    them: these have no binding, so their generation is 0.
     """
     said, chassis = {}, me.chassis
     for binding in replica.where(Binding, host=chassis):
@@ -101,7 +102,7 @@ def claims(
                 said[floating.port] = Claim(floating.network, port.generation, "ACTIVE", revision, owner=floating.id)
     for served in serving:
         port = replica.get(LogicalPort, served)
-        if port is not None and port.device_owner == ROUTER_GATEWAY:
+        if port is not None and (port.device_owner == ROUTER_GATEWAY or remote_vtep(port.chassis) is not None):
             said[served] = Claim(port.network, 0, "ACTIVE", replica.revision(LogicalPort, served))
         elif port is not None and port.is_floating and served not in said:
             revision = replica.revision(FloatingIp, port.device_id)
