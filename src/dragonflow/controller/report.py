@@ -1,7 +1,8 @@
 """The way back: this chassis's own rows of the DF DB say what is, whatever was lost in between.
 
-Level-triggered: the rows that should stand (the chassis itself, the status of each port bound here) are compared with those that
-stand in the replica, and the difference is written. No lost write, lost row or restart changes what should stand.
+Level-triggered: the rows that should stand (the chassis itself, the status of each port bound here, the state of each tunnel to
+another region) are compared with those that stand in the replica, and the difference is written. No lost write, lost row or
+restart changes what should stand.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from dragonflow.apps.wiring import bridge_of, interfaces, is_standby, physical_o
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
+    KINDS,
     PHYSICAL_TYPES,
     ROUTER_GATEWAY,
     Alive,
@@ -31,6 +33,7 @@ from dragonflow.model import (
     OvsPort,
     PortStatus,
     Row,
+    TunnelState,
     encode,
     remote_vtep,
     status_scope,
@@ -161,7 +164,7 @@ def without(broken: Mapping[str, str], said: Mapping[str, Claim]) -> dict[str, C
 
 
 class Report:
-    """Writes the rows of ``chassis``: itself, and the status of the ports bound to it."""
+    """Writes the rows of ``chassis``: itself, the status of the ports bound to it, and what ``tunnels`` says of those now."""
 
     def __init__(
         self,
@@ -171,7 +174,9 @@ class Report:
         chassis: Chassis,
         *,
         now: Callable[[], float],
+        tunnels: Callable[[], Iterable[TunnelState]] = tuple,
     ) -> None:
+        self._tunnels = tunnels
         self._store = store
         self._bus = bus
         self._replica = replica
@@ -251,7 +256,17 @@ class Report:
         for port in self._replica.ids(PortStatus):
             if port not in self._claims and self._replica.get(Binding, port) is None:
                 different.append((Key(status_scope(self._chassis.id), PortStatus.__name__, port), None))
-        return different
+        return [*different, *self._tunnel_difference()]
+
+    def _tunnel_difference(self) -> Iterator[tuple[Key, Row | None]]:
+        wanted = {state.id: state for state in self._tunnels()}
+        for name, state in wanted.items():
+            row = self._replica.get(TunnelState, name)
+            if row is None or msgspec.structs.replace(row, at=state.at) != state:
+                yield _key(state), msgspec.structs.replace(state, at=self._now())
+        for name in self._replica.ids(TunnelState):
+            if name not in wanted:
+                yield Key(status_scope(self._chassis.id), TunnelState.__name__, name), None
 
     def _says(self, row: PortStatus, claim: Claim) -> bool:
         return (row.chassis, row.generation, row.status, row.revision, row.reason) == (
@@ -276,7 +291,7 @@ class Report:
         metrics.STATUS_WRITES.inc(len(writes))
         for key, row in batch:
             if row is None:
-                self._replica.remove(PortStatus, key.id, revision)
+                self._replica.remove(KINDS[key.kind], key.id, revision)
             else:
                 self._replica.upsert(row, revision)
         statuses = tuple(
