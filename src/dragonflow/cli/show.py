@@ -23,6 +23,7 @@ from dragonflow.model import (
     Subnet,
     TunnelState,
     remote_chassis,
+    remote_vtep,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Show what the DF DB holds.")
@@ -34,13 +35,19 @@ def ports(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json
     contents = read(store_url(config_file, store))
     statuses = {(row.id, row.chassis): row for row in contents.of(PortStatus)}
     names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
-    rows = [_port(port, names, statuses) for port in contents.of(LogicalPort)]
+    serving = _serving(contents)
+    rows = [_port(port, names, statuses, serving.get(port.id)) for port in contents.of(LogicalPort)]
     columns = ["id", "name", "network", "mac", "ips", "chassis", "status", "reason"]
     print_rows(f"{len(rows)} ports at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
-def _port(port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus]) -> dict[str, Any]:
-    status = _word_of(port.id, port, statuses)
+def _port(
+    port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus], serving: str | None
+) -> dict[str, Any]:
+    if remote_vtep(port.chassis) is None:
+        status = _word_of(port.id, port, statuses)
+    else:
+        status = statuses.get((port.id, serving or ""))
     return {
         "id": port.id,
         "name": port.name,

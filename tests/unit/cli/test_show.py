@@ -107,6 +107,7 @@ ROWS: list[Row] = [
     PortStatus(id="p2", chassis="h2", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p4", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p4", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
+    PortStatus(id="p7", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p5", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p5", chassis="h2", generation=1, status="ACTIVE", revision=5, at=2.0),
     PortStatus(id="p6", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
@@ -146,6 +147,7 @@ def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: s
     assert (ports["p1"]["status"], ports["p1"]["confirmed_revision"]) == ("ACTIVE", 5)
     assert ports["p2"]["status"] is None
     assert ports["p4"]["chassis"] is None
+    assert (ports["p7"]["chassis"], ports["p7"]["status"]) == ("RemoteChassis:198.51.100.7", "ACTIVE")
     assert (ports["p1"]["reason"], ports["p3"]["reason"]) == (None, "probe failed: too far")
 
 
