@@ -44,10 +44,8 @@ def ports(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json
 def _port(
     port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus], serving: str | None
 ) -> dict[str, Any]:
-    if remote_vtep(port.chassis) is None:
-        status = _word_of(port.id, port, statuses)
-    else:
-        status = statuses.get((port.id, serving or ""))
+    abroad = remote_vtep(port.chassis) is not None
+    status = statuses.get((port.id, serving or "")) if abroad else _word_of(port.id, port, statuses)
     return {
         "id": port.id,
         "name": port.name,
