@@ -371,3 +371,26 @@ def test_a_controller_tells_of_its_tunnel_and_vouches_for_the_port_as_long_as_th
 def mtu_said(host: Host) -> int | None:
     row = host.row("status:h1", TunnelState, "h1/127.0.0.2")
     return row.mtu if isinstance(row, TunnelState) else None
+
+
+def test_where_nothing_can_be_encrypted_no_tunnel_is_made_and_why_is_said(vswitch: VSwitch, tmp_path: Path) -> None:
+    """This machine's data path is in user space. The port is not reached, in clear least of all."""
+    host, key = Host(vswitch, tmp_path), tmp_path / "psk"
+    key.write_text("a key that nobody guesses")
+    key.chmod(0o600)
+    with host.config.open("a") as file:
+        file.write(f"region_ipsec = psk\nregion_ipsec_psk_file = {key}\n")
+    far = announced(replace(P2, network="net"), B1)
+    host.write(NET, PORT, BINDING, far)
+    with host.controller():
+        wait(lambda: host.status().get("in_sync"), "the controller to be in sync")
+        wait(lambda: f"regions/RemoteChassis/{far.chassis}" in host.status()["degraded"], "it to be told")
+        told = host.status()["degraded"][f"regions/RemoteChassis/{far.chassis}"]
+        assert (
+            told
+            == "no tunnel is made, for it can't be encrypted: datapath_type = netdev: only the kernel's data path can encrypt"
+        )
+        assert "df-r" not in vswitch.vsctl("list-ports", BRIDGE)
+        assert not [flow for flow in host.flows() if B1 in flow]
+        assert host.row("status:h1", PortStatus, far.id) is None
+    assert "nobody guesses" not in host.log.read_text()

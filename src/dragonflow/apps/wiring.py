@@ -263,9 +263,13 @@ def peer_name(chassis: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def remote_peer_name(encapsulation: str, vtep: str) -> str:
-    """The name of the tunnel interface that leads to one chassis of another region; the same holds."""
-    return _REMOTE_PEER + blake2b(f"{encapsulation}|{vtep}".encode(), digest_size=5).hexdigest()
+def remote_peer_name(encapsulation: str, vtep: str, ipsec: str | None = None) -> str:
+    """The name of the tunnel interface that leads to one chassis of another region; the same holds.
+
+    One that is encrypted otherwise is another one: what was heard in clear says nothing of it.
+    """
+    about = "|".join(filter(None, (encapsulation, vtep, ipsec)))
+    return _REMOTE_PEER + blake2b(about.encode(), digest_size=5).hexdigest()
 
 
 def is_peer_port(interface: OvsPort) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -74,6 +74,8 @@ class PeerPort(msgspec.Struct, frozen=True):
     type: str
     local: str
     remote: str
+    ipsec: Literal["psk", "certificates"] | None = None
+    """How all that goes by it is encrypted (Open vSwitch's IPsec how-to); None: not at all."""
 
 
 class PatchPort(msgspec.Struct, frozen=True):

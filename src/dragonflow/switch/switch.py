@@ -40,6 +40,7 @@ class Switch:
         bridge: str,
         *,
         datapath_type: str = "system",
+        psk: str | None = None,
         on_ports: Callable[[list[OvsPort], list[str]], None],
         on_connect: Callable[[], None],
         on_packet: Callable[[bytes], None] = lambda _: None,
@@ -52,7 +53,7 @@ class Switch:
         self._on_packet = on_packet
         self._on_read = on_read
         self._ledger = Ledger(now)
-        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
+        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports, psk)
         self._connection: Connection | None = None
         self._syncing = asyncio.Lock()
         self._with_groups = True
@@ -69,6 +70,11 @@ class Switch:
     def ovsdb_in_sync(self) -> bool:
         """Whether ``on_ports`` has told of all ports that there are; stays true if the database goes away later."""
         return self._ovsdb.in_sync
+
+    @property
+    def other_config(self) -> Mapping[str, str]:
+        """Open vSwitch's settings for all its bridges (``Open_vSwitch.other_config``), as far as known."""
+        return self._ovsdb.other_config
 
     @property
     def clashes(self) -> Sequence[Clash]:

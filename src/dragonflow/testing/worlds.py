@@ -30,6 +30,7 @@ from dragonflow.model import (
     ExternalNetwork,
     FixedIP,
     FloatingIp,
+    Ipsec,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -70,30 +71,32 @@ ME = Me(chassis="here", tunnel_ip="192.0.2.1", bridge_mappings=MAPPINGS)
 
 
 class World(msgspec.Struct, frozen=True):
-    """The rows that a controller follows, the interfaces on its bridge, the neighbours that it found, and who it is."""
+    """The rows that a controller follows, what it found out on its host and in external networks, and who it is."""
 
     me: Me
     rows: tuple[AnyRow, ...] = ()
     ports: tuple[OvsPort, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    ipsec: tuple[Ipsec, ...] = ()
 
     @classmethod
     def of(cls, me: Me, *objects: Object) -> World:
         """A world of these objects, in any order."""
         rows = tuple(it for it in objects if isinstance(it, AnyRow))
         ports = tuple(it for it in objects if isinstance(it, OvsPort))
-        return cls(me, rows, ports, tuple(it for it in objects if isinstance(it, Neighbour)))
+        neighbours = tuple(it for it in objects if isinstance(it, Neighbour))
+        return cls(me, rows, ports, neighbours, tuple(it for it in objects if isinstance(it, Ipsec)))
 
     @classmethod
     def held_by(cls, replica: Replica, me: Me) -> World:
         """The world as a replica holds it."""
         rows = [row for model in ROWS for row in replica.all(model)]
-        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour))
+        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour), *replica.all(Ipsec))
 
     @property
     def objects(self) -> tuple[Object, ...]:
         """Rows, interfaces and neighbours."""
-        return (*self.rows, *self.ports, *self.neighbours)
+        return (*self.rows, *self.ports, *self.neighbours, *self.ipsec)
 
 
 def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
@@ -103,6 +106,8 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
             replica.upsert_port(it)
         elif isinstance(it, Neighbour):
             replica.upsert_neighbour(it)
+        elif isinstance(it, Ipsec):
+            replica.set_ipsec(it)
         elif isinstance(it, Row):
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)
@@ -218,9 +223,11 @@ def remote(name: str, key: int, vtep: str, net: str = "net", **fields: Any) -> L
     return port(name, key, on=remote_chassis(vtep), net=net, remote=RemoteEnd(region="far", **end), **fields)
 
 
-def remote_peer_port(vtep: str, ofport: int | None = 130, encapsulation: str = "geneve", **fields: Any) -> OvsPort:
+def remote_peer_port(
+    vtep: str, ofport: int | None = 130, encapsulation: str = "geneve", ipsec: str | None = None, **fields: Any
+) -> OvsPort:
     """The tunnel interface that the switch makes for a chassis of another region."""
-    name = remote_peer_name(encapsulation, vtep)
+    name = remote_peer_name(encapsulation, vtep, ipsec)
     return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
 
 
