@@ -384,12 +384,9 @@ def test_where_nothing_can_be_encrypted_no_tunnel_is_made_and_why_is_said(vswitc
     host.write(NET, PORT, BINDING, far)
     with host.controller():
         wait(lambda: host.status().get("in_sync"), "the controller to be in sync")
-        wait(lambda: f"regions/RemoteChassis/{far.chassis}" in host.status()["degraded"], "it to be told")
-        told = host.status()["degraded"][f"regions/RemoteChassis/{far.chassis}"]
-        assert (
-            told
-            == "no tunnel is made, for it can't be encrypted: datapath_type = netdev: only the kernel's data path can encrypt"
-        )
+        why = "no tunnel is made, for it can't be encrypted: datapath_type = netdev: only the kernel's data path can encrypt"
+        owner = f"regions/RemoteChassis/{far.chassis}"
+        wait(lambda: host.status()["degraded"].get(owner) == why, "the reason to be told")
         assert "df-r" not in vswitch.vsctl("list-ports", BRIDGE)
         assert not [flow for flow in host.flows() if B1 in flow]
         assert host.row("status:h1", PortStatus, far.id) is None

@@ -77,9 +77,8 @@ class Regions(App):
             if network is None or not network.admin_up or network.segmentation_id is None:
                 continue
             ofport = tunnel_ofport(network.network_type, view)
-            if ofport is not None and _may_speak(
-                remote_peer_name(network.network_type, chassis.vtep, view.me.region_ipsec), view
-            ):
+            own = remote_peer_name(network.network_type, chassis.vtep, view.me.region_ipsec)
+            if ofport is not None and _may_speak(own, view):
                 here = match(in_port=ofport, tunnel_id=network.segmentation_id, **source)
                 entered = load(NETWORK, network.key), load(FROM_TUNNEL, 1)
                 yield Classification.ports.flow(20, here, *entered, goto=L2.lookup)
