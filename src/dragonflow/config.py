@@ -97,6 +97,19 @@ CONTROLLER_OPTS = [
         help="Directory of vhost-user sockets. Set it to have ports bound as vhost-user on this chassis.",
     ),
     cfg.StrOpt(
+        "region_ipsec",
+        default="off",
+        choices=["off", "psk", "certificates"],
+        help="How tunnels to other regions are encrypted, by Open vSwitch's own IPsec (the kernel's data path, and "
+        "ovs-monitor-ipsec, are needed). psk: with the key in region_ipsec_psk_file. certificates: the files named in "
+        "other_config of Open_vSwitch; the common name of each chassis's certificate must be its tunnel_ip. Where it can't be "
+        "done, there are no such tunnels.",
+    ),
+    cfg.StrOpt(
+        "region_ipsec_psk_file",
+        help="With region_ipsec = psk: file (mode 0600) with the key that the chassis of all regions share.",
+    ),
+    cfg.StrOpt(
         "control_socket",
         default="/run/dragonflow/controller.sock",
         help="Where the controller answers 'dragonflow' about its own state (mode 0600).",

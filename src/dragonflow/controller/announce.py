@@ -10,7 +10,7 @@ from dragonflow.apps.door import claims, own_claim
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalPort, LogicalSwitch
+from dragonflow.model import PHYSICAL_TYPES, LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, PacketOut, Resubmit, load
 
 LOG = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ class Heralds:
 
 
 def announcement(served: str, view: View) -> Iterator[PacketOut]:
-    """Tell the network of what is served that its addresses are here now, if they are."""
+    """Tell the physical network of what is served that its addresses are here now, if they are; others need no telling."""
     port, own = view.get(LogicalPort, served), view.get(LogicalSwitch, served)
     network = own if port is None else view.get(LogicalSwitch, port.network)
-    if served not in view.serving or network is None:
+    if served not in view.serving or network is None or network.network_type not in PHYSICAL_TYPES:
         return
     for frame in claims(port) if port is not None else own_claim(network, view):
         yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.lookup.number)))

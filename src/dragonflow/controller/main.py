@@ -8,6 +8,7 @@
                                                                         │
     Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
                                      Neighbours ──> Replica                who is in external networks
+                                     Tunnels ──> Report                    ways to other regions, measured
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
 waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, the limiter has it
@@ -26,6 +27,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +45,8 @@ from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.instances import instance_of
 from dragonflow.controller.intake import NOT_WHOLE, Intake
+from dragonflow.controller.ipsec import Mode as IpsecMode
+from dragonflow.controller.ipsec import Watch, read_psk
 from dragonflow.controller.limits import Limiter
 from dragonflow.controller.locality import plain
 from dragonflow.controller.neighbours import PERIOD as NEIGHBOUR_PERIOD
@@ -53,12 +57,13 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.sessions import Sessions
 from dragonflow.controller.topology import needed_scopes
+from dragonflow.controller.tunnels import Tunnels
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata import interface
 from dragonflow.metadata.address import INTERFACE
 from dragonflow.metadata.settings import Settings as Nova
 from dragonflow.metadata.whose import Asker, Whose
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
+from dragonflow.model import BridgeMapping, Chassis, Ipsec, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline import PacketOut
@@ -97,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True):
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
     connections_per_router: int = 0
+    region_ipsec: IpsecMode | None = None
+    region_ipsec_psk_file: str | None = None
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -132,6 +139,8 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
             metadata=_serves_metadata(options),
             connections_per_router=options.connections_per_router,
+            region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
+            region_ipsec_psk_file=options.region_ipsec_psk_file,
         )
 
     @property
@@ -142,7 +151,22 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_lease_time=self.dhcp_lease_time,
             dhcp_dns_servers=self.dhcp_dns_servers,
             metadata=self.metadata,
+            region_ipsec=self.region_ipsec,
         )
+
+    def read_psk(self) -> str | None:
+        """The key of tunnels to other regions, None if they need none. It stays out of the settings: those may be shown.
+
+        :raises ConfigError: it can't be read, or isn't kept secret.
+        """
+        if self.region_ipsec != "psk":
+            return None
+        if self.region_ipsec_psk_file is None:
+            raise ConfigError("[df] region_ipsec = psk needs [df] region_ipsec_psk_file")
+        try:
+            return read_psk(Path(self.region_ipsec_psk_file))
+        except ValueError as error:
+            raise ConfigError(f"[df] region_ipsec_psk_file: {error}") from None
 
 
 def _address(text: str | None) -> str:
@@ -224,12 +248,25 @@ class Controller:
             settings.ovsdb,
             settings.chassis.bridge,
             datapath_type=settings.chassis.datapath_type,
+            psk=settings.read_psk(),
             on_ports=self._ports,
             on_connect=self._news.set,
             on_packet=self._answerer.take,
             on_read=self._neighbours.recall,
         )
-        self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
+        self._ipsec = (
+            None
+            if settings.region_ipsec is None
+            else Watch(
+                *(settings.region_ipsec, settings.chassis.datapath_type, settings.ovsdb),
+                lambda: self._switch.other_config,
+                self._found_ipsec,
+            )
+        )
+        self._tunnels = Tunnels(self._replica, self._me, self._wake_report)
+        self._report = Report(
+            *(self._store, self._bus, self._replica, settings.chassis), now=time.time, tunnels=self._tunnels.states
+        )
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
         self._prover = Prover(
             Unixctl(settings.ovsdb, settings.vswitchd_control),
@@ -269,6 +306,13 @@ class Controller:
         self._heralds = Heralds(self._view, self._switch.send)
         self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._heralds]
 
+    def _found_ipsec(self, found: Ipsec) -> None:
+        self._replica.set_ipsec(found)
+        self._news.set()
+
+    def _wake_report(self) -> None:
+        self._report.wake()
+
     def _view(self) -> View:
         """The world as handlers of packets see it, which record nothing."""
         return View(self._replica, self._engine.places, self._me, self._engine.serving)
@@ -294,6 +338,8 @@ class Controller:
                 self._prover.run(),
                 self._limiter.run(),
                 self._report.run(),
+                self._tunnels.run(),
+                *(() if self._ipsec is None else (self._ipsec.run(),)),
                 self._liveness.run(),
                 self._control.run(),
             )

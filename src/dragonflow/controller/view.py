@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from dragonflow.controller.replica import INDICES, Change, Replica
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, Presence, Row
+from dragonflow.model import (
+    BridgeMapping,
+    Chassis,
+    Ipsec,
+    LogicalPort,
+    Neighbour,
+    OvsPort,
+    Presence,
+    RemoteChassis,
+    Row,
+)
 from dragonflow.pipeline.facts import Locality
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Presence | RemoteChassis")
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +35,8 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
+    region_ipsec: Literal["psk", "certificates"] | None = None
+    """How tunnels to other regions are encrypted; None: they aren't."""
 
     @classmethod
     def of(cls, chassis: Chassis, **settings: Any) -> Me:

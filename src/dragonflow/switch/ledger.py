@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -131,6 +131,7 @@ class Tunnel(NamedTuple):
     type: str
     local: str | None = None
     remote: str | None = None
+    ipsec: Literal["psk", "certificates"] | None = None
 
 
 class Patch(NamedTuple):
@@ -490,7 +491,7 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, FLOW)] = None
         elif isinstance(fact, PeerPort):
-            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote)] = None
+            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote, fact.ipsec)] = None
         elif isinstance(fact, InternalPort):
             claims[Kind.TUNNEL, fact.name, Tunnel("internal")] = None
         elif isinstance(fact, PatchPort):

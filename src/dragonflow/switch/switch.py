@@ -46,6 +46,7 @@ class Switch:
         bridge: str,
         *,
         datapath_type: str = "system",
+        psk: str | None = None,
         on_ports: Callable[[list[OvsPort], list[str]], None],
         on_connect: Callable[[], None],
         on_packet: Callable[[bytes], None] = lambda _: None,
@@ -58,7 +59,7 @@ class Switch:
         self._on_packet = on_packet
         self._on_read = on_read
         self._ledger = Ledger(now)
-        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
+        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports, psk)
         self._connection: Connection | None = None
         self._syncing = asyncio.Lock()
         self._with_groups = True
@@ -82,6 +83,11 @@ class Switch:
         return self._ledger.zones
 
     @property
+    def other_config(self) -> Mapping[str, str]:
+        """Open vSwitch's settings for all its bridges (``Open_vSwitch.other_config``), as far as known."""
+        return self._ovsdb.other_config
+
+    @property
     def clashes(self) -> Sequence[Clash]:
         """Where owners contradict each other now."""
         return self._ledger.clashes
@@ -101,7 +107,7 @@ class Switch:
         self._ledger.set(owner, facts)
 
     def ask_for_ports(self) -> None:
-        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of the first ``sync``; none is removed."""
+        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of a ``sync``; none is removed."""
         self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=False)
 
     def doubt(self) -> None:
@@ -111,11 +117,12 @@ class Switch:
     async def sync(self, *, sweep: bool = True) -> Synced:
         """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
 
-        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Without ``sweep`` nothing is removed.
+        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Those that nobody wants any more go
+        after the flows that sent to them. Without ``sweep`` nothing is removed.
 
         :raises Disconnected: there is no switch; ``on_connect`` will say when there is.
         """
-        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
+        self.ask_for_ports()
         async with self._syncing:
             connection = self._connection
             if connection is None:
@@ -131,7 +138,8 @@ class Switch:
                 raise
             if synced.cuts:
                 asyncio.get_running_loop().call_later(_REVALIDATED, self._cut_again, connection, synced.cuts)
-            return synced
+        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
+        return synced
 
     def _cut_again(self, connection: Connection, cuts: Sequence[Cut]) -> None:
         """Packets that came before the data path went by the new flows may have begun the connections anew."""
