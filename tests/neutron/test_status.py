@@ -185,16 +185,16 @@ def test_a_floating_ip_is_active_while_the_host_of_its_fixed_port_says_so(dfdb, 
 
 
 def test_what_is_bound_nowhere_is_active_while_any_chassis_says_so(dfdb, keep):
-    gateway = UP._replace(id="pg", host="", vif_type="unbound", ours=False, gateway=True)
-    neutron = Neutron(gateway, PORT)
+    unbound = UP._replace(host="", vif_type="unbound", ours=False)
+    neutron = Neutron(unbound._replace(id="pg", gateway=True), unbound._replace(id="pr", remote=True), PORT)
     neutron.floats["f1"] = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0, forwards=True)
     keep(neutron, period=0.05)
 
     def are(expected: str) -> bool:
-        return (neutron.status("pg"), neutron.floats["f1"].status) == (expected, expected)
+        return {neutron.status("pg"), neutron.status("pr"), neutron.floats["f1"].status} == {expected}
 
     until(lambda: are("DOWN"))
-    one, other = ([said("ACTIVE", port, host, 0) for port in ("pg", "pf")] for host in ("h1", "h2"))
+    one, other = ([said("ACTIVE", port, host, 0) for port in ("pg", "pr", "pf")] for host in ("h1", "h2"))
     put(dfdb, *one)
     until(lambda: are("ACTIVE"))
     turns = len(neutron.turns)

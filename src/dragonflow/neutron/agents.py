@@ -58,9 +58,10 @@ def host_by_agent(host: str) -> HostNow:
     return HostNow(None, False)
 
 
-def known_chassis() -> Iterator[Chassis]:
-    """Every chassis that Neutron's agent list remembers, also those that are not alive."""
-    for agent in directory.get_plugin().get_agents(get_admin_context(), filters={"agent_type": [AGENT_TYPE]}):
+def known_chassis(context: Any = None) -> Iterator[Chassis]:
+    """Every chassis that Neutron's agent list remembers, also those that are not alive; read in ``context``'s transaction."""
+    filters = {"agent_type": [AGENT_TYPE]}
+    for agent in directory.get_plugin().get_agents(context or get_admin_context(), filters=filters):
         try:
             yield chassis_of_agent(agent)
         except (KeyError, TypeError, ValueError) as error:
