@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dragonflow import __version__
-from dragonflow.cli import controller, demo, events, explain, lab, metadata, port, repair, servers, show
+from dragonflow.cli import controller, demo, events, explain, lab, metadata, orchestrator, port, repair, servers, show
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +22,7 @@ app.command("controller")(controller.controller)
 app.command("status")(controller.status)
 app.command("shutdown")(controller.shutdown)
 app.command("metadata-proxy")(metadata.metadata_proxy)
+app.command("orchestrator")(orchestrator.orchestrator)
 app.command("events")(events.events)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)
