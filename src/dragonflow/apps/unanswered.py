@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address
 
+from dragonflow.apps.chassis_snat import nobody_there
 from dragonflow.apps.l3 import L3, came_from
 from dragonflow.apps.snat import Snat, came_by
 from dragonflow.controller.view import View
@@ -24,8 +25,12 @@ from dragonflow.pipeline.registers import ROUTER
 def tell(punted: Punted, view: View) -> Iterator[PacketOut]:
     """Tell the sender of a packet, as it was when it was to leave for its next hop, that there is no such host."""
     received = icmp.read(punted.packet)
+    if received is None:
+        return
+    if punted.read(ROUTER) == 0:  # it was tracked since
+        yield from nobody_there(punted, received, view)
     router = next((it for it in view.all(LogicalRouter) if it.key == punted.read(ROUTER)), None)
-    if received is None or router is None:
+    if router is None:
         return
     gateway = None if router.gateway is None else view.get(LogicalPort, router.gateway.port)
     sender = _sender(punted.read(SOURCE), router, gateway, view)
