@@ -132,8 +132,8 @@ class L3(App):
         Stage.ROUTING,
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
-        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ct_state", "ct_zone", *NEXT_HOP),
-        next=(L2.lookup, L2.outside),
+        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ipv4_src", "ct_state", "ct_zone", *NEXT_HOP),
+        next=(L2.lookup, L2.outside, L2.delivery),
     )
     departure = Table(
         "departure",
