@@ -16,6 +16,7 @@ from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.model import AddressPair, FixedIP, Holder, LogicalPort
 from dragonflow.pipeline import DESTINATION, Clone, Flow, Local, Remote, load, set_field
+from dragonflow.switch.ledger import Ledger
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
 
@@ -111,6 +112,15 @@ def test_the_address_of_a_bound_port_is_that_ports() -> None:
     assert place(*without("vip"), bound) == Remote("there", 110)
     assert place(*without("vip"), replace(bound, chassis=None, device_owner="network:dhcp")) is None
     assert place(*without("vip"), replace(bound, chassis=None, device_owner="Octavia")) == Local(1)
+
+
+def test_those_who_share_it_and_all_their_floating_ips_agree_about_each_flow() -> None:
+    """The two ports have the same pairs; the one that is here has a floating IP of its own, too."""
+    own = worlds.floating("fa", 62, "203.0.113.62", router="r", fixed_port="a", fixed_ip=A.ips[0])
+    ledger = Ledger(lambda: 0.0)
+    for owner, facts in compile_world(APPS, worlds.World.of(worlds.ME, *worlds.SHARED, *own)).facts.items():
+        ledger.set(owner, facts)
+    assert (ledger.clashes, dict(ledger.refused)) == ((), {})
 
 
 def test_a_port_may_hold_what_its_pairs_say_and_that_is_not_its_own() -> None:
