@@ -25,7 +25,7 @@ Object = Row | OvsPort | Neighbour | Presence
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     Chassis: ("role",),
-    FloatingIp: ("fixed_port",),
+    FloatingIp: ("fixed_port", "forwarding_router"),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),

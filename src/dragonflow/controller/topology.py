@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dragonflow.apps.wiring import World, floating_policy, gateways, qos_policy, reached
+from dragonflow.apps.wiring import World, bridge_of, floating_policy, gateway_policy, gateways, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
@@ -51,6 +51,8 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
     floating = (it for binding in bindings for it in rows.where(FloatingIp, fixed_port=binding.id))
     policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in floating}
+    for router in routers.values():
+        policies |= _gateway_policies(router, row, rows)
     return {
         CHASSIS_SCOPE,
         ALIVE_SCOPE,
@@ -61,6 +63,15 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         *map(router_scope, served.union(routers)),
         *(qos_scope(policy) for policy in policies if policy is not None),
     }
+
+
+def _gateway_policies(router: LogicalRouter | None, chassis: Chassis | None, rows: World) -> set[str | None]:
+    """Those of the router's gateway, and of floating IPs that forward ports there, if the chassis may come to serve them."""
+    network = None if router is None or router.gateway is None else rows.get(LogicalSwitch, router.gateway.network)
+    if router is None or network is None or chassis is None or bridge_of(network, chassis.bridge_mappings) is None:
+        return set()
+    forwarding = rows.where(FloatingIp, forwarding_router=router.id)
+    return {gateway_policy(router.gateway, network), *(floating_policy(it, network) for it in forwarding)}
 
 
 def _external(chassis: Chassis, rows: World) -> set[str]:
