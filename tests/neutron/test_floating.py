@@ -122,6 +122,17 @@ class TestRows(df_l3.RouterTestCase):
             assert db.pending(get_admin_context()) == 0
             self._delete("floatingips", floating["id"], as_admin=True)
 
+    def test_the_policy_of_a_gateway_is_part_of_its_router(self):
+        qos, plugin = directory.get_plugin("QOS"), directory.get_plugin("L3_ROUTER_NAT")
+        policy = qos.create_policy(get_admin_context(), {"policy": {**POLICY, "name": "g"}})["id"]
+        with self.subnet() as subnet, self.outside(subnet) as (router, outside):
+            for wanted in (policy, None):
+                info = {"network_id": outside["network_id"], "qos_policy_id": wanted}
+                plugin.update_router(get_admin_context(), router["id"], {"router": {"external_gateway_info": info}})
+                self.work()
+                assert self.router_row(router).gateway.qos == wanted
+            assert db.pending(get_admin_context()) == 0
+
     def test_repair_finds_what_was_lost_spoilt_and_left_over(self):
         with self.subnet() as subnet, self.outside(subnet) as (_, outside), self.port(subnet) as port:
             made = self._make_floatingip(self.fmt, outside["network_id"], port["port"]["id"], as_admin=True)

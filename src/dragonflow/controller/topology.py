@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dragonflow.apps.wiring import World, floating_policy, gateways, qos_policy, reached
+from dragonflow.apps.wiring import World, bridge_of, floating_policy, gateway_policy, gateways, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
@@ -60,6 +60,8 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         it for holder in rows.where(Holder, chassis=chassis) for it in rows.where(FloatingIp, fixed_ip=holder.address)
     )
     policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in (*floating, *held)}
+    for router in routers.values():
+        policies |= _gateway_policies(router, row, rows)
     followed = networks | outside | external
     sharing = (found for network in followed if (found := rows.get(Sharing, network)) is not None)
     return {
@@ -74,6 +76,15 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
         *map(router_scope, served.union(routers)),
         *(qos_scope(policy) for policy in policies if policy is not None),
     }
+
+
+def _gateway_policies(router: LogicalRouter | None, chassis: Chassis | None, rows: World) -> set[str | None]:
+    """Those of the router's gateway, and of floating IPs that forward ports there, if the chassis may come to serve them."""
+    network = None if router is None or router.gateway is None else rows.get(LogicalSwitch, router.gateway.network)
+    if router is None or network is None or chassis is None or bridge_of(network, chassis.bridge_mappings) is None:
+        return set()
+    forwarding = rows.where(FloatingIp, forwarding_router=router.id)
+    return {gateway_policy(router.gateway, network), *(floating_policy(it, network) for it in forwarding)}
 
 
 def _external(chassis: Chassis, rows: World) -> set[str]:

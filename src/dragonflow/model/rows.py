@@ -306,12 +306,14 @@ class RouterInterface(msgspec.Struct, frozen=True):
 class RouterGateway(msgspec.Struct, frozen=True):
     """How a router stands in an external network: by a port, which holds its addresses there.
 
-    With ``enable_snat``, those without a floating IP reach out under the router's address.
+    With ``enable_snat``, those without a floating IP reach out under the router's address. ``qos`` is the policy that limits what
+    they send and get.
     """
 
     port: str
     network: str
     enable_snat: bool = True
+    qos: str | None = None
 
 
 class LogicalRouter(Row, frozen=True, kw_only=True, tag="LogicalRouter/1"):
@@ -374,8 +376,8 @@ class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
 
     @property
     def forwarding_router(self) -> str | None:
-        """The router whose gateway forwards single ports of it; None if it forwards none."""
-        return self.router if self.forwardings else None
+        """The router that forwards some of its ports; None if it stands for a whole port, or serves nobody."""
+        return self.router if self.forwardings and self.fixed_port is None else None
 
 
 class BandwidthLimit(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from dragonflow.model import (
     FixedIP,
     LogicalPort,
     LogicalRouter,
+    PortForwarding,
     RouterGateway,
 )
 from dragonflow.testing import worlds
@@ -189,3 +190,18 @@ def test_the_policies_of_its_floating_ips_are_followed() -> None:
     assert needed(BOUND, floating, outside) == {"net:n1", "qos:gold"}
     assert needed(BOUND, unlimited, outside) == {"net:n1", "qos:silver"}
     assert needed(BOUND, replace(floating, fixed_port="b"), outside) == {"net:n1"}
+
+
+def test_the_policies_of_gateways_are_followed_by_who_may_serve_them() -> None:
+    gateway = RouterGateway("r-ext", "ext", qos="gold")
+    forwarding = PortForwarding("tcp", 80, 80, "a", "10.0.0.11", 80, 80)
+    floating, _ = worlds.floating("f", 61, "203.0.113.61", router="r", forwardings=(forwarding,), qos="silver")
+    rows = BOUND, worlds.network("n1", 1), worlds.interface("r", 21, net="n1"), worlds.external(qos="bronze")
+    router = worlds.router("r", 1, "n1", gateway=gateway)
+    mapped = worlds.chassis("here", "192.0.2.1", bridge_mappings=worlds.MAPPINGS)
+    followed = {"net:n1", "net:ext", "router:r"}
+    assert needed(*rows, router, floating) == followed
+    assert needed(*rows, router, floating, worlds.chassis("here", "192.0.2.1")) == followed
+    assert needed(*rows, router, floating, mapped) == followed | {"qos:gold", "qos:silver"}
+    plain = worlds.router("r", 1, "n1", gateway=replace(gateway, qos=None))
+    assert needed(*rows, plain, mapped, replace(floating, forwardings=())) == followed | {"qos:bronze"}
