@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
+from functools import lru_cache
+from ipaddress import ip_address
 
 import msgspec
 
@@ -248,13 +249,21 @@ def _disputes(pair: Pair, one: Subnet, other: Subnet) -> Iterator[str]:
         return
     for mine in one.allocation_pools:
         for theirs in other.allocation_pools:
-            first = max(ip_address(mine.start), ip_address(theirs.start), key=int)
-            last = min(ip_address(mine.end), ip_address(theirs.end), key=int)
-            if first.version == last.version and int(first) <= int(last):
+            first, last = (
+                max(_address(mine.start), _address(theirs.start)),
+                min(_address(mine.end), _address(theirs.end)),
+            )
+            if first <= last:
                 yield (
-                    f"subnet {one.cidr}: {regions[0]} and {regions[1]} both allocate from {first} to {last}; "
+                    f"subnet {one.cidr}: {regions[0]} and {regions[1]} both allocate from {first[1]} to {last[1]}; "
                     "give each region an allocation pool of its own"
                 )
+
+
+@lru_cache(maxsize=1 << 14)  # the same few are compared again and again
+def _address(text: str) -> tuple[int, str]:
+    """An address in numerical order, and as it is written."""
+    return int(ip_address(text)), text
 
 
 def _unlike(cidr: str, what: str, regions: tuple[str, str], one: str | None, other: str | None) -> str:
@@ -267,14 +276,6 @@ def _carried(views: Views, pair: Pair) -> int | None:
     limits = [view.underlay.path_mtu for view, _ in sides if view.underlay.path_mtu is not None]
     if not limits:
         return None
-    six = any(ip_network(vtep).version == 6 for view, _ in sides for vtep in view.vteps.values() if _is_address(vtep))
+    six = any(":" in vtep for view, _ in sides for vtep in view.vteps.values())
     headers = max((_HEADERS.get(it.network_type or "", 0) for _, it in sides if it), default=0)
     return min(limits) - (40 if six else 20) - headers - (_ESP if any(view.underlay.ipsec for view, _ in sides) else 0)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
