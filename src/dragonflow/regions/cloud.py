@@ -317,7 +317,7 @@ class Cloud:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Iterable[tuple[str, str]] = ()
     ) -> bytes:
         """One request. :raises CloudError: whatever kept it from being done."""
-        from keystoneauth1 import exceptions as trouble  # noqa: PLC0415 - an optional dependency
+        from keystoneauth1 import exceptions as trouble  # noqa: PLC0415 - an optional dependency, as what follows
         from openstack import exceptions as sdk  # noqa: PLC0415
 
         try:
@@ -350,16 +350,28 @@ class Cloud:
         raise _error(self.name, f"{method} {path}", answer.status_code, bytes(answer.content))
 
     def _connected(self) -> Any:
+        from keystoneauth1.adapter import Adapter  # noqa: PLC0415 - an optional dependency, as what follows
+        from openstack.config import OpenStackConfig  # noqa: PLC0415
+        from yaml import YAMLError  # noqa: PLC0415
+
         with self._lock:
             if self._client is None:
-                from openstack.config import OpenStackConfig  # noqa: PLC0415 - an optional dependency
-
                 try:
                     config = OpenStackConfig(config_files=self._files, load_envvars=False)
                     cloud = config.get_one(cloud=self.name, api_timeout=self._timeout)
-                except OSError as error:
+                except (OSError, ValueError, YAMLError) as error:
                     raise Misconfigured(self.name, f"clouds.yaml: {error}") from error
-                self._client = cloud.get_session_client("network")
+                session = cloud.get_session()
+                where = {
+                    "service_type": cloud.get_service_type("network"),
+                    "interface": cloud.get_interface("network"),
+                    "region_name": cloud.get_region_name("network"),
+                }
+                url = cloud.get_endpoint("network") or session.get_endpoint(**where)
+                if not url:
+                    raise Misconfigured(self.name, "the catalogue has no endpoint of type network")
+                root = url.rstrip("/").removesuffix("/v2.0")
+                self._client = Adapter(session, endpoint_override=f"{root}/v2.0", **where)
             return self._client
 
     def _forget(self) -> None:
