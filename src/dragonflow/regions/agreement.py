@@ -1,0 +1,255 @@
+"""Which pairs of networks are stretched, which are not and why, and what MTU each network is to have. Pure.
+
+A stretch begins when nothing speaks against it. Subnets that cease to be alike in one that stands don't tear it down, for they
+can only be changed one side after the other; it is then shown as ``degraded``, and ports with addresses that the other side can't
+have are not announced. That it stands is seen by the ports that were announced: nothing is remembered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
+
+import msgspec
+
+from dragonflow.model import TUNNEL_TYPES
+from dragonflow.regions.cloud import Network, Subnet
+from dragonflow.regions.consent import Pair, Place, consents, former_mtu, peers
+from dragonflow.regions.view import Home, View
+
+Views = Mapping[str, View | None]
+"""All regions of the configuration; None: what this one holds is not known now."""
+
+_HEADERS = {"geneve": 30, "vxlan": 30, "gre": 22}
+"""Bytes between the outer IP header and the inner IP packet: UDP, the encapsulation without options, the inner Ethernet header
+(RFC 8926, RFC 7348); for GRE with a key (RFC 2890)."""
+
+_ESP = 37
+"""Bytes that ESP adds at most in transport mode with AES-GCM (RFC 4106), which Open vSwitch's IPsec uses: 8 of SPI and sequence
+number, 8 of initialisation vector, 3 of padding, 2 of trailer, 16 of check value."""
+
+IPV6_MTU = 1280
+"""The least that a link with IPv6 must carry (RFC 8200)."""
+
+IPV4_MTU = 576
+"""The least that every IPv4 host must be able to take (RFC 1122); below it nothing useful runs."""
+
+
+class State(StrEnum):
+    """How a pair stands."""
+
+    STRETCHED = "stretched"
+    DEGRADED = "degraded"
+    REFUSED = "refused"
+    WAITING = "waiting"
+    UNKNOWN = "unknown"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a pair stands, and what speaks against it."""
+
+    state: State
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def works(self) -> bool:
+        """Whether ports are announced across."""
+        return self.state in {State.STRETCHED, State.DEGRADED}
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """What the regions agree upon."""
+
+    pairs: Mapping[Pair, Standing]
+    partners: Mapping[Place, frozenset[Place]]
+    """With whom each network is stretched."""
+
+    def joined(self, place: Place) -> set[Place]:
+        """The network, and all that hang together with it by stretches, over however many others."""
+        found, todo = {place}, [place]
+        while todo:
+            new = self.partners.get(todo.pop(), frozenset()) - found
+            found |= new
+            todo += new
+        return found
+
+
+def network(views: Views, place: Place) -> Network | None:
+    """The network in a place, if its region is known and it bears marks."""
+    view = views.get(place.region)
+    return None if view is None else view.networks.get(place.network)
+
+
+def agree(views: Views) -> Agreement:
+    """Judge all pairs."""
+    tags = {
+        Place(region, it.id): it.tags
+        for region, view in views.items()
+        if view is not None
+        for it in view.networks.values()
+    }
+    agreed = consents(tags)
+    standings = {}
+    for place, peer in agreed.waiting:
+        if peer.region in views:
+            away = views[peer.region] is None
+            reason = f"region {peer.region} is away" if away else f"{peer} has not joined: it does not name {place}"
+            standings[Pair.of(place, peer)] = Standing(State.UNKNOWN if away else State.WAITING, (reason,))
+        else:
+            reason = f"{peer.region} is no region of the orchestrator's configuration"
+            standings[Pair.of(place, peer)] = Standing(State.REFUSED, (reason,))
+    begun = _begun(views)
+    peers_of: defaultdict[Place, set[Place]] = defaultdict(set)
+    for pair in agreed.pairs:
+        peers_of[pair.one].add(pair.other)
+        peers_of[pair.other].add(pair.one)
+    subnets = {place: _subnets(views, place) for place in peers_of}
+    for pair in agreed.pairs:
+        never = tuple(_never(views, pair, peers_of, subnets))
+        not_now = tuple(_differences(pair, subnets[pair.one], subnets[pair.other]))
+        if never or (not_now and pair not in begun):
+            standings[pair] = Standing(State.REFUSED, never + not_now)
+        else:
+            standings[pair] = Standing(State.DEGRADED if not_now else State.STRETCHED, not_now)
+    partners: defaultdict[Place, set[Place]] = defaultdict(set)
+    for pair, standing in standings.items():
+        if standing.works:
+            partners[pair.one].add(pair.other)
+            partners[pair.other].add(pair.one)
+    return Agreement(standings, {place: frozenset(them) for place, them in partners.items()})
+
+
+def mtu(views: Views, agreement: Agreement, place: Place) -> int | None:
+    """The MTU that a network is to have; None if it is to stay as it is.
+
+    The smallest of all that hang together is everybody's. Nothing is raised while a region that the network names is away.
+    """
+    here = network(views, place)
+    if here is None:
+        return None
+    joined = agreement.joined(place)
+    wanted = own_mtu(here)
+    if len(joined) > 1:
+        for each in joined:
+            it = network(views, each)
+            wanted = min(wanted, own_mtu(it) if it else wanted)
+            for partner in agreement.partners[each]:
+                wanted = min(wanted, _carried(views, Pair.of(each, partner)) or wanted)
+    named = (peer.region for each in joined if (it := network(views, each)) for peer in peers(it.tags))
+    away = any(region in views and views[region] is None for region in named)
+    return None if away and wanted > here.mtu else wanted
+
+
+def own_mtu(it: Network) -> int:
+    """A network's MTU, as it was before it was lowered."""
+    former = former_mtu(it.tags)
+    return it.mtu if former is None else former
+
+
+def counterparts(views: Views, home: Place, away: Place) -> dict[str, Subnet]:
+    """For each subnet of ``home``, by id, the one in ``away`` with the same CIDR."""
+    there = {subnet.cidr: subnet for subnet in _subnets(views, away)}
+    return {it.id: there[it.cidr] for it in _subnets(views, home) if it.cidr in there}
+
+
+def automatic(subnet: Subnet) -> bool:
+    """Whether its addresses follow from MACs (SLAAC): Neutron then takes none that one asks for."""
+    return subnet.ipv6_address_mode in {"slaac", "dhcpv6-stateless"}
+
+
+def _subnets(views: Views, place: Place) -> list[Subnet]:
+    view = views.get(place.region)
+    return [] if view is None else [it for it in view.subnets.values() if it.network_id == place.network]
+
+
+def _begun(views: Views) -> set[Pair]:
+    """The pairs across which something is announced now."""
+    found = set()
+    for region, view in views.items():
+        if view is None:
+            continue
+        regions = {(it.network_id, home.region) for it in view.announced if (home := Home.of(it.device_id))}
+        for it in view.networks.values():
+            place = Place(region, it.id)
+            found |= {Pair.of(place, peer) for peer in peers(it.tags) if (it.id, peer.region) in regions}
+    return found
+
+
+def _never(
+    views: Views, pair: Pair, peers_of: Mapping[Place, set[Place]], subnets: Mapping[Place, list[Subnet]]
+) -> Iterator[str]:
+    """What makes a stretch of these networks impossible."""
+    for place in pair:
+        across = pair.across(place.region).region
+        others = sorted(it.network for it in peers_of[place] if it.region == across)
+        if len(others) > 1:
+            yield f"{place} is joined with {len(others)} networks of region {across}: {', '.join(others)}"
+        it = network(views, place)
+        if it is None:
+            continue
+        if it.network_type is None or it.segmentation_id is None:
+            yield f"{place}: the credentials of region {place.region} don't show provider:network_type (an administrator's do)"
+        elif it.network_type not in TUNNEL_TYPES:
+            yield f"{place} is of type {it.network_type}, but only {', '.join(TUNNEL_TYPES)} can be stretched"
+    carried = _carried(views, pair)
+    least = IPV6_MTU if any(it.ip_version == 6 for place in pair for it in subnets[place]) else IPV4_MTU
+    if carried is not None and carried < least:
+        yield f"the way between {pair.one.region} and {pair.other.region} carries an MTU of {carried}, but {least} are needed"
+
+
+def _differences(pair: Pair, ones: list[Subnet], others: list[Subnet]) -> Iterator[str]:
+    """What keeps addresses of one network from being the other's."""
+    there = {it.cidr: it for it in others}
+    for it in sorted(ones, key=lambda each: each.cidr):
+        if it.cidr in there:
+            yield from _disputes(pair, it, there.pop(it.cidr))
+        else:
+            yield f"{pair.one} has subnet {it.cidr}, {pair.other} has not"
+    for cidr in sorted(there):
+        yield f"{pair.other} has subnet {cidr}, {pair.one} has not"
+
+
+def _disputes(pair: Pair, one: Subnet, other: Subnet) -> Iterator[str]:
+    regions = pair.one.region, pair.other.region
+    if one.gateway_ip != other.gateway_ip:
+        yield _unlike(one.cidr, "the gateway", regions, one.gateway_ip, other.gateway_ip)
+    if one.ipv6_address_mode != other.ipv6_address_mode:
+        yield _unlike(one.cidr, "ipv6_address_mode", regions, one.ipv6_address_mode, other.ipv6_address_mode)
+    if one.ipv6_ra_mode != other.ipv6_ra_mode:
+        yield _unlike(one.cidr, "ipv6_ra_mode", regions, one.ipv6_ra_mode, other.ipv6_ra_mode)
+    if automatic(one):
+        return
+    for mine in one.allocation_pools:
+        for theirs in other.allocation_pools:
+            first = max(ip_address(mine.start), ip_address(theirs.start), key=int)
+            last = min(ip_address(mine.end), ip_address(theirs.end), key=int)
+            if first.version == last.version and int(first) <= int(last):
+                yield (
+                    f"subnet {one.cidr}: {regions[0]} and {regions[1]} both allocate from {first} to {last}; "
+                    "give each region an allocation pool of its own"
+                )
+
+
+def _unlike(cidr: str, what: str, regions: tuple[str, str], one: str | None, other: str | None) -> str:
+    return f"subnet {cidr}: {what} is {one or 'none'} in {regions[0]}, {other or 'none'} in {regions[1]}"
+
+
+def _carried(views: Views, pair: Pair) -> int | None:
+    """The largest MTU of a network that fits through the tunnels of a pair both ways; None if nobody said."""
+    sides = [(view, network(views, place)) for place in pair if (view := views.get(place.region)) is not None]
+    limits = [view.underlay.path_mtu for view, _ in sides if view.underlay.path_mtu is not None]
+    if not limits:
+        return None
+    six = any(ip_network(vtep).version == 6 for view, _ in sides for vtep in view.vteps.values() if _is_address(vtep))
+    headers = max((_HEADERS.get(it.network_type or "", 0) for _, it in sides if it), default=0)
+    return min(limits) - (40 if six else 20) - headers - (_ESP if any(view.underlay.ipsec for view, _ in sides) else 0)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
