@@ -1,0 +1,118 @@
+"""What all regions say at about one time, for people: each is asked once, at the same time as the others.
+
+A region that doesn't answer is part of what was read, not an end of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from msgspec import structs
+
+from dragonflow.regions.agreement import Agreement, Views, agree
+from dragonflow.regions.cloud import Agent, CloudError, Network, RegionApi, Subnet
+from dragonflow.regions.consent import Place, peers, tag
+from dragonflow.regions.plan import Count, Plan, plan
+from dragonflow.regions.view import Underlay, View
+from dragonflow.regions.view import read as read_view
+
+
+class RegionReading(NamedTuple):
+    """What one region said; with an ``error`` there is no more than that. ``seconds`` is how long it took."""
+
+    name: str
+    seconds: float
+    error: CloudError | None = None
+    view: View | None = None
+    agents: Sequence[Agent] = ()
+
+
+class Reading(NamedTuple):
+    """All regions, by name; what they agree upon; and what those that answered still lack (see ``plan``)."""
+
+    regions: Mapping[str, RegionReading]
+    agreement: Agreement
+    plans: Mapping[str, Plan]
+
+    @property
+    def views(self) -> Views:
+        """What each region holds, or None."""
+        return {name: region.view for name, region in self.regions.items()}
+
+    def network(self, place: Place) -> Network | None:
+        """A network that bears marks, if its region answered."""
+        view = self._view(place)
+        return None if view is None else view.networks.get(place.network)
+
+    def subnets(self, place: Place) -> list[Subnet]:
+        """The subnets of such a network, by CIDR."""
+        view = self._view(place)
+        found = [] if view is None else [it for it in view.subnets.values() if it.network_id == place.network]
+        return sorted(found, key=lambda it: (it.ip_version, it.cidr))
+
+    def ports(self, place: Place) -> Count:
+        """Ports of all its peers: how many such a network is to know, and how many it knows."""
+        plan = self.plans.get(place.region)
+        counts = () if plan is None else [count for pair, count in plan.counts.items() if place in pair]
+        return Count(*(sum(getattr(count, each) for count in counts) for each in ("wanted", "announced", "active")))
+
+    @property
+    def marked(self) -> list[Place]:
+        """The networks that name another one, in order."""
+        return sorted(
+            Place(region.name, network.id)
+            for region in self.regions.values()
+            if region.view is not None
+            for network in region.view.networks.values()
+            if any(peers(network.tags))
+        )
+
+    def _view(self, place: Place) -> View | None:
+        region = self.regions.get(place.region)
+        return None if region is None else region.view
+
+
+def read(clouds: Iterable[RegionApi]) -> Reading:
+    """Ask all regions."""
+    clouds = list(clouds)
+    with ThreadPoolExecutor(max(1, len(clouds))) as pool:
+        return judge(pool.map(_region, clouds))
+
+
+def judge(regions: Iterable[RegionReading]) -> Reading:
+    """What follows from what the regions said."""
+    found = {each.name: each for each in regions}
+    views = {name: region.view for name, region in found.items()}
+    agreement = agree(views)
+    return Reading(found, agreement, {name: plan(name, views, agreement) for name, view in views.items() if view})
+
+
+def _region(cloud: RegionApi) -> RegionReading:
+    began = time.monotonic()
+    try:
+        view, agents = read_view(cloud, Underlay()), cloud.agents()
+    except CloudError as error:
+        return RegionReading(cloud.name, time.monotonic() - began, error)
+    return RegionReading(cloud.name, time.monotonic() - began, None, view, agents)
+
+
+def foresee(clouds: Mapping[str, RegionApi], marks: Iterable[tuple[Place, Place]]) -> Agreement:
+    """What the regions would agree upon if the first of each two named the second, and nobody anybody else.
+
+    :raises CloudError: one of the regions didn't answer.
+    """
+    wanted = list(marks)
+    views = {}
+    for region in {place.region for place, _ in wanted}:
+        cloud = clouds[region]
+        ids = {place.network for place, _ in wanted if place.region == region}
+        networks = {
+            it.id: structs.replace(it, tags=tuple(tag(peer) for place, peer in wanted if place.network == it.id))
+            for it in cloud.networks(id=ids)
+        }
+        subnets = {it.id: it for it in cloud.subnets(network_id=ids)}
+        views[region] = View(networks=networks, subnets=subnets)
+    return agree(views)
