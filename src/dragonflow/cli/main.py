@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from dragonflow import __version__
-from dragonflow.cli import controller, demo, events, explain, lab, metadata, port, repair, servers, show, stretch
+from dragonflow.cli import (
+    controller,
+    demo,
+    demo_region,
+    events,
+    explain,
+    lab,
+    metadata,
+    port,
+    repair,
+    servers,
+    show,
+    stretch,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +40,7 @@ app.command("events")(events.events)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)
 app.command("demo")(demo.demo)
+app.command("demo-region")(demo_region.demo_region)
 
 
 def _version(wanted: bool) -> None:

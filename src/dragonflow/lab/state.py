@@ -70,7 +70,8 @@ class Known(NamedTuple):
 class State(msgspec.Struct, frozen=True):
     """A lab. ``maker`` is the process (id and start time) that brings it up; None once it is up.
 
-    ``lossy`` says that the bus can be told to lose messages; ``disk`` is the size of the store's own disk in MiB, if it has one.
+    ``lossy`` says that the bus can be told to lose messages; ``disk`` is the size of the store's own disk in MiB, if it has one;
+    ``orchestrators`` is how many instances of the orchestrator there are.
     """
 
     name: str
@@ -79,6 +80,7 @@ class State(msgspec.Struct, frozen=True):
     regions: tuple[RegionState, ...]
     lossy: bool = False
     disk: int | None = None
+    orchestrators: int = 0
     vms: tuple[Vm, ...] = ()
     maker: tuple[int, int] | None = None
 
