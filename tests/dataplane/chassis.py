@@ -162,6 +162,10 @@ class TestChassis:
         finally:
             connection.close()
 
+    def leave(self, vm: str) -> None:
+        """The VM outlives this controller; who asks for that removes it."""
+        self._vms.remove(vm)
+
     def remove(self) -> None:
         for name in self._vms:
             system.netns_delete(name)

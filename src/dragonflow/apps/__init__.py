@@ -13,6 +13,7 @@ from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
 from dragonflow.apps.provider import Provider
 from dragonflow.apps.qos import Qos
+from dragonflow.apps.regions import Regions
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.snat import Snat
 from dragonflow.apps.trunk import Trunk
@@ -23,6 +24,7 @@ APPS: tuple[App, ...] = (
     Classification(),
     Trunk(),
     Tunnel(),
+    Regions(),
     Bfd(),
     Provider(),
     Dnat(),

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Neighbour, OvsPort, Row
+from dragonflow.model import Neighbour, OvsPort, RemoteChassis, Row
 from dragonflow.pipeline import Fact, PacketOut, Punted, PuntKind, Table, match
 
 A = TypeVar("A", bound="App")
-O = TypeVar("O", bound="Row | OvsPort | Neighbour | Me")  # noqa: E741 - one letter, as is usual for type variables
+O = TypeVar("O", bound="Row | OvsPort | Neighbour | RemoteChassis | Me")  # noqa: E741 - one letter, as is usual for type variables
 
 Render = Callable[[Any, View], Iterator[Fact]]
 

@@ -45,10 +45,11 @@ class Classification(App):
     ports = Table(
         "ports",
         Stage.CLASSIFICATION,
-        purpose="Find out where the packet comes from: a local port, a known chassis, a physical bridge, or the metadata proxy. "
+        purpose="Find out where the packet comes from: a local port, a known chassis (of another region: in which network too), "
+        "a physical bridge, or the metadata proxy. "
         "Others are dropped.",
-        matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src"),
-        next=(tunnelled, physical, Qos.sent, Metadata.replies),
+        matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src", "tunnel_id"),
+        next=(L2.lookup, tunnelled, physical, Qos.sent, Metadata.replies),
     )
 
     @renders(Me)

@@ -96,7 +96,7 @@ class Dnat(App):
 
     name = "dnat"
     places = "floating IPs' ports, where the port is that they stand for"
-    follows = ("classification", "tunnel", "provider")
+    follows = ("classification", "tunnel", "regions", "provider")
 
     @renders(FloatingIp)
     def floating(self, floating: FloatingIp, view: View) -> Iterator[Fact]:

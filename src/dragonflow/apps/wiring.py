@@ -31,6 +31,7 @@ from dragonflow.model import (
     LogicalSwitch,
     OvsPort,
     Presence,
+    RemoteEnd,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -237,14 +238,19 @@ def heard(chassis: str, world: World) -> bool | None:
 
     False: it was heard and fell silent. None: there is no session, or it has never come up; then ``Alive`` must do.
     """
-    interface = world.get(OvsPort, peer_name(chassis))
-    if interface is None or not is_peer_port(interface) or interface.bfd is None:
+    return session(peer_name(chassis), world)
+
+
+def session(interface: str, world: World) -> bool | None:
+    """What the BFD session says that an interface of ours has, see ``heard``."""
+    found = world.get(OvsPort, interface)
+    if found is None or not is_peer_port(found) or found.bfd is None:
         return None
-    return interface.bfd == "up"
+    return found.bfd == "up"
 
 
-_PEER = "df-b"
-"""How the names of interfaces to peers begin, and no other name of ours."""
+_PEER, _REMOTE_PEER = "df-b", "df-r"
+"""How the names of interfaces to peers begin, here and in other regions, and no other names of ours."""
 
 
 @lru_cache(maxsize=4096)
@@ -256,9 +262,15 @@ def peer_name(chassis: str) -> str:
     return _PEER + blake2b(chassis.encode(), digest_size=5).hexdigest()
 
 
+@lru_cache(maxsize=4096)
+def remote_peer_name(encapsulation: str, vtep: str) -> str:
+    """The name of the tunnel interface that leads to one chassis of another region; the same holds."""
+    return _REMOTE_PEER + blake2b(f"{encapsulation}|{vtep}".encode(), digest_size=5).hexdigest()
+
+
 def is_peer_port(interface: OvsPort) -> bool:
-    """Whether it is an interface of ours that leads to one chassis alone, for a BFD session."""
-    return interface.tunnel is not None and interface.id.startswith(_PEER)
+    """Whether it is an interface of ours that leads to one chassis alone, with a BFD session."""
+    return interface.tunnel is not None and interface.id.startswith((_PEER, _REMOTE_PEER))
 
 
 def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ...]:
@@ -277,6 +289,23 @@ def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ..
     if chassis not in listeners:
         return ()
     return tuple(sorted((listeners if chassis in first else first) - {chassis}))
+
+
+def remote_end(port: LogicalPort, network: LogicalSwitch) -> tuple[str, int | None]:
+    """By what encapsulation and VNI the region of a port of another one knows its network."""
+    there = port.remote or RemoteEnd()
+    return there.encapsulation or network.network_type, there.vni or network.segmentation_id
+
+
+def remote_server(port: LogicalPort, world: World) -> str | None:
+    """The one chassis that says of a port of another region that it is reached: one of those with ports of its network.
+
+    The best that is alive; all that can be it follow the network, and choose alike. None if nobody here needs the port.
+    """
+    presence = world.get(Presence, port.network)
+    candidates = _ranked(port.id, tuple(sorted(presence.chassis))) if presence is not None else ()
+    alive = (it for it in candidates if world.get(Alive, it) is not None)
+    return next(alive, candidates[0] if candidates else None)
 
 
 def _servers(router: str, world: World) -> frozenset[str]:

@@ -21,6 +21,8 @@ from dragonflow.model import (
     LogicalSwitch,
     PortStatus,
     Subnet,
+    TunnelState,
+    remote_chassis,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Show what the DF DB holds.")
@@ -225,7 +227,7 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
 
 @app.command()
 def tunnels(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
-    """Which chassis speak to each other through tunnels, and for which networks."""
+    """Which chassis speak to each other through tunnels, and for which networks; and how those to other regions are."""
     contents = read(store_url(config_file, store))
     switches = {row.id: row for row in contents.of(LogicalSwitch) if row.network_type in TUNNEL_TYPES}
     hosts = {row.id: row for row in contents.of(Chassis)}
@@ -246,11 +248,37 @@ def tunnels(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             "peer": other,
             "peer_vtep": hosts[other].tunnel_ip,
             "networks": sorted(names),
+            **dict.fromkeys(("up", "rtt_ms", "mtu", "at")),
         }
         for (kind, one, other), names in sorted(pairs.items())
     ]
-    columns = ["type", "chassis", "vtep", "peer", "peer_vtep", "networks"]
+    rows += _to_other_regions(contents)
+    columns = ["type", "chassis", "vtep", "peer", "peer_vtep", "networks", "up", "rtt_ms", "mtu"]
     print_rows(f"{len(rows)} tunnels at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _to_other_regions(contents: Contents) -> Iterator[dict[str, Any]]:
+    """What chassis have written of their tunnels there; ``peer`` is the region, as far as its ports name it."""
+    from dragonflow.apps.wiring import remote_end  # noqa: PLC0415 - the apps take time to load
+
+    switches = {row.id: row for row in contents.of(LogicalSwitch)}
+    hosts = {row.id: row for row in contents.of(Chassis)}
+    bound = _ports_by_chassis(contents)
+    for state in sorted(contents.of(TunnelState), key=lambda row: row.id):
+        ports = [port for port in bound[remote_chassis(state.remote_ip)] if port.network in switches]
+        named = sorted({port.remote.region for port in ports if port.remote is not None and port.remote.region})
+        yield {
+            "type": "+".join(sorted({remote_end(port, switches[port.network])[0] for port in ports})),
+            "chassis": state.chassis,
+            "vtep": hosts[state.chassis].tunnel_ip if state.chassis in hosts else None,
+            "peer": f"region {' '.join(named)}".strip(),
+            "peer_vtep": state.remote_ip,
+            "networks": sorted({switches[port.network].name or port.network for port in ports}),
+            "up": state.up,
+            "rtt_ms": state.rtt_ms,
+            "mtu": state.mtu,
+            "at": state.at,
+        }
 
 
 def _ports_by_chassis(contents: Contents) -> dict[str, list[LogicalPort]]:

@@ -10,7 +10,7 @@ from dragonflow.apps.door import claims
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalPort, LogicalSwitch
+from dragonflow.model import PHYSICAL_TYPES, LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, PacketOut, Resubmit, load
 
 LOG = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ class Heralds:
 
 
 def announcement(port: str, view: View) -> Iterator[PacketOut]:
-    """Tell the port's network that its addresses are here now, if they are."""
+    """Tell the port's physical network that its addresses are here now, if they are; other networks need no telling."""
     row = view.get(LogicalPort, port) if port in view.serving else None
     network = None if row is None else view.get(LogicalSwitch, row.network)
-    if row is None or network is None:
+    if row is None or network is None or network.network_type not in PHYSICAL_TYPES:
         return
     for frame in claims(row):
         yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.lookup.number)))

@@ -22,7 +22,7 @@ from dragonflow.apps.base import App, Render
 from dragonflow.controller.locality import LocalityEvent, Moved, difference
 from dragonflow.controller.replica import Change, Replica
 from dragonflow.controller.view import OWN_PLACE, Me, Read, View, locality_read, touched_reads
-from dragonflow.model import LogicalPort, Presence
+from dragonflow.model import DERIVED, LogicalPort
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Serve, Trouble
 
 LOG = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Engine:
             if self._reads:
                 for read in touched_reads(change):
                     self._mark_readers(read, change.since)
-        taken += (change for change in changes if change.model is not Presence)  # that only follows from ports' rows
+        taken += (change for change in changes if change.model not in DERIVED)  # those only follow from ports' rows
         return bool(changes)
 
     def _next_app(self) -> int | None:

@@ -28,10 +28,9 @@ from dragonflow.model import (
     LogicalSwitch,
     OvsPort,
     PortStatus,
-    Presence,
     Row,
     Subnet,
-    presences,
+    worked_out,
 )
 from dragonflow.pipeline.facts import Locality
 
@@ -127,9 +126,10 @@ class Rows:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._of: dict[type[Any], list[Any]] = {}
-        for row in sorted(rows, key=lambda row: row.id):
-            self._of.setdefault(type(row), []).append(row)
-        self._of[Presence] = list(presences(self.all(LogicalPort)))
+        rows = tuple(rows)
+        derived = worked_out(row for row in rows if isinstance(row, LogicalPort))
+        for it in sorted((*rows, *derived), key=lambda it: it.id):
+            self._of.setdefault(type(it), []).append(it)
         self._indices: dict[tuple[type[Any], str], dict[Any, list[Any]]] = {}
 
     def all(self, model: type[M]) -> Sequence[M]:

@@ -8,6 +8,7 @@
                                                                         │
     Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
                                      Neighbours ──> Replica                who is in external networks
+                                     Tunnels ──> Report                    ways to other regions, measured
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
 waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, and the answerer
@@ -51,6 +52,7 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.sessions import Sessions
 from dragonflow.controller.topology import needed_scopes
+from dragonflow.controller.tunnels import Tunnels
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata import interface
 from dragonflow.metadata.address import INTERFACE
@@ -209,7 +211,10 @@ class Controller:
             on_packet=self._answerer.take,
             on_read=self._neighbours.recall,
         )
-        self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
+        self._tunnels = Tunnels(self._replica, self._me, self._wake_report)
+        self._report = Report(
+            *(self._store, self._bus, self._replica, settings.chassis), now=time.time, tunnels=self._tunnels.states
+        )
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
         self._prover = Prover(
             Unixctl(settings.ovsdb, settings.vswitchd_control),
@@ -244,6 +249,9 @@ class Controller:
         self._heralds = Heralds(self._view, self._switch.send)
         self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._heralds]
 
+    def _wake_report(self) -> None:
+        self._report.wake()
+
     def _view(self) -> View:
         """The world as handlers of packets see it, which record nothing."""
         return View(self._replica, self._engine.places, self._me, self._engine.serving)
@@ -268,6 +276,7 @@ class Controller:
                 self._drive(),
                 self._prover.run(),
                 self._report.run(),
+                self._tunnels.run(),
                 self._liveness.run(),
                 self._control.run(),
             )

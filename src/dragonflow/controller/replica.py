@@ -1,7 +1,7 @@
 """The controller's copy of its part of the world: rows of the followed scopes, and what it found out on its own host.
 
 The latter are the interfaces on the integration bridge, and neighbours in external networks. Of the ports it also works out on
-which chassis networks are (``Presence``).
+which chassis networks are (``Presence``), and which chassis of other regions there are (``RemoteChassis``).
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -13,14 +13,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
-from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row
+from dragonflow.model import DERIVED, LogicalPort, Neighbour, OvsPort, Presence, RemoteChassis, Row, Seat, seat
 from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RemoteChassis")
 
-Object = Row | OvsPort | Neighbour | Presence
+Object = Row | OvsPort | Neighbour | Presence | RemoteChassis
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
@@ -66,7 +66,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, Presence)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, *DERIVED)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -75,8 +75,8 @@ class Replica:
         self._floors: dict[str, int] = {}
         self._members: dict[str, set[tuple[type[Row], str]]] = {}
         self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
-        self._bound: Counter[tuple[str, str]] = Counter()
-        """How many ports there are by network and chassis."""
+        self._seated: Counter[Seat] = Counter()
+        """How many ports there are that add the same to what is worked out."""
         self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
         """What changed since changes were last taken: how it was, and when the first news came."""
 
@@ -273,26 +273,22 @@ class Replica:
         else:
             objects[id] = new
         if model is LogicalPort:
-            was, now = _where_bound(old), _where_bound(new)
+            was, now = seat(old), seat(cast("LogicalPort | None", new))
             if was != now:
                 self._count(now, 1)
                 self._count(was, -1)
 
-    def _count(self, where: tuple[str, str] | None, step: int) -> None:
-        """Count a port that is bound there, or is no more, and keep ``Presence`` true."""
+    def _count(self, where: Seat | None, step: int) -> None:
+        """Count a port that adds this, or does no more, and keep what is worked out true."""
         if where is None:
             return
-        network, chassis = where
-        before, after = self._bound[where], self._bound[where] + step
-        self._bound[where] = after
+        before, after = self._seated[where], self._seated[where] + step
+        self._seated[where] = after
         if not after:
-            del self._bound[where]
+            del self._seated[where]
         if not before or not after:
-            known = self.get(Presence, network)
-            others = (known.chassis if known else frozenset[str]()) - {chassis}
-            there = others | {chassis} if after else others
-            self._set(Presence, network, Presence(id=network, chassis=there) if there else None)
-
-
-def _where_bound(port: Any) -> tuple[str, str] | None:
-    return None if port is None or port.chassis is None else (port.network, port.chassis)
+            kind, name, member = where
+            known = self._objects[kind].get(name)
+            others: frozenset[Any] = (known.members if known else frozenset()) - {member}
+            there = others | {member} if after else others
+            self._set(kind, name, kind(id=name, members=there) if there else None)

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from dragonflow.controller.replica import INDICES, Change, Replica
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, Presence, Row
+from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, Presence, RemoteChassis, Row
 from dragonflow.pipeline.facts import Locality
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RemoteChassis")
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from dragonflow.model.codec import KINDS, CodecError, Corrupt, NewerSchema, UnknownKind, decode, encode
 from dragonflow.model.ovs import Neighbour, OvsPort
-from dragonflow.model.presence import Presence, presences
+from dragonflow.model.presence import DERIVED, Presence, RemoteChassis, Seat, Stretched, seat, worked_out
 from dragonflow.model.rows import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
@@ -44,6 +44,7 @@ from dragonflow.model.rows import (
     Row,
     Server,
     Subnet,
+    TunnelState,
     host_scope,
     network_scope,
     qos_scope,
@@ -56,6 +57,7 @@ from dragonflow.model.rows import (
 __all__ = [
     "ALIVE_SCOPE",
     "CHASSIS_SCOPE",
+    "DERIVED",
     "DHCP_PORT",
     "EXTERNAL_SCOPE",
     "FLOATING_IP",
@@ -94,22 +96,27 @@ __all__ = [
     "Presence",
     "QosPolicy",
     "Region",
+    "RemoteChassis",
     "RemoteEnd",
     "Route",
     "RouterGateway",
     "RouterInterface",
     "Row",
+    "Seat",
     "Server",
+    "Stretched",
     "Subnet",
+    "TunnelState",
     "UnknownKind",
     "decode",
     "encode",
     "host_scope",
     "network_scope",
-    "presences",
     "qos_scope",
     "remote_chassis",
     "remote_vtep",
     "router_scope",
+    "seat",
     "status_scope",
+    "worked_out",
 ]

@@ -486,6 +486,28 @@ class PortStatus(Row, frozen=True, kw_only=True, tag="PortStatus/1"):
         return status_scope(self.chassis)
 
 
+class TunnelState(Row, frozen=True, kw_only=True, tag="TunnelState/1"):
+    """What ``chassis`` finds of its tunnel to a chassis of another region, at VTEP ``remote_ip``.
+
+    ``id`` is ``chassis/remote_ip``. ``up`` is what BFD says: None as long as the other end has never answered.
+    ``rtt_ms`` (there and back, in milliseconds) and ``mtu`` (the largest IP packet, in bytes, that arrives whole) are those of
+    the underlay; None if not known. ``at`` is in seconds of the epoch.
+    """
+
+    pooled = ("chassis", "remote_ip")
+
+    chassis: str
+    remote_ip: str
+    up: bool | None = None
+    rtt_ms: float | None = None
+    mtu: int | None = None
+    at: float
+
+    @property
+    def scope(self) -> str:
+        return status_scope(self.chassis)
+
+
 class Server(Row, frozen=True, kw_only=True, tag="Server/1"):
     """Stands as long as a process of Neutron's that works for Dragonflow renews its lease. ``since``: seconds of the epoch."""
 
@@ -538,6 +560,7 @@ ROWS: tuple[type[Row], ...] = (
     Chassis,
     Alive,
     PortStatus,
+    TunnelState,
     Server,
     Leader,
     Region,

@@ -17,6 +17,7 @@ from dragonflow.model import (
     Corrupt,
     NewerSchema,
     PortStatus,
+    TunnelState,
     UnknownKind,
     decode,
 )
@@ -47,6 +48,10 @@ def strays(records: Iterable[Record], ports: Collection[str]) -> Iterator[tuple[
             if key.id not in ports:
                 yield record, f"orphan: {host} speaks of a port that Neutron has not"
             elif host not in chassis and host not in alive:
+                yield record, f"orphan: there is no chassis {host}"
+        elif key.kind == TunnelState.__name__:
+            host = key.scope.removeprefix("status:")
+            if host not in chassis and host not in alive:
                 yield record, f"orphan: there is no chassis {host}"
         elif key.kind == Alive.__name__ and key.id not in chassis:
             yield record, "orphan: alive, but there is no such chassis"

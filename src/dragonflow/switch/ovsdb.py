@@ -83,9 +83,11 @@ class Ovsdb:
     def want(self, tunnels: Mapping[str, Tunnel], patches: Mapping[str, Patch], *, sweep: bool) -> None:
         """These ports (of tunnels, internal ones, and patches) should stand; with ``sweep`` those of ours that nobody wants go.
 
+        Without it none goes for now: what may go when just these ports are wanted may go for good.
+
         A pair of patch ports stands only while the bridge at its other end does, and has the same type of data path.
         """
-        if (tunnels, patches, sweep) != (self._tunnels, self._patches, self._sweep):
+        if (tunnels, patches) != (self._tunnels, self._patches) or (sweep and not self._sweep):
             self._tunnels, self._patches, self._sweep = dict(tunnels), dict(patches), sweep
             self._unsettled = True
             self._wake.set()
@@ -255,9 +257,10 @@ class Ovsdb:
         """A tunnel port, or an internal one. Of two with the same ends Open vSwitch gives packets to the one with their key."""
         options, bfd = dict[str, str](), dict[str, str]()
         if tunnel.local is not None and tunnel.remote is not None:
-            flows = tunnel.remote == FLOW
-            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": FLOW if flows else "0"}
-            bfd = {} if flows else _BFD
+            peer = tunnel.remote != FLOW
+            keys = {"in_key": "0", "out_key": FLOW} if peer else {"key": FLOW}
+            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, **keys}
+            bfd = _BFD if peer else {}
         return _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name), bfd)
 
     def _write_ports(self, idl: Idl, transaction: Any, wanted: Mapping[str, _Port]) -> None:

@@ -90,7 +90,7 @@ class Switch:
         self._ledger.set(owner, facts)
 
     def ask_for_ports(self) -> None:
-        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of the first ``sync``; none is removed."""
+        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of a ``sync``; none is removed."""
         self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=False)
 
     def doubt(self) -> None:
@@ -100,11 +100,12 @@ class Switch:
     async def sync(self, *, sweep: bool = True) -> Synced:
         """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
 
-        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Without ``sweep`` nothing is removed.
+        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Those that nobody wants any more go
+        after the flows that sent to them. Without ``sweep`` nothing is removed.
 
         :raises Disconnected: there is no switch; ``on_connect`` will say when there is.
         """
-        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
+        self.ask_for_ports()
         async with self._syncing:
             connection = self._connection
             if connection is None:
@@ -112,12 +113,14 @@ class Switch:
             try:
                 if self._doubted:
                     await self._read_again(connection)
-                return await bring_up_to_date(connection, self._ledger, sweep=sweep)
+                synced = await bring_up_to_date(connection, self._ledger, sweep=sweep)
             except BaseException:
                 # what arrived is unknown: a new connection starts by reading
                 connection.close("broken off")
                 self._connection = None
                 raise
+        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
+        return synced
 
     def send(self, out: PacketOut) -> bool:
         """Send a packet. Returns whether it is on its way; it isn't without a switch, or with one that is slow to take more.

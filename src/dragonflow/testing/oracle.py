@@ -25,11 +25,11 @@ import msgspec
 from dragonflow.apps.base import App
 from dragonflow.controller.replica import Object
 from dragonflow.controller.view import Me, View
-from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, Row, presences
+from dragonflow.model import LogicalPort, Neighbour, OvsPort, Presence, RemoteChassis, Row, worked_out
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 from dragonflow.testing.worlds import World
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence")
+M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RemoteChassis")
 
 _ROUNDS = 20
 """More than the longest chain of places that rest on each other."""
@@ -63,9 +63,7 @@ class _PlainView(View):
 
     def __init__(self, world: World, places: Mapping[str, Locality]) -> None:
         self.me = world.me
-        self._objects: dict[tuple[type[Any], str], Object] = {(type(it), it.id): it for it in world.objects}
-        worked_out = presences(it for it in world.rows if isinstance(it, LogicalPort))
-        self._objects.update({(Presence, it.id): it for it in worked_out})
+        self._objects: dict[tuple[type[Any], str], Object] = {(type(it), it.id): it for it in _objects(world)}
         self._placed = places
 
     def get(self, model: type[M], id: str) -> M | None:
@@ -94,11 +92,16 @@ def compile_world(apps: Sequence[App], world: World) -> Compiled:
     raise Restless(f"places still change after {_ROUNDS} rounds: {places}")
 
 
+def _objects(world: World) -> tuple[Object, ...]:
+    """What the world holds, and what follows from its ports."""
+    return (*world.objects, *worked_out(it for it in world.rows if isinstance(it, LogicalPort)))
+
+
 def _render_all(apps: Sequence[App], world: World, places: Mapping[str, Locality]) -> Compiled:
     view = _PlainView(world, places)
     facts: dict[Owner, tuple[Fact, ...]] = {}
     placed: dict[str, Locality] = {}
-    objects: list[Object | Me] = sorted((world.me, *world.objects), key=lambda it: (type(it).__name__, it.id))
+    objects: list[Object | Me] = sorted((world.me, *_objects(world)), key=lambda it: (type(it).__name__, it.id))
     for app in apps:
         renderings = app.renderings()
         for it in objects:

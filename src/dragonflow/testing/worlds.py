@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dragonflow.apps.wiring import peer_name
+from dragonflow.apps.wiring import peer_name, remote_peer_name
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.metadata.address import INTERFACE
@@ -38,10 +38,13 @@ from dragonflow.model import (
     PortForwarding,
     PortStatus,
     QosPolicy,
+    RemoteEnd,
     RouterGateway,
     RouterInterface,
     Row,
     Subnet,
+    TunnelState,
+    remote_chassis,
 )
 from dragonflow.model.rows import ROWS
 
@@ -57,6 +60,7 @@ AnyRow = (
     | Chassis
     | Alive
     | PortStatus
+    | TunnelState
 )
 
 T = TypeVar("T")
@@ -208,6 +212,18 @@ def peer_port(chassis: str, ofport: int | None = 120, **fields: Any) -> OvsPort:
     return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
 
 
+def remote(name: str, key: int, vtep: str, net: str = "net", **fields: Any) -> LogicalPort:
+    """A port of another region. ``RemoteEnd`` has the fields ``encapsulation``, ``vni`` and ``up``."""
+    end = {it: fields.pop(it) for it in ("encapsulation", "vni", "up") if it in fields}
+    return port(name, key, on=remote_chassis(vtep), net=net, remote=RemoteEnd(region="far", **end), **fields)
+
+
+def remote_peer_port(vtep: str, ofport: int | None = 130, encapsulation: str = "geneve", **fields: Any) -> OvsPort:
+    """The tunnel interface that the switch makes for a chassis of another region."""
+    name = remote_peer_name(encapsulation, vtep)
+    return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
+
+
 def patch_port(bridge: str = "br-ex", ofport: int | None = 110) -> OvsPort:
     """The patch port that the switch makes for the provider app."""
     return OvsPort(id=f"df-int-{bridge}", ofport=ofport, patch=bridge)
@@ -275,6 +291,15 @@ TRUNKED: tuple[Object, ...] = (
     child("q1", 55, "q", 101, on="there", net="tags"),
 )
 """A trunk here with one child in a network of its own and one in its parent's, and one on the other chassis."""
+
+STRETCHED: tuple[Object, ...] = (
+    *ROUTED,
+    *(Alive(id="here", since=0.0), remote_peer_port("198.51.100.7")),
+    *(remote("s", 61, "198.51.100.7", vni=6001), remote("t", 62, "198.51.100.7", vni=6001)),
+    remote("u", 63, "198.51.100.8", vni=6003, port_security=False),
+    remote("y", 64, "198.51.100.8", net="far", vni=5001, fixed_ips=(FixedIP("far4", "10.1.0.64"),)),
+)
+"""Both routed networks have ports in another region, with other VNIs there."""
 
 OUTSIDE: tuple[Object, ...] = (external(), subnet("ext4", "203.0.113.0/24", "ext", gateway_ip="203.0.113.1"))
 
@@ -394,6 +419,7 @@ STATES: dict[str, Callable[[], World]] = {
     "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),
+    "stretched": lambda: World.of(ME, *STRETCHED),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
     "door": lambda: World.of(ME, *DOOR),

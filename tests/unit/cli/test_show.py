@@ -22,12 +22,15 @@ from dragonflow.model import (
     LogicalSwitch,
     PortForwarding,
     PortStatus,
+    RemoteEnd,
     Route,
     RouterGateway,
     RouterInterface,
     Row,
     Subnet,
+    TunnelState,
     encode,
+    remote_chassis,
 )
 from dragonflow.observe.control import ControlServer
 from dragonflow.store import open_store
@@ -61,6 +64,16 @@ ROWS: list[Row] = [
         generation=1,
         revision=1,
     ),
+    LogicalPort(
+        id="p7",
+        key=14,
+        network="n1",
+        mac="fa:16:3e:00:00:07",
+        chassis=remote_chassis("198.51.100.7"),
+        remote=RemoteEnd("east", "vxlan", 9),
+        revision=1,
+    ),
+    TunnelState(id="h1/198.51.100.7", chassis="h1", remote_ip="198.51.100.7", up=True, rtt_ms=1.5, mtu=1450, at=7.0),
     LogicalRouter(
         id="r1",
         key=3,
@@ -127,7 +140,7 @@ def shown(url: str, what: str) -> list[dict[str, Any]]:
 
 def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: str) -> None:
     ports = {port["id"]: port for port in shown(url, "ports")}
-    assert list(ports) == ["p1", "p2", "p3", "p4"]
+    assert list(ports) == ["p1", "p2", "p3", "p4", "p7"]
     assert ports["p1"]["network"] == "blue"
     assert ports["p1"]["ips"] == ["10.0.0.5"]
     assert (ports["p1"]["status"], ports["p1"]["confirmed_revision"]) == ("ACTIVE", 5)
@@ -235,7 +248,7 @@ def test_a_port_must_be_named_so_that_it_is_one(url: str, beginning: str, says: 
 
 def test_networks_tell_their_subnets_and_how_many_ports_they_have(url: str) -> None:
     blue, flat = shown(url, "networks")
-    assert (blue["subnets"], blue["ports"]) == (["10.0.0.0/24", "2001:db8::/64"], 3)
+    assert (blue["subnets"], blue["ports"]) == (["10.0.0.0/24", "2001:db8::/64"], 4)
     assert flat["physical_network"] == "physnet1"
 
 
@@ -253,9 +266,21 @@ def test_of_a_gateway_the_word_of_any_chassis_counts_that_serves_it(url: str, tm
 
 
 def test_tunnels_join_the_chassis_of_a_tunnelled_network(url: str) -> None:
-    (tunnel,) = shown(url, "tunnels")
+    tunnel, abroad = shown(url, "tunnels")
     assert (tunnel["chassis"], tunnel["peer"], tunnel["peer_vtep"]) == ("h1", "h2", "192.0.2.2")
     assert tunnel["networks"] == ["blue"]
+    assert abroad == {
+        "type": "vxlan",
+        "chassis": "h1",
+        "vtep": "192.0.2.1",
+        "peer": "region east",
+        "peer_vtep": "198.51.100.7",
+        "networks": ["blue"],
+        "up": True,
+        "rtt_ms": 1.5,
+        "mtu": 1450,
+        "at": 7.0,
+    }
 
 
 def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App
-from dragonflow.apps.wiring import peer_name
+from dragonflow.apps.wiring import peer_name, remote_peer_name
 from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
 from dragonflow.controller.replica import Object, Replica
@@ -29,11 +29,13 @@ from dragonflow.model import (
     OvsPort,
     PortForwarding,
     QosPolicy,
+    RemoteEnd,
     Route,
     RouterGateway,
     RouterInterface,
     Row,
     Subnet,
+    remote_chassis,
 )
 from dragonflow.pipeline import Fact, Locality, Owner
 from dragonflow.testing import worlds
@@ -46,7 +48,7 @@ HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
 ALIVE = (Alive(id="here", since=0.0), Alive(id="b", since=0.0))
 TAPS = ("tap1", "tap2", "tap3", "tap4")
-INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex", peer_name("b"))
+INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex", peer_name("b"), remote_peer_name("geneve", "198.51.100.7"))
 
 chassis_rows = st.builds(
     worlds.chassis,
@@ -119,6 +121,9 @@ variations = st.sampled_from(
         {"parent": "p2", "vlan": 7, "on": "b", "standby": ("here",)},
         {"parent": "p4", "vlan": 8},
         {"parent": "unheard-of", "vlan": 8},
+        {"on": remote_chassis("198.51.100.7"), "remote": RemoteEnd("far", vni=9)},
+        {"on": remote_chassis("198.51.100.7"), "remote": RemoteEnd("far", "vxlan", 9), "port_security": False},
+        *({"on": remote_chassis(vtep)} for vtep in ("198.51.100.7", "198.51.100.8", "not an address")),
         {},
         {},
     )
@@ -141,6 +146,12 @@ ovs_ports = (
     | st.just(OvsPort(id="df-geneve", ofport=102))
     | st.builds(worlds.patch_port, ofport=st.sampled_from((None, 110, 111)))
     | st.builds(worlds.peer_port, st.just("b"), bfd=st.sampled_from((None, "up", "down")))
+    | st.builds(
+        worlds.remote_peer_port,
+        st.just("198.51.100.7"),
+        st.sampled_from((None, 130)),
+        bfd=st.sampled_from((None, "up", "down")),
+    )
     | st.builds(worlds.metadata_port, st.sampled_from((None, 103, 104)))
 )
 

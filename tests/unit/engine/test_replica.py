@@ -6,7 +6,7 @@ import pytest
 
 from dragonflow.controller import replica as module
 from dragonflow.controller.replica import Replica
-from dragonflow.model import Binding, LogicalPort, OvsPort, Presence
+from dragonflow.model import Binding, LogicalPort, OvsPort, Presence, RemoteChassis, Stretched, remote_chassis
 from dragonflow.testing import worlds
 
 SCOPE = "net:net"
@@ -152,3 +152,25 @@ def test_where_a_network_is_follows_from_its_ports_and_changes_with_the_first_an
     assert (there(), news()) == ({"b"}, ["net"])
     replica.drop_scope(SCOPE)
     assert (there(), news()) == (set(), ["net"])
+
+
+def test_chassis_of_other_regions_follow_from_the_ports_there_and_count_as_none_of_ours() -> None:
+    replica = Replica()
+
+    def there(vtep: str) -> set[Stretched]:
+        found = replica.get(RemoteChassis, remote_chassis(vtep))
+        return set() if found is None else set(found.members)
+
+    worlds.load(replica, worlds.remote("s", 1, "::1"), worlds.remote("t", 2, "::1"), worlds.network("n2", 2))
+    assert there("::1") == {Stretched("net", None)}
+    assert replica.get(Presence, "net") is None
+    assert [change.id for change in replica.take_changes() if change.model is RemoteChassis] == [remote_chassis("::1")]
+    worlds.load(replica, worlds.remote("t", 2, "::1", encapsulation="gre", vni=7), revision=2)
+    assert there("::1") == {Stretched("net", None), Stretched("net", "gre")}
+    worlds.load(replica, worlds.remote("s", 1, "::2"), worlds.remote("t", 2, "::1", vni=8, up=False), revision=3)
+    assert (there("::1"), there("::2")) == ({Stretched("net", None)}, {Stretched("net", None)})
+    replica.take_changes()
+    worlds.load(replica, worlds.remote("t", 2, "::1", vni=9), revision=4)
+    assert [change.model for change in replica.take_changes()] == [LogicalPort], "its VNI is the port's own affair"
+    replica.drop_scope(SCOPE)
+    assert replica.all(RemoteChassis) == ()
