@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from region import PROJECT, Region, Server, region, until
 
-from dragonflow.model import Binding, LogicalPort, PortStatus, Row, Subnet, decode, encode
+from dragonflow.model import Binding, LogicalPort, PortStatus, Row, Subnet, TunnelState, decode, encode
 from dragonflow.store.protocol import Delete, Key, Put, Txn
 from dragonflow.testing import founding
 
@@ -83,6 +83,10 @@ def test_whatever_is_done_to_the_df_db_is_undone(one):
         Put(
             Key("status:h9", "PortStatus", ports[5]),
             encode(PortStatus(id=ports[5], chassis="h9", generation=1, status="DOWN", revision=1, at=0.0)),
+        ),
+        Put(
+            Key("status:h9", "TunnelState", "h9/203.0.113.9"),
+            encode(TunnelState(id="h9/203.0.113.9", chassis="h9", remote_ip="203.0.113.9", at=0.0)),
         ),
         Put(
             Key("status:h1", "PortStatus", "nobody"),
