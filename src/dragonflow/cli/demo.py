@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dragonflow.lab.stretched import Reached, Story
 
 REGIONS, HOSTS = 2, 2
+NAMES = ("ada", "ben", "cleo", "dora")
+"""Of the VMs, in the order of regions and chassis."""
 
 
 def demo(
@@ -75,10 +77,11 @@ def _play(lab: Lab, show: Show) -> Story:
         )
     for side in story.sides:
         for host in lab.region(side.region).hosts:
-            guest = stretched.boot(lab, side, host)
+            guest = stretched.boot(lab, side, host, NAMES[len(story.guests)])
             story.guests.append(guest)
             after = f"ACTIVE {guest.active * 1000:.0f} ms after the plug" if guest.active else f"still {guest.status}"
-            show.step(f"plugged {guest.name}, {' and '.join(guest.ips.values())}: {after}")
+            where = f"{guest.name} ({', '.join(guest.ips.values())}) into {guest.region} {guest.host}"
+            show.step(f"plugged {where}: {after}")
     show.step("pinging from every VM to every other one: two networks as yet, each in its region")
     story.apart = stretched.ping_all(story.guests)
 

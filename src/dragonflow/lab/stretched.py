@@ -45,7 +45,7 @@ REMOTE_PEER = "df-r"
 PROBE_INTERVAL = 0.005
 """Seconds between two pings while a VM moves."""
 
-MOST_LOST = 1.0
+MOST_LOST = 3.0
 """Seconds without an answer, beyond the pause of the guest itself, that a live migration may cost."""
 
 
@@ -119,11 +119,10 @@ def _side(lab: Lab, region: str, first: int) -> Side:
     return Side(region, network["id"], network["provider:segmentation_id"])
 
 
-def boot(lab: Lab, side: Side, host: str) -> Guest:
+def boot(lab: Lab, side: Side, host: str, name: str) -> Guest:
     """A VM with a port of the network on a host, as Nova makes one; returns once Neutron shows the port ACTIVE, or doesn't."""
     with lab.region(side.region).neutron.client() as neutron:
         owner = {"device_id": str(uuid.uuid4()), "device_owner": "compute:nova", "binding:host_id": host}
-        name = f"{side.region}-{host}"
         port = neutron.post("/ports", json={"port": {"network_id": side.network, "name": name} | owner}).json()["port"]
         vm = lab.plug(port["id"], host, region=side.region)
         ips = {(IPV6 if ":" in ip else IPV4): ip for ip in vm.ips}

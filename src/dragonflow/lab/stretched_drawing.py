@@ -58,11 +58,11 @@ def _times(story: Story) -> str:
 def _region(
     canvas: Canvas, place: tuple[float, float, float], region: str, chassis: Sequence[tuple[str, str]], story: Story
 ) -> tuple[list[tuple[float, float]], float]:
-    """A region's panel; returns the feet of its chassis, from where tunnels go, and where the panel ends."""
+    """A region's panel, as high as any; returns the feet of its chassis, from where tunnels go, and where the panel ends."""
     x, y, width = place
     segment = next((side.segmentation_id for side in story.sides if side.region == region), None)
-    most = max(sum(it.region == region and it.host == host for it in story.guests) for host, _ in chassis)
-    inner = 92 + max(most, 1) * CHIP_STEP
+    homes = [(guest.region, guest.host) for guest in story.guests]
+    inner = 92 + max(map(homes.count, homes), default=1) * CHIP_STEP
     height = 74 + inner
     canvas.box((x, y, width, height), "#fbfcfd", LINE, 14)
     canvas.text(x + 18, y + 28, region, 17, weight=700)
@@ -77,7 +77,7 @@ def _region(
         canvas.text(left + each - 14, top + 24, vtep, 11, FAINT, anchor="end")
         here = [guest for guest in story.guests if (guest.region, guest.host) == (region, host)]
         for row, guest in enumerate(here):
-            _chip(canvas, (left + 12, top + 38 + row * CHIP_STEP), each - 24, guest)
+            _chip(canvas, (left + 12, top + 38 + row * CHIP_STEP), each - 24, guest, story)
         bridge = top + inner - 40
         canvas.box((left + 12, bridge, each - 24, 28), "#eef1f5", "#9fb0c0", 6)
         canvas.text(left + each / 2, bridge + 18, "br-int", 12, anchor="middle")
@@ -85,13 +85,15 @@ def _region(
     return feet, y + height
 
 
-def _chip(canvas: Canvas, corner: tuple[float, float], width: float, guest: Guest) -> None:
+def _chip(canvas: Canvas, corner: tuple[float, float], width: float, guest: Guest, story: Story) -> None:
     x, y = corner
     canvas.box((x, y, width, CHIP_HEIGHT), FILL, EDGE, 8)
     canvas.dot(x + width - 14, y + 15, 5, GOOD if guest.active is not None else BAD)
     canvas.text(x + 10, y + 20, guest.name, 12, weight=600)
     for line, ip in enumerate(guest.ips.values()):
         canvas.text(x + 10, y + 38 + 16 * line, ip, 11)
+    if story.moved is not None and story.moved.guest == guest.name:
+        canvas.text(x + width - 10, y + CHIP_HEIGHT - 12, f"moved, from {story.moved.source}", 11, EDGE, anchor="end")
 
 
 def _tunnels(canvas: Canvas, feet: Sequence[Sequence[tuple[float, float]]], bottom: float) -> None:
@@ -105,7 +107,9 @@ def _tunnels(canvas: Canvas, feet: Sequence[Sequence[tuple[float, float]]], bott
                 width=2,
                 dashed=True,
             )
-    canvas.text(WIDTH / 2, bottom + 76, "tunnels from chassis to chassis, made on demand", 12, TUNNEL, anchor="middle")
+    canvas.text(
+        WIDTH / 2, bottom + 76, "tunnels over IP, from chassis to chassis, made on demand", 12, TUNNEL, anchor="middle"
+    )
 
 
 def _stages(canvas: Canvas, top: float, story: Story) -> float:
