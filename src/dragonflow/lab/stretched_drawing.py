@@ -23,9 +23,7 @@ def draw(hosts: Hosts, story: Story, failures: int) -> str:
     """The whole drawing, as the text of an SVG file. ``failures`` says how many expectations were not met."""
     canvas = Canvas()
     canvas.text(MARGIN, 52, "Dragonflow, one network over two regions", 26, weight=700)
-    canvas.text(
-        MARGIN, 78, "each with a Neutron and a DF DB of its own; their underlays are joined by IP alone", 14, FAINT
-    )
+    canvas.text(MARGIN, 78, "each a Neutron, a DF DB and chassis of its own", 14, FAINT)
     verdict = "all as it should be" if not failures else f"{failures} not as it should be"
     canvas.text(WIDTH - MARGIN, 52, verdict, 20, GOOD if not failures else BAD, weight=700, anchor="end")
     canvas.text(WIDTH - MARGIN, 78, _times(story), 14, FAINT, anchor="end")
