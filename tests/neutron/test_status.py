@@ -19,8 +19,9 @@ from dragonflow.neutron.binding import HostNow
 from dragonflow.neutron.db import FloatingNow, PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
-from dragonflow.neutron.leader import KEY, Election
+from dragonflow.neutron.leader import DOES, KEY
 from dragonflow.neutron.status import StatusKeeper, turn
+from dragonflow.store.election import Election
 from dragonflow.store.feed import ScopeReset
 from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Txn, Unavailable
 
@@ -393,7 +394,7 @@ def stand(dfdb) -> Iterator[Callable[[], Election]]:
     Duty.at_work, Duty.hangs = 0, 0.0
 
     def start() -> Election:
-        election = Election(dfdb.store, Duty, 1.0, name=f"server{len(running)}", patience=2.0)
+        election = Election(dfdb.store, Duty, 1.0, key=KEY, name=f"server{len(running)}", does=DOES, patience=2.0)
         running.append((election, threading.Thread(target=election.run)))
         running[-1][1].start()
         return election

@@ -15,6 +15,7 @@ from dragonflow.cli import (
     explain,
     lab,
     metadata,
+    orchestrator,
     port,
     repair,
     servers,
@@ -36,6 +37,7 @@ app.command("controller")(controller.controller)
 app.command("status")(controller.status)
 app.command("shutdown")(controller.shutdown)
 app.command("metadata-proxy")(metadata.metadata_proxy)
+app.command("orchestrator")(orchestrator.orchestrator)
 app.command("events")(events.events)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)

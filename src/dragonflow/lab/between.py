@@ -6,12 +6,13 @@ rule there, and goes with the namespace: packets are dropped without a word, as 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import httpx
 
 from dragonflow.lab import system
 from dragonflow.lab.daemon import Daemon
@@ -20,10 +21,12 @@ from dragonflow.lab.process import Process, Server
 from dragonflow.lab.region import Region
 from dragonflow.lab.state import State
 from dragonflow.lab.system import LabError, wait_until
-from dragonflow.observe.control import ControlError, ask
 
 CLOUDS = "clouds.yaml"
 START_TIMEOUT = 60.0
+PERIOD = 1.0
+"""Seconds between two looks of an orchestrator at a region."""
+
 
 ALL, TUNNELS = "all", "tunnels"
 CUTS: Mapping[str, Sequence[str]] = {ALL: ("",), TUNNELS: ("udp", "gre")}
@@ -38,6 +41,34 @@ class Cut(NamedTuple):
     what: str
 
 
+class Orchestrator:
+    """One instance: its process, and where it answers."""
+
+    def __init__(self, name: str, port: int, home: Path, directory: Path) -> None:
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+        self.config = directory / f"{name}.conf"
+        dragonflow = str(Path(sys.executable).with_name("dragonflow"))
+        command = [dragonflow, "orchestrator", "--config-file", str(self.config)]
+        self.daemon = Daemon(name, home, directory, command)
+
+    def start(self) -> None:
+        """Start it; returns when it answers."""
+        self.daemon.start()
+        wait_until(self._answers, f"{self.daemon.name} to answer", START_TIMEOUT, 0.1)
+
+    def _answers(self) -> bool:
+        self.daemon.expect_alive()
+        return bool(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """What it says of itself and of the regions; nothing if it doesn't answer."""
+        try:
+            answer: dict[str, Any] = httpx.get(f"{self.url}/status", timeout=5).json()
+        except httpx.HTTPError:
+            return {}
+        return answer
+
+
 class Between:
     """What the regions of a lab have in common; ``netns`` is the fabric's."""
 
@@ -45,65 +76,49 @@ class Between:
         self._regions, self._netns = regions, netns
         self.clouds = home / CLOUDS
         self._directory = home / "orchestrators"
-        count = lab.orchestrators
-        names = ["orchestrator"] if count == 1 else [f"orchestrator-{number}" for number in range(1, count + 1)]
-        self._daemons = [self._daemon(name, home) for name in names]
+        ports = lab.orchestrator_ports
+        names = (
+            ["orchestrator"] if len(ports) == 1 else [f"orchestrator-{number}" for number in range(1, len(ports) + 1)]
+        )
+        self._orchestrators = [Orchestrator(*each, home, self._directory) for each in zip(names, ports, strict=True)]
         self.processes: dict[str, Process] = {
-            each.name: Server(each, lambda each=each: self._start(each))  # type: ignore[misc]
-            for each in self._daemons
+            each.daemon.name: Server(each.daemon, each.start) for each in self._orchestrators
         }
-
-    def _daemon(self, name: str, home: Path) -> Daemon:
-        dragonflow = str(Path(sys.executable).with_name("dragonflow"))
-        command = [dragonflow, "orchestrator", "--config-file", str(self._config(name))]
-        return Daemon(name, home, self._directory, command)
-
-    def _config(self, name: str) -> Path:
-        return self._directory / f"{name}.conf"
-
-    def control_socket(self, name: str) -> str:
-        """Where an orchestrator answers questions."""
-        return str(self._directory / f"{name}.sock")
 
     def up(self, progress: Callable[[str], None]) -> None:
         """Write the clouds.yaml, and start the orchestrators; the regions must be up."""
         self.clouds.write_text(_clouds_yaml(self._regions.values()))
-        for daemon in self._daemons:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._config(daemon.name).write_text(self._settings(daemon.name))
-            self._start(daemon)
-            progress(f"{daemon.name} works for {system.listed(self._regions)}")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for each in self._orchestrators:
+            each.config.write_text(f"[orchestrator]\n{self._settings}status_address = 127.0.0.1:{each.port}\n")
+            each.start()
+            progress(f"{each.daemon.name} works for {system.listed(self._regions)}; it answers at {each.url}/status")
 
-    def _start(self, daemon: Daemon) -> None:
-        daemon.start()
+    @property
+    def _settings(self) -> str:
+        """What all orchestrators share of their group of options."""
+        election = (
+            f"election = sqlite://{self._directory / 'election.sqlite'}\n" if len(self._orchestrators) > 1 else ""
+        )
+        hints = "".join(
+            f"hints = {name} {region.settings['pubsub_url']} {region.store.url}\n"
+            for name, region in self._regions.items()
+        )
+        return f"regions = {','.join(self._regions)}\nclouds_file = {self.clouds}\nperiod = {PERIOD}\n{election}{hints}"
 
-        def answers() -> bool:
-            daemon.expect_alive()
-            try:
-                ask(self.control_socket(daemon.name), "status")
-            except ControlError:
-                return False
-            return True
-
-        wait_until(answers, f"{daemon.name} to answer", START_TIMEOUT, 0.1)
-
-    def _settings(self, name: str) -> str:
-        """An orchestrator's configuration."""
-        return f"[df]\ncontrol_socket = {self.control_socket(name)}\n"
+    @property
+    def config(self) -> Path | None:
+        """The configuration of the first orchestrator, which ``dragonflow stretch`` reads too."""
+        return self._orchestrators[0].config if self._orchestrators else None
 
     def roles(self) -> dict[str, str]:
-        """Which orchestrator leads now; none that says so, none is named."""
-        found = {}
-        for name in self.processes:
-            with contextlib.suppress(ControlError):
-                if ask(self.control_socket(name), "status").get("leads"):
-                    found[name] = "leader"
-        return found
+        """Which orchestrator leads now."""
+        return {each.daemon.name: "leader" for each in self._orchestrators if each.status().get("leads")}
 
     def down(self) -> None:
         """End the orchestrators."""
-        for daemon in self._daemons:
-            daemon.kill()
+        for each in self._orchestrators:
+            each.daemon.kill()
 
     # The network between the regions
 

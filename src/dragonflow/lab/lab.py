@@ -28,7 +28,7 @@ from dragonflow.lab.migration import Migrated, migrate
 from dragonflow.lab.process import Process
 from dragonflow.lab.region import Region
 from dragonflow.lab.servers import Room
-from dragonflow.lab.state import Known, State, Vm
+from dragonflow.lab.state import Known, Vm
 from dragonflow.lab.system import LabError, listed
 from dragonflow.lab.uplink import BLACKHOLE, OPEN, REFUSED
 from dragonflow.lab.vm import Address, give_address, plug, remove, unplug
@@ -91,23 +91,21 @@ class Lab:
         """
         system.require_root("dragonflow lab")
         orchestrators = int(regions > 1) if orchestrators is None else orchestrators
-        numbers = {"hosts": hosts, "regions": regions, "neutron_servers": neutron_servers}
-        shape.check(store, bus, disk, orchestrators=orchestrators, **numbers)
+        numbers = {
+            "hosts": hosts,
+            "regions": regions,
+            "neutron_servers": neutron_servers,
+            "orchestrators": orchestrators,
+        }
+        shape.check(store, bus, disk, **numbers)
         with state.locked(name):
             _refuse_living(name)
             if clean(name):
                 progress(f"cleaned away what an earlier lab {name!r} had left")
             with state.allocating():
                 maker = (os.getpid(), started_at(os.getpid()) or 0)
-                planned = State(
-                    name=name,
-                    store=store,
-                    bus=bus,
-                    regions=shape.regions_of(hosts, store, bus, regions, neutron_servers),
-                    lossy=lossy,
-                    disk=disk,
-                    orchestrators=orchestrators,
-                    maker=maker,
+                planned = msgspec.structs.replace(
+                    shape.planned(name, store, bus, **numbers), lossy=lossy, disk=disk, maker=maker
                 )
                 state.save(planned)
             lab = cls(name)

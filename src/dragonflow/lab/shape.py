@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dragonflow.lab import state
 from dragonflow.lab.host import MAX_HOSTS, MAX_REGIONS
 from dragonflow.lab.servers import BUSES, PORTS, STORES
-from dragonflow.lab.state import RegionState
+from dragonflow.lab.state import RegionState, State
 from dragonflow.lab.system import LabError, listed
 
 MAX_NEUTRONS = 9
@@ -39,19 +39,21 @@ def check(
         raise LabError("a disk of its own, of at least 1 MiB, is for the stores etcd and redis")
 
 
-def regions_of(hosts: int, store: str, bus: str, regions: int, neutron_servers: int) -> tuple[RegionState, ...]:
-    """So many regions, with ports for their servers that are free now; hold ``state.allocating`` until they are saved.
+def planned(
+    name: str, store: str, bus: str, *, hosts: int, regions: int, neutron_servers: int, orchestrators: int
+) -> State:
+    """A lab with TCP ports for its servers that are free now; hold ``state.allocating`` until it is saved.
 
     :raises LabError: there are not as many free ports.
     """
     for_store = 0 if store == "sqlite" else PORTS
     for_bus = PORTS if bus == "redis" and store != "redis" else 0
-    ports = iter(_free_ports(regions * (neutron_servers + 1 + for_store + for_bus)))
+    ports = iter(_free_ports(regions * (neutron_servers + 1 + for_store + for_bus) + orchestrators))
 
     def take(count: int) -> tuple[int, ...]:
         return tuple(itertools.islice(ports, count))
 
-    return tuple(
+    shape = tuple(
         RegionState(
             name=f"region{index}",
             index=index,
@@ -63,6 +65,7 @@ def regions_of(hosts: int, store: str, bus: str, regions: int, neutron_servers: 
         )
         for index in range(1, regions + 1)
     )
+    return State(name=name, store=store, bus=bus, regions=shape, orchestrator_ports=take(orchestrators))
 
 
 def _free_ports(count: int) -> list[int]:
@@ -80,8 +83,7 @@ def _free_ports(count: int) -> list[int]:
 def _ports_of_labs() -> Iterator[int]:
     for name in state.names():
         with contextlib.suppress(LabError):
-            for region in state.load(name).regions:
-                yield from region.ports
+            yield from state.load(name).ports
 
 
 def _bindable(port: int) -> bool:

@@ -33,7 +33,7 @@ from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.journal import Journal
 from dragonflow.neutron.keeper import Keeper
-from dragonflow.neutron.leader import Election
+from dragonflow.neutron.leader import DOES, KEY
 from dragonflow.neutron.mender import Mender
 from dragonflow.neutron.mirror import Mirror
 from dragonflow.neutron.nova import NovaKeeper, watch_answers
@@ -44,6 +44,7 @@ from dragonflow.neutron.remote import RemotePortDoor
 from dragonflow.neutron.source import NETWORK_KIND, PORT_KIND, SUBNET_KIND, Plugin
 from dragonflow.neutron.status import ACTIVE, Neutron, StatusKeeper
 from dragonflow.neutron.trunk import DragonflowTrunks, TrunkKeeper
+from dragonflow.store.election import Election
 
 LOG = logging.getLogger(__name__)
 
@@ -90,7 +91,13 @@ class Workers:
         self.hosts = Hosts(self.dfdb, agents.host_by_agent, self.journal.doubt)
         self.presence = Presence(self.dfdb.store, options.leader_ttl)
         self.election = Election(
-            self.dfdb.store, self._duties, options.leader_ttl, name=server_name(), patience=options.leader_patience
+            self.dfdb.store,
+            self._duties,
+            options.leader_ttl,
+            key=KEY,
+            name=server_name(),
+            does=DOES,
+            patience=options.leader_patience,
         )
 
     def _duties(self) -> _Duties:

@@ -7,6 +7,7 @@ themselves, unknown objects), and can be away, or fail after some more writes.
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv6Network
@@ -34,10 +35,11 @@ _T = TypeVar("_T", Network, Subnet, Port, SecurityGroup)
 
 
 class FakeCloud:
-    """Implements ``RegionApi``. ``clock`` gives what stands in ``created_at``."""
+    """Implements ``RegionApi``. ``clock`` gives what stands in ``created_at``. Threads may share what that has."""
 
     def __init__(self, name: str, clock: Callable[[], str] | None = None) -> None:
         self.name = name
+        self._lock = threading.RLock()
         ticks = itertools.count()
         self._clock = clock or (lambda: f"{next(ticks):012}")
         self.all_networks: dict[str, Network] = {}
@@ -77,6 +79,10 @@ class FakeCloud:
 
     def create_port(self, port: Mapping[str, Any]) -> Port:
         """See ``RegionApi``."""
+        with self._lock:
+            return self._create(port)
+
+    def _create(self, port: Mapping[str, Any]) -> Port:
         self._write()
         if port["network_id"] not in self.all_networks:
             raise NotFound(self.name, f"no network {port['network_id']}", "NetworkNotFound")
@@ -96,15 +102,17 @@ class FakeCloud:
 
     def update_port(self, port: str, changes: Mapping[str, Any]) -> Port:
         """See ``RegionApi``."""
-        self._write()
-        if port not in self.all_ports:
-            raise NotFound(self.name, f"no port {port}", "PortNotFound")
-        return self._put(self.all_ports[port], changes)
+        with self._lock:
+            self._write()
+            if port not in self.all_ports:
+                raise NotFound(self.name, f"no port {port}", "PortNotFound")
+            return self._put(self.all_ports[port], changes)
 
     def delete_port(self, port: str) -> None:
         """See ``RegionApi``."""
-        self._write()
-        self.all_ports.pop(port, None)
+        with self._lock:
+            self._write()
+            self.all_ports.pop(port, None)
 
     def set_mtu(self, network: str, mtu: int) -> None:
         """See ``RegionApi``."""
@@ -129,8 +137,9 @@ class FakeCloud:
 
     def plug(self, port: Port) -> Port:
         """A port of the region's own; made, or changed, under Neutron's rules."""
-        self._check(port)
-        self.all_ports[port.id] = port
+        with self._lock:
+            self._check(port)
+            self.all_ports[port.id] = port
         return port
 
     # -- how -------------------------------------------------------------------------------------------------------------
