@@ -212,9 +212,9 @@ def test_what_is_killed_goes_on_where_it_was(fleet: Fleet, vms: dict[str, Vm]) -
     soon(lambda: fleet.known("blue", THREE).get(f"{ONE}/{added.port_id}") == "ACTIVE", "the others to go on")
     assert reach(mine, unheard)
     neutron.start()
-    fleet.delete(unheard)
     soon(lambda: fleet.known("blue", TWO).get(f"{ONE}/{added.port_id}") == "ACTIVE", "what it missed")
-    soon(lambda: f"{TWO}/{unheard.port_id}" not in fleet.known("blue", ONE), "what it did meanwhile")
+    fleet.delete(unheard)
+    soon(lambda: f"{TWO}/{unheard.port_id}" not in fleet.known("blue", ONE), "what is deleted to go")
     assert reach(added, theirs)
     fleet.delete(added)
 

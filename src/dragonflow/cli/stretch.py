@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import httpx
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dragonflow.cli.common import Json, fail, print_rows, printable
+from dragonflow.cli.common import ConfigFiles, Json, fail, print_rows, printable
+from dragonflow.config import ORCHESTRATOR, ORCHESTRATOR_OPTS, ConfigError, load
 from dragonflow.regions import marks
 from dragonflow.regions.agreement import Standing
-from dragonflow.regions.cloud import Cloud, CloudError, Misconfigured, Unauthorized
+from dragonflow.regions.cloud import Cloud, CloudError, Misconfigured, RegionApi, Unauthorized
 from dragonflow.regions.consent import Pair, Place
 from dragonflow.regions.diagnosis import diagnose
 from dragonflow.regions.plan import Count
 from dragonflow.regions.reading import Reading, foresee, read
+from dragonflow.regions.settings import Settings
 from dragonflow.regions.tunnels import tunnels
+from dragonflow.regions.view import Underlay
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,20 +64,47 @@ def _errors() -> Iterator[None]:
         raise fail(str(error)) from error
 
 
-def _clouds(file: Path | None, regions: Sequence[str] | None = None) -> dict[str, Cloud]:
-    """The regions that are asked for, by name; those of clouds.yaml if none is."""
+class Known(NamedTuple):
+    """What is known beforehand: the regions' APIs, the ways between them, and where an orchestrator answers, if one is known."""
+
+    clouds: Mapping[str, RegionApi]
+    underlays: Mapping[str, Underlay] = {}
+    orchestrator: tuple[str, int] | None = None
+
+
+def _known(clouds: Path | None, config: Sequence[str] | None, regions: Sequence[str] | None = None) -> Known:
+    """The regions that are asked for; or else those of the orchestrator's configuration, or all of clouds.yaml."""
+    settings = _settings(config)
+    files = list(settings.clouds_files) if clouds is None and settings is not None else [clouds] if clouds else []
+    names = _names(files)
+    wanted = regions or (sorted(names) if settings is None else list(settings.regions))
+    if unknown := [name for name in wanted if name not in names]:
+        raise marks.MarkError(f"no region {unknown[0]!r}; clouds.yaml has: {', '.join(sorted(names))}")
+    found = {name: Cloud(name, files=files, timeout=TIMEOUT) for name in wanted}
+    return Known(found) if settings is None else Known(found, settings.regions, settings.status_address)
+
+
+def _settings(config: Sequence[str] | None) -> Settings | None:
+    """The orchestrator's configuration, if there is one here."""
+    try:
+        options = load(config or (), ORCHESTRATOR_OPTS, section=ORCHESTRATOR)[ORCHESTRATOR]
+        return Settings.of(options) if options.regions or config else None
+    except ConfigError as error:
+        raise fail(str(error)) from error
+
+
+def _names(files: Sequence[Path]) -> set[str]:
+    """The clouds of clouds.yaml."""
     from openstack.config import OpenStackConfig  # noqa: PLC0415 - an optional dependency
 
-    if file is not None and not file.is_file():
-        raise marks.MarkError(f"{file}: there is no such file")
-    files = [] if file is None else [file]
-    config = OpenStackConfig(config_files=[str(file)] if file else None, load_envvars=False)
-    known = set(config.get_cloud_names()) - {"defaults"}
-    if not known:
+    for file in files:
+        if not file.is_file():
+            raise marks.MarkError(f"{file}: there is no such file")
+    config = OpenStackConfig(config_files=list(map(str, files)) or None, load_envvars=False)
+    found = set(config.get_cloud_names()) - {"defaults"}
+    if not found:
         raise marks.MarkError("there is no clouds.yaml that names a cloud; --clouds FILE says where it is")
-    if unknown := set(regions or ()) - known:
-        raise marks.MarkError(f"no region {sorted(unknown)[0]!r}; clouds.yaml has: {', '.join(sorted(known))}")
-    return {name: Cloud(name, files=files, timeout=TIMEOUT) for name in regions or sorted(known)}
+    return found
 
 
 @app.command()
@@ -83,18 +114,19 @@ def create(
         typer.Argument(metavar="REGION:NETWORK…", help="Two or more networks by name or id, in their regions."),
     ],
     clouds: CloudsFile = None,
+    config_file: ConfigFiles = None,
     as_json: Json = False,
 ) -> None:
     """Stretch a network over regions: each side is marked for each other one. For who has the credentials of all."""
     with _errors():
         wanted = [marks.wanted(each) for each in networks]
         marks.distinct(wanted)
-        known = _clouds(clouds, [each.region for each in wanted])
-        places = [Place(each.region, marks.find(known, each).id) for each in wanted]
+        known = _known(clouds, config_file, [each.region for each in wanted])
+        places = [Place(each.region, marks.find(known.clouds, each).id) for each in wanted]
         named = list(permutations(places, 2))
-        _refuse(foresee(known, named).pairs.items())
+        _refuse(foresee(known.clouds, named, known.underlays).pairs.items())
         for place, peer in named:
-            marks.join(known[place.region], place, peer)
+            marks.join(known.clouds[place.region], place, peer)
     _say([("joined", one, other) for one, other in combinations(places, 2)], as_json)
 
 
@@ -106,19 +138,20 @@ def join(
         typer.Option("--with", metavar="REGION:NETWORK", help="The other side; by id if clouds.yaml lacks its region."),
     ],
     clouds: CloudsFile = None,
+    config_file: ConfigFiles = None,
     as_json: Json = False,
 ) -> None:
     """Mark one side: the stretch begins when the other side has named this one too."""
     with _errors():
         here, there = marks.wanted(network), marks.wanted(peer)
         marks.distinct([here, there])
-        known = _clouds(clouds)
-        place = Place(here.region, marks.find(known, here).id)
+        known = _known(clouds, config_file)
+        place = Place(here.region, marks.find(known.clouds, here).id)
         both = False
-        if there.region in known:
-            found = marks.find(known, there)
+        if there.region in known.clouds:
+            found = marks.find(known.clouds, there)
             other = Place(there.region, found.id)
-            _refuse(foresee(known, [(place, other), (other, place)]).pairs.items())
+            _refuse(foresee(known.clouds, [(place, other), (other, place)], known.underlays).pairs.items())
             both = marks.names(found, place)
         elif marks.is_id(there.network):
             other = Place(*there)
@@ -126,7 +159,7 @@ def join(
             raise marks.MarkError(
                 f"clouds.yaml has no region {there.region!r}: give its network by id, not {there.network!r}"
             )
-        marks.join(known[place.region], place, other)
+        marks.join(known.clouds[place.region], place, other)
     _say([("joined" if both else "waiting", place, other)], as_json)
 
 
@@ -137,14 +170,15 @@ def leave(
         str | None, typer.Option("--with", metavar="REGION", help="Part from this region alone; default: from all.")
     ] = None,
     clouds: CloudsFile = None,
+    config_file: ConfigFiles = None,
     as_json: Json = False,
 ) -> None:
     """Take the marks of one side away: the stretch ends, and an orchestrator removes what stood for it."""
     with _errors():
         wanted = marks.wanted(network)
-        known = _clouds(clouds, [wanted.region])
-        found = marks.find(known, wanted)
-        gone = marks.leave(known[wanted.region], found, region)
+        known = _known(clouds, config_file, [wanted.region])
+        found = marks.find(known.clouds, wanted)
+        gone = marks.leave(known.clouds[wanted.region], found, region)
     place = Place(wanted.region, found.id)
     _say([("left", place, each) for each in gone], as_json)
     if not gone and not as_json:
@@ -152,22 +186,30 @@ def leave(
 
 
 @app.command("list")
-def list_(clouds: CloudsFile = None, region: Regions = None, as_json: Json = False) -> None:
+def list_(
+    clouds: CloudsFile = None, config_file: ConfigFiles = None, region: Regions = None, as_json: Json = False
+) -> None:
     """All stretches: whether they stand, wait for the other side, or are refused, and why."""
-    reading = _look(clouds, region)
+    reading = _look(clouds, config_file, region)[0]
     rows = [_standing(reading, *each) for each in sorted(reading.agreement.pairs.items())]
     print_rows(f"{len(rows)} stretches", rows, COLUMNS["stretches"], as_json=as_json)
     _unread(reading)
 
 
 @app.command()
-def show(network: Where, clouds: CloudsFile = None, region: Regions = None, as_json: Json = False) -> None:
+def show(
+    network: Where,
+    clouds: CloudsFile = None,
+    config_file: ConfigFiles = None,
+    region: Regions = None,
+    as_json: Json = False,
+) -> None:
     """One stretched network: its side in each region, and what each knows of the others' ports."""
     with _errors():
         wanted = marks.wanted(network)
-        known = _clouds(clouds, region)
-        place = Place(wanted.region, marks.find(known, wanted).id)
-        reading = read(known.values())
+        known = _known(clouds, config_file, region)
+        place = Place(wanted.region, marks.find(known.clouds, wanted).id)
+        reading = read(known.clouds.values(), known.underlays)
     stretches = [each for each in sorted(reading.agreement.pairs.items()) if place in each[0]]
     sides = list(dict.fromkeys([place, *(pair.across(place.region) for pair, _ in stretches)]))
     content = {
@@ -179,11 +221,17 @@ def show(network: Where, clouds: CloudsFile = None, region: Regions = None, as_j
 
 
 @app.command()
-def status(clouds: CloudsFile = None, region: Regions = None, as_json: Json = False) -> None:
-    """Regions, networks, ports announced and accepted, tunnels. Exit code 2: something is missing or down."""
-    reading = _look(clouds, region)
+def status(
+    clouds: CloudsFile = None, config_file: ConfigFiles = None, region: Regions = None, as_json: Json = False
+) -> None:
+    """Regions, networks, ports announced and accepted, tunnels. Exit code 2: something is missing or down.
+
+    With an orchestrator's configuration (--config-file) it also says how far each region lags behind, as that one sees it.
+    """
+    reading, orchestrator = _look(clouds, config_file, region)
+    lags = {name: said.get("lag") for name, said in orchestrator.get("regions", {}).items()}
     content = {
-        "regions": [_region(reading, name) for name in reading.regions],
+        "regions": [_region(reading, name) | {"lag": lags.get(name)} for name in reading.regions],
         "stretches": [_standing(reading, *each) for each in sorted(reading.agreement.pairs.items())],
         "networks": [_side(reading, each) for each in reading.marked],
         "tunnels": [each._asdict() for each in tunnels(reading)],
@@ -196,9 +244,11 @@ def status(clouds: CloudsFile = None, region: Regions = None, as_json: Json = Fa
 
 
 @app.command("diagnose")
-def diagnose_(clouds: CloudsFile = None, region: Regions = None, as_json: Json = False) -> None:
+def diagnose_(
+    clouds: CloudsFile = None, config_file: ConfigFiles = None, region: Regions = None, as_json: Json = False
+) -> None:
     """Name what is wrong, and what to do about it. Exit code 2: something is."""
-    reading = _look(clouds, region)
+    reading = _look(clouds, config_file, region)[0]
     findings = diagnose(reading)
     if as_json:
         typer.echo(json.dumps([each._asdict() for each in findings], indent=2))
@@ -216,9 +266,24 @@ def diagnose_(clouds: CloudsFile = None, region: Regions = None, as_json: Json =
         raise typer.Exit(2)
 
 
-def _look(clouds: Path | None, regions: Sequence[str] | None) -> Reading:
+def _look(
+    clouds: Path | None, config: Sequence[str] | None, regions: Sequence[str] | None
+) -> tuple[Reading, dict[str, Any]]:
+    """What the regions say, and what an orchestrator says if one is configured here and answers."""
     with _errors():
-        return read(_clouds(clouds, regions).values())
+        known = _known(clouds, config, regions)
+        return read(known.clouds.values(), known.underlays), _asked(known.orchestrator)
+
+
+def _asked(address: tuple[str, int] | None) -> dict[str, Any]:
+    if address is None:
+        return {}
+    host, port = address
+    try:
+        answer: dict[str, Any] = httpx.get(f"http://{f'[{host}]' if ':' in host else host}:{port}/status").json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return answer
 
 
 def _refuse(standings: Iterable[tuple[Pair, Standing]]) -> None:
@@ -323,7 +388,19 @@ def _ports(counts: Sequence[Count]) -> dict[str, int]:
 
 
 COLUMNS = {
-    "regions": ["region", "api", "ms", "chassis", "alive", "networks", "wanted", "announced", "accepted", "behind"],
+    "regions": [
+        "region",
+        "api",
+        "ms",
+        "chassis",
+        "alive",
+        "networks",
+        "wanted",
+        "announced",
+        "accepted",
+        "behind",
+        "lag",
+    ],
     "stretches": ["name", "one", "other", "state", "reasons"],
     "networks": ["region", "name", "type", "segment", "mtu", "subnets", "wanted", "announced", "accepted"],
     "tunnels": ["region", "host", "remote_region", "remote_ip", "up", "rtt_ms", "mtu", "needs"],

@@ -75,11 +75,11 @@ class Reading(NamedTuple):
         return None if region is None else region.view
 
 
-def read(clouds: Iterable[RegionApi]) -> Reading:
-    """Ask all regions."""
-    clouds = list(clouds)
+def read(clouds: Iterable[RegionApi], underlays: Mapping[str, Underlay] | None = None) -> Reading:
+    """Ask all regions; ``underlays`` is what an orchestrator's configuration says of the ways between them."""
+    clouds, known = list(clouds), underlays or {}
     with ThreadPoolExecutor(max(1, len(clouds))) as pool:
-        return judge(pool.map(_region, clouds))
+        return judge(pool.map(lambda cloud: _region(cloud, known.get(cloud.name, Underlay())), clouds))
 
 
 def judge(regions: Iterable[RegionReading]) -> Reading:
@@ -90,16 +90,18 @@ def judge(regions: Iterable[RegionReading]) -> Reading:
     return Reading(found, agreement, {name: plan(name, views, agreement) for name, view in views.items() if view})
 
 
-def _region(cloud: RegionApi) -> RegionReading:
+def _region(cloud: RegionApi, underlay: Underlay) -> RegionReading:
     began = time.monotonic()
     try:
-        view, agents = read_view(cloud, Underlay()), cloud.agents()
+        view, agents = read_view(cloud, underlay), cloud.agents()
     except CloudError as error:
         return RegionReading(cloud.name, time.monotonic() - began, error)
     return RegionReading(cloud.name, time.monotonic() - began, None, view, agents)
 
 
-def foresee(clouds: Mapping[str, RegionApi], marks: Iterable[tuple[Place, Place]]) -> Agreement:
+def foresee(
+    clouds: Mapping[str, RegionApi], marks: Iterable[tuple[Place, Place]], underlays: Mapping[str, Underlay]
+) -> Agreement:
     """What the regions would agree upon if the first of each two named the second, and nobody anybody else.
 
     :raises CloudError: one of the regions didn't answer.
@@ -114,5 +116,5 @@ def foresee(clouds: Mapping[str, RegionApi], marks: Iterable[tuple[Place, Place]
             for it in cloud.networks(id=ids)
         }
         subnets = {it.id: it for it in cloud.subnets(network_id=ids)}
-        views[region] = View(networks=networks, subnets=subnets)
+        views[region] = View(networks=networks, subnets=subnets, underlay=underlays.get(region, Underlay()))
     return agree(views)

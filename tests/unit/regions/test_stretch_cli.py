@@ -21,10 +21,10 @@ from dragonflow.regions.consent import Place, tag
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made = Fleet("a", "b", "c")
 
-    def clouds(_: Path | None, regions: Sequence[str] | None = None) -> dict[str, Any]:
-        return {name: made.clouds[name] for name in regions or made.clouds}
+    def known(_: Path | None, __: Sequence[str] | None, regions: Sequence[str] | None = None) -> stretch.Known:
+        return stretch.Known({name: made.clouds[name] for name in regions or made.clouds}, made.underlays)
 
-    monkeypatch.setattr(stretch, "_clouds", clouds)
+    monkeypatch.setattr(stretch, "_known", known)
     return made
 
 
