@@ -74,6 +74,21 @@ CONTROLLER_OPTS = [
         help="Makes this chassis a gateway node: it serves the gateways of routers in the external networks to which it has a "
         "bridge in bridge_mappings, whether it has VMs or not. Where there is such a node, others serve no gateways there.",
     ),
+    cfg.ListOpt(
+        "snat_addresses",
+        default=[],
+        help="IPv4 addresses of this chassis's own in external networks, one for each. With one, its guests without a floating "
+        "IP leave for that network from here, under it, and not by the chassis of their router's gateway. Each must lie in a "
+        "subnet of the external network, outside its allocation pools, and be nobody else's.",
+    ),
+    cfg.IntOpt(
+        "connections_per_router",
+        default=100000,
+        min=0,
+        max=2**32 - 1,
+        help="Connections that this chassis tracks at the most for each router whose gateway it serves (SNAT and port "
+        "forwardings). Beyond them new ones fail, and those of other routers don't. 0: as many as fit.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",
@@ -83,6 +98,19 @@ CONTROLLER_OPTS = [
     cfg.StrOpt(
         "vhostuser_socket_dir",
         help="Directory of vhost-user sockets. Set it to have ports bound as vhost-user on this chassis.",
+    ),
+    cfg.StrOpt(
+        "region_ipsec",
+        default="off",
+        choices=["off", "psk", "certificates"],
+        help="How tunnels to other regions are encrypted, by Open vSwitch's own IPsec (the kernel's data path, and "
+        "ovs-monitor-ipsec, are needed). psk: with the key in region_ipsec_psk_file. certificates: the files named in "
+        "other_config of Open_vSwitch; the common name of each chassis's certificate must be its tunnel_ip. Where it can't be "
+        "done, there are no such tunnels.",
+    ),
+    cfg.StrOpt(
+        "region_ipsec_psk_file",
+        help="With region_ipsec = psk: file (mode 0600) with the key that the chassis of all regions share.",
     ),
     cfg.StrOpt(
         "control_socket",
@@ -99,7 +127,7 @@ CONTROLLER_OPTS = [
     ),
     cfg.StrOpt(
         "vswitchd_control",
-        help="ovs-vswitchd's control socket, which probes ask. Unset: found beside the database's socket.",
+        help="ovs-vswitchd's control socket, for probes and limits of connections. Unset: found beside the database's socket.",
     ),
     cfg.IntOpt(
         "dhcp_lease_time",

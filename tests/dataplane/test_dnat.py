@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 
 from chassis import TestChassis, chassis, inside
 from msgspec.structs import replace
@@ -74,18 +75,22 @@ async def cloud(
     ground: Ground,  # noqa: F811
     rows: tuple[object, ...] = ROWS,
     mapped: tuple[str, ...] = ("h1", "h2"),
+    ports: tuple[LogicalPort, ...] = PORTS,
+    own: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> AsyncIterator[Cloud]:
+    """``mapped`` are the chassis with a way outside; ``own`` the addresses of their own that they have there."""
     gateway = ground.peer("203.0.113.1/24", vlan=200)
     inside(gateway, "sh", "-c", "ip link set lo up; ip address add 192.0.2.9/32 dev lo")
     async with AsyncExitStack() as stack:
         made = []
         hosts = [row if row.id in mapped else replace(row, bridge_mappings=()) for row in HOSTS]
+        hosts = [replace(row, snat_addresses=own.get(row.id, ())) for row in hosts]
         for row in hosts:
             switch = stack.enter_context(machine(ground, row.tunnel_ip))
             made.append(await stack.enter_async_context(chassis(switch, Me.of(row))))
         it = Cloud(made[0], made[1], gateway)
         await it.now(*rows, *hosts)
-        for port in PORTS:
+        for port in ports:
             await it.plug(port, it.two if port.chassis == "h2" else it.one)
         lives = [asyncio.create_task(here.live()) for here in made]
         try:

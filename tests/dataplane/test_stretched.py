@@ -8,18 +8,33 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, reaches
 from msgspec.structs import replace
+from running import BINDING, NET, PORT, Host
+from running import until as wait
 from underlay import machine
 
 from dragonflow.apps.tunnel import tunnel_name
 from dragonflow.apps.wiring import remote_peer_name, session
 from dragonflow.controller.view import Me
 from dragonflow.lab import system
-from dragonflow.model import Alive, FixedIP, LogicalPort, OvsPort, RemoteEnd, Row, remote_chassis
+from dragonflow.lab.vswitch import VSwitch
+from dragonflow.model import (
+    Alive,
+    FixedIP,
+    LogicalPort,
+    OvsPort,
+    PortStatus,
+    RemoteEnd,
+    Row,
+    TunnelState,
+    remote_chassis,
+)
 from dragonflow.pipeline import Remote
+from dragonflow.store.protocol import Delete, Key, Txn
 from dragonflow.testing import worlds
 
 A1, B1, B2 = "198.18.9.1", "198.18.9.2", "198.18.9.3"
@@ -328,3 +343,51 @@ def received(vm: str) -> int:
     """Packets of IPv4 that the guest got."""
     lines = [line.split() for line in inside(vm, "cat", "/proc/net/snmp").stdout.splitlines() if line.startswith("Ip:")]
     return int(dict(zip(*lines, strict=True))["InReceives"])
+
+
+def test_a_controller_tells_of_its_tunnel_and_vouches_for_the_port_as_long_as_they_are_needed(
+    vswitch: VSwitch, tmp_path: Path
+) -> None:
+    """A controller as a process. Nobody answers to its session; the way, which is the loopback, is measured."""
+    host = Host(vswitch, tmp_path)
+    host.config.write_text(host.config.read_text().replace("192.0.2.1", "127.0.0.1"))
+    far = announced(replace(P2, network="net"), "127.0.0.2")
+    host.write(NET, PORT, BINDING, far)
+    with host.controller():
+        wait(lambda: host.row("status:h1", PortStatus, far.id) is not None, "the status of the port")
+        word = host.row("status:h1", PortStatus, far.id)
+        assert isinstance(word, PortStatus)
+        assert (word.status, word.generation) == ("ACTIVE", 0)
+        wait(lambda: mtu_said(host) == 65535, "the way to be measured")
+        sessions = host.status()["bfd_sessions"]
+        assert sessions["RemoteChassis:127.0.0.2 (geneve)"].startswith("never up since")
+        gone = Key(far.scope, type(far).__name__, far.id)
+        host.in_store(lambda store: store.commit(Txn((Delete(gone),))))
+        wait(lambda: host.row("status:h1", TunnelState, "h1/127.0.0.2") is None, "its state to go")
+        wait(lambda: host.row("status:h1", PortStatus, far.id) is None, "its status to go")
+        wait(lambda: "df-r" not in vswitch.vsctl("list-ports", BRIDGE), "its tunnel to go")
+
+
+def mtu_said(host: Host) -> int | None:
+    row = host.row("status:h1", TunnelState, "h1/127.0.0.2")
+    return row.mtu if isinstance(row, TunnelState) else None
+
+
+def test_where_nothing_can_be_encrypted_no_tunnel_is_made_and_why_is_said(vswitch: VSwitch, tmp_path: Path) -> None:
+    """This machine's data path is in user space. The port is not reached, in clear least of all."""
+    host, key = Host(vswitch, tmp_path), tmp_path / "psk"
+    key.write_text("a key that nobody guesses")
+    key.chmod(0o600)
+    with host.config.open("a") as file:
+        file.write(f"region_ipsec = psk\nregion_ipsec_psk_file = {key}\n")
+    far = announced(replace(P2, network="net"), B1)
+    host.write(NET, PORT, BINDING, far)
+    with host.controller():
+        wait(lambda: host.status().get("in_sync"), "the controller to be in sync")
+        why = "no tunnel is made, for it can't be encrypted: datapath_type = netdev: only the kernel's data path can encrypt"
+        owner = f"regions/RemoteChassis/{far.chassis}"
+        wait(lambda: host.status()["degraded"].get(owner) == why, "the reason to be told")
+        assert "df-r" not in vswitch.vsctl("list-ports", BRIDGE)
+        assert not [flow for flow in host.flows() if B1 in flow]
+        assert host.row("status:h1", PortStatus, far.id) is None
+    assert "nobody guesses" not in host.log.read_text()

@@ -102,8 +102,11 @@ class TestRows(Mixin, df_ml2.DfMl2TestCase):
                 assert (row.chassis, row.remote) == ("RemoteChassis:198.51.100.7", RemoteEnd())
                 assert (row.mac, row.ips) == (port["mac_address"], (port["fixed_ips"][0]["ip_address"],))
                 there = {**REMOTE, "host_ip": "2001:DB8::9", "region": "west", "network_type": "vxlan"}
-                self.change(port, binding__profile={**there, "segmentation_id": 77, "status": "DOWN"})
-                self.work()
+                for vni in range(74, 78):
+                    self.change(port, binding__profile={**there, "segmentation_id": vni, "status": "DOWN"})
+                with mock.patch.object(Plugin, "load", autospec=True, side_effect=Plugin.load) as load:
+                    self.work()
+                assert sum(call.args[2] == port["id"] for call in load.call_args_list) == 1, "written once"
                 row = self.port_row(port)
                 assert (row.chassis, row.remote) == (
                     "RemoteChassis:2001:db8::9",
@@ -117,8 +120,12 @@ class TestRows(Mixin, df_ml2.DfMl2TestCase):
 
     def test_a_bound_port_turns_into_one_of_another_region_and_back(self):
         self.chassis()
-        with self.subnet() as subnet, self.remote_port(subnet, {}, **{HOST: "h1"}) as port:
+        others = {"host_ip": "nonsense", "pci_slot": "0000:00:00.0"}
+        with self.subnet() as subnet, self.remote_port(subnet, others, **{HOST: "h1"}) as port:
             self.work()
+            assert (port["binding:vif_type"], self.port_row(port).chassis) == ("ovs", "h1"), (
+                "others' profiles aren't ours"
+            )
             Neutron().set(port["id"], "ACTIVE")
             assert "binding:host_id is 'h1'" in self.refused(port, binding__profile=REMOTE)
             changed = self.change(port, binding__profile=REMOTE, binding__host_id="")
@@ -134,24 +141,6 @@ class TestRows(Mixin, df_ml2.DfMl2TestCase):
             assert self.ids("host:h1") == {("Binding", port["id"])}
             assert isinstance(self.row(Binding, port["id"], "host:h1"), Binding)
 
-    def test_many_updates_of_a_port_are_written_once(self):
-        with self.subnet() as subnet, self.remote_port(subnet) as port:
-            for number in range(5):
-                self.change(port, binding__profile={**REMOTE, "host_ip": f"198.51.100.{number}"})
-            with mock.patch.object(Plugin, "load", autospec=True, side_effect=Plugin.load) as load:
-                self.work()
-            assert sum(call.args[2] == port["id"] for call in load.call_args_list) == 1
-            assert self.port_row(port).chassis == "RemoteChassis:198.51.100.4"
-
-    def test_profiles_of_other_drivers_are_none_of_ours(self):
-        self.chassis()
-        others = {"host_ip": "nonsense", "pci_slot": "0000:00:00.0", "vni": True}
-        with self.subnet() as subnet, self.remote_port(subnet, others, **{HOST: "h1"}, **COMPUTE) as port:
-            assert port["binding:vif_type"] == "ovs"
-            self.work()
-            assert self.port_row(port).chassis == "h1"
-            self.change(port, binding__profile={"migrating_to": "h2"})
-
     def test_repair_finds_what_was_lost_spoilt_and_left_over(self):
         with self.subnet() as subnet, self.remote_port(subnet, {**REMOTE, "segmentation_id": 7}) as port:
             self.work()
@@ -162,6 +151,8 @@ class TestRows(Mixin, df_ml2.DfMl2TestCase):
                 "missing": lambda: self.store.commit(Txn((Delete(key),))),
                 "orphan: the port does not belong to host:h1": lambda: self.put(stray),
             }
+            everything = [{found.key: found.make(7) for found in source().all()} for source in (Plugin, Survey)]
+            assert everything[0] == everything[1], "the columns say the same as Neutron's API"
             for source in (Plugin, Survey):
                 Repair(self.df.workers.dfdb, source()).run(fix=True)
                 for expected, spoil in spoils.items():
@@ -191,6 +182,22 @@ class TestDoor(Mixin, df_ml2.DfMl2TestCase):
             answer = self.new_create_request("ports", bulk, as_service=True).get_response(self.api)
             assert (answer.status_int, self.ports()) == (400, before)
             assert "segmentation_id is 0" in answer.json["NeutronError"]["message"]
+            for owner in ("network:dhcp", "compute:nova", "baremetal:none", "trunk:subport", "manila:share"):
+                named = f"device_owner is {owner!r}: that is for ports of this region"
+                assert named in self.not_created(network, device_owner=owner)
+                assert named in self.refused(port, device_owner=owner)
+            bulk["ports"][1][PROFILE] = REMOTE
+            made = self.new_create_request("ports", bulk, as_service=True).get_response(self.api).json["ports"]
+            self.work()
+            assert [self.port_row(each).chassis for each in made] == [None, "RemoteChassis:198.51.100.7", None]
+            AgentTable().report(replace(self.chassis(), tunnel_ip=VTEP))
+            assert self.change(port, name="db1")["name"] == "db1", (
+                "what is there goes on, whatever became of its address"
+            )
+        fields = {"provider:network_type": "flat", "provider:physical_network": "physnet1"}
+        with self.network(as_admin=True, arg_list=tuple(fields), **fields) as flat:
+            message = self.not_created(flat["network"]["id"], binding__profile={**REMOTE, "host_ip": "198.51.100.8"})
+            assert "the network is of type flat: only geneve, vxlan, gre networks reach other regions" in message
 
     def test_no_chassis_of_our_own(self):
         own = {**REMOTE, "host_ip": "192.0.2.1"}
@@ -206,24 +213,6 @@ class TestDoor(Mixin, df_ml2.DfMl2TestCase):
                     stop.is_set.side_effect = [False, False, False, True]
                     hosts.run()
                 assert hosts.chassis() == [self.chassis()]
-
-    def test_no_port_that_somebody_here_takes_for_theirs(self):
-        with self.subnet() as subnet, self.remote_port(subnet) as port:
-            for owner in ("network:dhcp", "compute:nova", "baremetal:none", "trunk:subport", "manila:share"):
-                named = f"device_owner is {owner!r}: that is for ports of this region"
-                assert named in self.not_created(port["network_id"], device_owner=owner)
-                assert named in self.refused(port, device_owner=owner)
-
-    def test_only_networks_of_tunnels_reach_other_regions(self):
-        fields = {"provider:network_type": "flat", "provider:physical_network": "physnet1"}
-        with self.network(as_admin=True, arg_list=tuple(fields), **fields) as network:
-            message = self.not_created(network["network"]["id"])
-            assert "the network is of type flat: only geneve, vxlan, gre networks reach other regions" in message
-
-    def test_what_is_there_goes_on_to_change_whatever_became_of_it(self):
-        with self.subnet() as subnet, self.remote_port(subnet) as port:
-            AgentTable().report(replace(self.chassis(), tunnel_ip=VTEP))
-            assert self.change(port, name="db1")["name"] == "db1"
 
     def test_a_port_that_is_being_migrated_stays_here(self):
         self.chassis("h1")

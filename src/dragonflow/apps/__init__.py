@@ -3,6 +3,7 @@
 from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.bfd import Bfd
+from dragonflow.apps.chassis_snat import ChassisSnat
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dnat import Dnat
@@ -29,6 +30,7 @@ APPS: tuple[App, ...] = (
     Provider(),
     Dnat(),
     Snat(),
+    ChassisSnat(),
     Dhcp(),
     Metadata(),
     L3(),

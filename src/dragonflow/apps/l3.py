@@ -130,7 +130,7 @@ class L3(App):
         Stage.ROUTING,
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
-        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", *NEXT_HOP),
+        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ct_state", "ct_zone", *NEXT_HOP),
         next=(L2.lookup, L2.outside),
     )
     departure = Table(

@@ -22,6 +22,9 @@ session needs both ends to speak alike.
 What comes from a remote VTEP is let in for the networks that have ports there, and for those that routers join to them: what is
 routed there arrives in its last network. All else, from it and from unknown VTEPs, is dropped in the first table.
 
+Where they are to be encrypted (``[df] region_ipsec``), tunnels are made only on hosts that can. Then nothing goes by the
+flow-based port, and nothing but BFD passes until the other end is heard: what leaves the peer port in clear the kernel drops.
+
 Cost, on each chassis that follows them: an interface, or two, and some 4 packets/s each way a remote chassis; 1 flow a remote
 chassis and network that it may send to; 1 flow a remote port, besides what any port costs; 1 bucket a remote chassis and network.
 """
@@ -36,7 +39,7 @@ from dragonflow.apps.l2 import L2
 from dragonflow.apps.tunnel import behind, can_reach, chassis_bucket, ofport_of, send, tunnel_address, tunnel_ofport
 from dragonflow.apps.wiring import reached, remote_end, remote_peer_name, remote_server, session
 from dragonflow.controller.view import View
-from dragonflow.model import TUNNEL_TYPES, LogicalPort, LogicalSwitch, RemoteChassis, remote_vtep
+from dragonflow.model import TUNNEL_TYPES, Ipsec, LogicalPort, LogicalSwitch, RemoteChassis, remote_vtep
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
@@ -62,19 +65,20 @@ class Regions(App):
     @renders(RemoteChassis)
     def chassis(self, chassis: RemoteChassis, view: View) -> Iterator[Fact]:
         """The tunnel interfaces to it, and what is let in from there."""
-        if (wrong := _out_of_reach(chassis.vtep, view)) is not None:
+        if (wrong := _out_of_reach(chassis.vtep, view) or _in_clear(view)) is not None:
             yield Trouble(wrong)
             return
         for encapsulation in _encapsulations(chassis, view):
-            name = remote_peer_name(encapsulation, chassis.vtep)
-            yield PeerPort(name, encapsulation, view.me.tunnel_ip, chassis.vtep)
+            name = remote_peer_name(encapsulation, chassis.vtep, view.me.region_ipsec)
+            yield PeerPort(name, encapsulation, view.me.tunnel_ip, chassis.vtep, view.me.region_ipsec)
         source = tunnel_address("src", chassis.vtep)
         for name in sorted(reached(chassis.networks, view)[0]):
             network = view.get(LogicalSwitch, name)
             if network is None or not network.admin_up or network.segmentation_id is None:
                 continue
             ofport = tunnel_ofport(network.network_type, view)
-            if ofport is not None:
+            own = remote_peer_name(network.network_type, chassis.vtep, view.me.region_ipsec)
+            if ofport is not None and _may_speak(own, view):
                 here = match(in_port=ofport, tunnel_id=network.segmentation_id, **source)
                 entered = load(NETWORK, network.key), load(FROM_TUNNEL, 1)
                 yield Classification.ports.flow(20, here, *entered, goto=L2.lookup)
@@ -92,10 +96,12 @@ class Regions(App):
                 f"port {port.id} of another region is not reached: no {' and no '.join(sorted(missing)) or 'VNI'} here"
             )
             return
-        own = remote_peer_name(encapsulation, vtep)
-        if _out_of_reach(vtep, view) is not None or session(own, view) is False:
+        own = remote_peer_name(encapsulation, vtep, view.me.region_ipsec)
+        if _out_of_reach(vtep, view) is not None or session(own, view) is False or not _may_speak(own, view):
             return
-        ofport = ofport_of(own, view) or tunnel_ofport(encapsulation, view)
+        ofport = ofport_of(own, view)
+        if ofport is None and view.me.region_ipsec is None:
+            ofport = tunnel_ofport(encapsulation, view)
         if ofport is None:
             return
         yield Place(port.id, behind(port.chassis, ofport, vtep))
@@ -116,6 +122,20 @@ def _encapsulations(chassis: RemoteChassis, view: View) -> Iterator[str]:
         if network is not None and network.admin_up:
             wanted |= {network.network_type, stretched.encapsulation or network.network_type}
     return (it for it in TUNNEL_TYPES if it in wanted and it in view.me.tunnel_types)
+
+
+def _in_clear(view: View) -> str | None:
+    """Why nothing may be sent there, for it would go in clear although it mustn't; None if it may."""
+    if view.me.region_ipsec is None:
+        return None
+    ipsec = view.get(Ipsec, Ipsec().id)
+    wrong = "it is being looked at" if ipsec is None else ipsec.trouble
+    return None if wrong is None else f"no tunnel is made, for it can't be encrypted: {wrong}"
+
+
+def _may_speak(interface: str, view: View) -> bool:
+    """Whether packets of networks may pass now: where they are encrypted, when the session has proven that both ends do it."""
+    return view.me.region_ipsec is None or (_in_clear(view) is None and session(interface, view) is True)
 
 
 def _out_of_reach(vtep: str, view: View) -> str | None:

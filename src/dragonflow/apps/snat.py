@@ -16,12 +16,15 @@ who has the gateway can't play ping-pong.
 Where nothing is translated (IPv6, or a router without SNAT) nothing is remembered: each chassis that has a way to the physical
 network sends straight there, and only what comes back has to come by the gateway's chassis.
 
+A chassis with an address of its own in the external network needs no other for its own guests: see ``chassis_snat``.
+
 Some ports of a floating IP may be forwarded (Neutron's port forwarding): connections to them begin in the same zone with a new
 destination, and are translated back on their way out. So such a floating IP is where its router's gateway is.
 
 No translation leaves an address as it is: see ``Translate``. So a guest's packet from the gateway's own address is dropped.
 
-Cost in flows: a gateway has 1 an address on each chassis that knows the router and has a way outside; where it is served, 9 more,
+Cost in flows: a gateway has 1 an address on each chassis that knows the router and has a way outside; where it is served, 10
+more,
 1 an address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 9 on the gateway's chassis, and 1 for
 each block of ports (or for each port, where the port changes).
 """
@@ -39,6 +42,7 @@ from dragonflow.apps.l3 import ETHERNET, L3, echo, is_next, served
 from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.tunnel import way_to
 from dragonflow.apps.wiring import bridge_of, chassis_mac, gateway_chassis, physical_ofport
+from dragonflow.apps.zones import router_zone
 from dragonflow.controller.view import View
 from dragonflow.model import (
     ROUTER_GATEWAY,
@@ -97,6 +101,13 @@ _OWN_ANSWER, _TRANSIT, _FORWARDED_OUT, _UNTRANSLATABLE, _OUT = 12, 11, 9, 8, 7
 _HANDED_OVER = 50
 """Priority of packets that other chassis hand over."""
 
+_UNTRANSLATED = 30
+"""Priority of what should have been translated and was not: the router has all the connections that it may have, or there is none
+to which an answer, or an ICMP error, belongs. Open vSwitch lets it pass as it was."""
+
+_NOT_TRANSLATED = (0x20, 0xE0)
+"""``ct_state``: tracked, with neither a new source nor a new destination (ovs-fields(7))."""
+
 _OWN, _ECHO = 40, 50
 """Priorities of what is for the router itself (see ``L3``)."""
 
@@ -120,8 +131,8 @@ class _Gateway(NamedTuple):
 
     @property
     def zone(self) -> int:
-        """The conntrack zone of the router: unique as long as the region's routers have no more than 65535 numbers."""
-        return 1 + (self.router.key - 1) % 0xFFFF
+        """The conntrack zone of the router."""
+        return router_zone(self.router.key)
 
     @property
     def translates(self) -> bool:
@@ -229,6 +240,8 @@ class Snat(App):
                 yield L3.departure.flow(_UNTRANSLATABLE, own)
                 nat = Track(it.zone, L3.neighbours.number, commit=True, translate=Translate(source=it.address))
                 yield L3.departure.flow(_OUT, match(router, **_IPV4), DecTtl(), nat)
+                beyond = match((NETWORK, it.network.key), ct_zone=it.zone, ct_state=_NOT_TRANSLATED)
+                yield L3.neighbours.flow(_UNTRANSLATED, beyond)
             else:
                 yield L3.departure.flow(_OUT, match(router, **family), DecTtl(), goto=L3.neighbours)
 
@@ -343,11 +356,11 @@ def _tracked(it: _Gateway) -> tuple[Action, ...]:
 
 
 def _answer(it: _Gateway, ip: str) -> Fact:
-    """What the router answers to somebody outside, under an address of its own."""
+    """What the router answers to somebody outside, under an address of its own. The question may have been tracked."""
     source = "ipv4_src" if ":" not in ip else "ipv6_src"
     family = _FAMILY[4 if ":" not in ip else 6]
     answers = match((ROUTER, it.router.key), (SOURCE, it.port.key), **family, **{source: ip})
-    return L3.departure.flow(_OWN_ANSWER, answers, DecTtl(), goto=L3.neighbours)
+    return L3.departure.flow(_OWN_ANSWER, answers, Untrack(), DecTtl(), goto=L3.neighbours)
 
 
 def _answers(floating: FloatingIp, it: _Gateway, way: _Way) -> Iterator[Fact]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
 from dragonflow.controller.view import View
@@ -32,6 +32,7 @@ from dragonflow.model import (
     OvsPort,
     Presence,
     RemoteEnd,
+    Subnet,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -161,6 +162,14 @@ def chassis_mac(chassis: str) -> str:
     return (b"\x02" + blake2b(chassis.encode(), digest_size=5).digest()).hex(":")
 
 
+def own_address(network: LogicalSwitch, addresses: Sequence[str], world: World) -> str | None:
+    """Of the ``addresses`` that a chassis has of its own that in an external network: the first that lies in a subnet there."""
+    if not (addresses and network.external):
+        return None
+    subnets = [ip_network(it.cidr) for it in world.where(Subnet, network=network.id)]
+    return next((it for it in addresses if any(ip_address(it) in subnet for subnet in subnets)), None)
+
+
 def reached(networks: Iterable[str], world: World) -> tuple[set[str], dict[str, LogicalRouter | None]]:
     """The networks that routers join to these, themselves among them; and the routers, as far as they are known."""
     found, routers = set(networks), dict[str, LogicalRouter | None]()
@@ -263,9 +272,13 @@ def peer_name(chassis: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def remote_peer_name(encapsulation: str, vtep: str) -> str:
-    """The name of the tunnel interface that leads to one chassis of another region; the same holds."""
-    return _REMOTE_PEER + blake2b(f"{encapsulation}|{vtep}".encode(), digest_size=5).hexdigest()
+def remote_peer_name(encapsulation: str, vtep: str, ipsec: str | None = None) -> str:
+    """The name of the tunnel interface that leads to one chassis of another region; the same holds.
+
+    One that is encrypted otherwise is another one: what was heard in clear says nothing of it.
+    """
+    about = "|".join(filter(None, (encapsulation, vtep, ipsec)))
+    return _REMOTE_PEER + blake2b(about.encode(), digest_size=5).hexdigest()
 
 
 def is_peer_port(interface: OvsPort) -> bool:

@@ -15,17 +15,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar, cast
 
-from dragonflow.model import DERIVED, LogicalPort, Neighbour, OvsPort, Presence, RemoteChassis, Row, Seat, seat
+from dragonflow.model import DERIVED, Ipsec, LogicalPort, Neighbour, OvsPort, Presence, RemoteChassis, Row, Seat, seat
 from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RemoteChassis")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Presence | RemoteChassis")
 
-Object = Row | OvsPort | Neighbour | Presence | RemoteChassis
+Object = Row | OvsPort | Ipsec | Neighbour | Presence | RemoteChassis
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     Chassis: ("role",),
-    FloatingIp: ("fixed_port",),
+    FloatingIp: ("fixed_port", "forwarding_router"),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
@@ -66,7 +66,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, *DERIVED)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Ipsec, Neighbour, *DERIVED)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -201,6 +201,10 @@ class Replica:
             self.upsert_port(port)
         for name in gone:
             self.remove_port(name)
+
+    def set_ipsec(self, ipsec: Ipsec) -> None:
+        """Take in whether this host can encrypt tunnels."""
+        self._set(Ipsec, ipsec.id, ipsec)
 
     # What the controller asked the external networks themselves
 

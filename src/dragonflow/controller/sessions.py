@@ -61,7 +61,8 @@ class Sessions:
     def _names(self) -> dict[str, str]:
         names = {peer_name(chassis.id): chassis.id for chassis in self._replica.all(Chassis)}
         for remote in self._replica.all(RemoteChassis):
-            names.update({remote_peer_name(it, remote.vtep): f"{remote.id} ({it})" for it in TUNNEL_TYPES})
+            for how in (None, "psk", "certificates"):
+                names.update({remote_peer_name(it, remote.vtep, how): f"{remote.id} ({it})" for it in TUNNEL_TYPES})
         return names
 
 

@@ -44,7 +44,7 @@ class Tunnels:
                 id=f"{self._me.chassis}/{remote.vtep}",
                 chassis=self._me.chassis,
                 remote_ip=remote.vtep,
-                up=_up(remote.vtep, self._replica),
+                up=_up(remote.vtep, self._me, self._replica),
                 rtt_ms=None if path.rtt is None else round(path.rtt * 1000, 2),
                 mtu=path.mtu,
                 at=0.0,
@@ -90,9 +90,9 @@ def settled(before: Path | None, now: Path) -> Path:
     return before if abs(now.rtt - before.rtt) <= max(0.25 * before.rtt, 0.0005) else now
 
 
-def _up(vtep: str, replica: Replica) -> bool | None:
+def _up(vtep: str, me: Me, replica: Replica) -> bool | None:
     """What BFD says of the tunnels there: False if one fell silent, True if all are heard, None while one was never heard."""
-    names = (remote_peer_name(encapsulation, vtep) for encapsulation in TUNNEL_TYPES)
+    names = (remote_peer_name(encapsulation, vtep, me.region_ipsec) for encapsulation in TUNNEL_TYPES)
     heard = [session(name, replica) for name in names if replica.get(OvsPort, name) is not None]
     if not heard or False in heard:
         return False if heard else None

@@ -1,7 +1,7 @@
 """The nouns: rows of the DF DB, what Open vSwitch tells, and the codec. No I/O here."""
 
 from dragonflow.model.codec import KINDS, CodecError, Corrupt, NewerSchema, UnknownKind, decode, encode
-from dragonflow.model.ovs import Neighbour, OvsPort
+from dragonflow.model.ovs import Ipsec, Neighbour, OvsPort
 from dragonflow.model.presence import DERIVED, Presence, RemoteChassis, Seat, Stretched, seat, worked_out
 from dragonflow.model.rows import (
     ALIVE_SCOPE,
@@ -84,6 +84,7 @@ __all__ = [
     "FixedIP",
     "FloatingIp",
     "HostRoute",
+    "Ipsec",
     "Leader",
     "LogicalPort",
     "LogicalRouter",

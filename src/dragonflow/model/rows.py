@@ -366,6 +366,11 @@ class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
     def scope(self) -> str:
         return network_scope(self.network)
 
+    @property
+    def forwarding_router(self) -> str | None:
+        """The router whose gateway forwards single ports of it; None if it forwards none."""
+        return self.router if self.forwardings else None
+
 
 class BandwidthLimit(msgspec.Struct, frozen=True):
     """``rate`` in kilobits a second, and how many kilobits may come at once."""
@@ -430,7 +435,7 @@ class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
     """A host with Open vSwitch and a controller; ``id`` is its host name, ``tunnel_ip`` its VTEP.
 
     With ``gateway`` it is a gateway node: it serves routers' gateways in the external networks to which it has a way, whether it
-    has VMs or not.
+    has VMs or not. ``snat_addresses`` are its own in external networks, under which its guests leave for them (IPv4).
     """
 
     tunnel_ip: str
@@ -440,6 +445,7 @@ class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
     datapath_type: str = "system"
     vhostuser_socket_dir: str | None = None
     gateway: bool = False
+    snat_addresses: tuple[str, ...] = ()
     version: str = ""
 
     @property

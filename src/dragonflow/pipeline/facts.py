@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -74,6 +74,8 @@ class PeerPort(msgspec.Struct, frozen=True):
     type: str
     local: str
     remote: str
+    ipsec: Literal["psk", "certificates"] | None = None
+    """How all that goes by it is encrypted (Open vSwitch's IPsec how-to); None: not at all."""
 
 
 class PatchPort(msgspec.Struct, frozen=True):
@@ -129,7 +131,7 @@ class Serve(msgspec.Struct, frozen=True):
     """This chassis speaks for the port, and no other should: by its word the port is ACTIVE. To the switch it means nothing.
 
     On a physical network it answers for the port's addresses and gets their packets. When it begins to, it says so there
-    (``controller.announce``).
+    (``controller.announce``). An external network's id stands for the chassis's own address there.
     """
 
     port: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
+from dragonflow.regions.agreement import Agreement, Views, agree
 from dragonflow.regions.view import View
 
 
@@ -13,7 +14,8 @@ class Board:
 
     def __init__(self, regions: Iterable[str]) -> None:
         self._lock = threading.Lock()
-        self._views: Mapping[str, View | None] = dict.fromkeys(regions)
+        self._views: Views = dict.fromkeys(regions)
+        self._agreed: tuple[Views, Agreement] | None = None
         self._listeners: dict[str, Callable[[], None]] = {}
 
     def listen(self, region: str, changed: Callable[[], None]) -> None:
@@ -30,6 +32,14 @@ class Board:
             if other != region:
                 changed()
 
-    def views(self) -> Mapping[str, View | None]:
+    def views(self) -> Views:
         """What is known of all regions now. It doesn't change any more."""
         return self._views
+
+    def look(self) -> tuple[Views, Agreement]:
+        """What is known of all regions now, and what it comes to: worked out once for all who ask."""
+        with self._lock:
+            views = self._views
+            if self._agreed is None or self._agreed[0] is not views:
+                self._agreed = views, agree(views)
+            return self._agreed

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dragonflow.regions.agreement import agree, network, own_mtu
+from dragonflow.regions.agreement import Views, network, own_mtu
 from dragonflow.regions.board import Board
 from dragonflow.regions.cloud import RegionApi
 from dragonflow.regions.consent import Pair, Place
@@ -73,13 +73,12 @@ class Orchestrator:
 
     def status(self) -> dict[str, Any]:
         """All that there is to say of regions and stretches, as JSON can hold it. Times are Unix times, lags seconds."""
-        views = self._board.views()
-        agreement = agree(views)
+        views, agreement = self._board.look()
         stretches = [
             {
                 "state": standing.state.value,
                 "reasons": list(standing.reasons),
-                "sides": [self._side(place, pair) for place in pair],
+                "sides": [self._side(views, place, pair) for place in pair],
             }
             for pair, standing in sorted(agreement.pairs.items())
         ]
@@ -108,9 +107,9 @@ class Orchestrator:
             **totals,
         }
 
-    def _side(self, place: Place, pair: Pair) -> dict[str, Any]:
+    def _side(self, views: Views, place: Place, pair: Pair) -> dict[str, Any]:
         """One network of a pair, and what of the other side is announced in it."""
-        found = network(self._board.views(), place)
+        found = network(views, place)
         worker = self.workers.get(place.region)
         count = Count() if worker is None else worker.condition.plan.counts.get(pair, Count())
         return {

@@ -12,7 +12,6 @@ import msgspec
 
 from dragonflow.observe.metrics import REGION_LAG, REGION_PORTS, REGION_READ_SECONDS, REGION_STEPS, REGION_UP
 from dragonflow.regions.act import perform, target
-from dragonflow.regions.agreement import agree
 from dragonflow.regions.board import Board
 from dragonflow.regions.cloud import CloudError, RegionApi, Unauthorized, Unreachable
 from dragonflow.regions.plan import Plan, Step, plan
@@ -165,8 +164,7 @@ class Worker:
         return self._act(planned)
 
     def _plan(self) -> Plan:
-        views = self._board.views()
-        return plan(self.name, views, agree(views))
+        return plan(self.name, *self._board.look())
 
     def _act(self, planned: Plan) -> bool:
         done = 0

@@ -34,6 +34,9 @@ _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
 _BFD = {"enable": "true", "min_rx": "250", "min_tx": "250"}
 """Of a session with a peer: who says nothing for three times 250 ms is gone (Open vSwitch's detect multiplier is 3)."""
 
+_IPSEC = ("psk", "remote_name", "egress_pkt_mark")
+"""The options of a port that encrypts: with which key, or whom a certificate must name; and the mark of what it sends."""
+
 _RETRY = 1.0
 """Seconds before a refused transaction is tried again."""
 
@@ -51,6 +54,8 @@ class _Port(NamedTuple):
 class Ovsdb:
     """One bridge's part of the database at ``remote`` (``unix:PATH`` or ``tcp:ADDRESS:PORT``).
 
+    ``psk`` is the key of tunnels that are encrypted by one; it is written there and nowhere else.
+
     ``on_ports(present, gone)`` gets the ports that are new or changed and the names of those that went; its first call holds
     all ports there are, and from then on ``in_sync`` is true.
     """
@@ -61,8 +66,12 @@ class Ovsdb:
         bridge: str,
         datapath_type: str,
         on_ports: Callable[[list[OvsPort], list[str]], None],
+        psk: str | None = None,
     ) -> None:
         self.in_sync = False
+        self.other_config: Mapping[str, str] = {}
+        """``Open_vSwitch.other_config``, as of the last news."""
+        self._psk = psk
         self._remote = remote
         self._bridge = bridge
         self._datapath_type = datapath_type
@@ -144,6 +153,8 @@ class Ovsdb:
 
     def _take(self, idl: Idl) -> None:
         """Tell what changed on our bridge."""
+        for root in idl.tables["Open_vSwitch"].rows.values():
+            self.other_config = dict(root.other_config)
         bridge = self._find(idl)
         if bridge is None:
             self._settings, self._unsettled = None, True
@@ -261,7 +272,14 @@ class Ovsdb:
             keys = {"in_key": "0", "out_key": FLOW} if peer else {"key": FLOW}
             options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, **keys}
             bfd = _BFD if peer else {}
+        if tunnel.ipsec is not None:
+            options |= self._encryption(tunnel)
         return _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name), bfd)
+
+    def _encryption(self, tunnel: Tunnel) -> dict[str, str]:
+        """What has ovs-monitor-ipsec encrypt; by its mark the kernel drops what leaves in clear (``ipsec_skb_mark``)."""
+        who = {"psk": self._psk or ""} if tunnel.ipsec == "psk" else {"remote_name": tunnel.remote or ""}
+        return {"egress_pkt_mark": "1", **who}
 
     def _write_ports(self, idl: Idl, transaction: Any, wanted: Mapping[str, _Port]) -> None:
         there = {}
@@ -278,7 +296,8 @@ class Ovsdb:
                 self._find(idl, port.bridge).addvalue("ports", there[name])
             interface = there[name].interfaces[0]
             _assign(interface, "type", port.type)
-            _assign(interface, "options", {**_read(interface, "options", {}), **port.options})
+            others = {name: value for name, value in _read(interface, "options", {}).items() if name not in _IPSEC}
+            _assign(interface, "options", {**others, **port.options})
             _assign(interface, "bfd", {**_read(interface, "bfd", {}), **port.bfd})
             mark, value = port.mark
             _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), mark: value})

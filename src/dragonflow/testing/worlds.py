@@ -30,6 +30,7 @@ from dragonflow.model import (
     ExternalNetwork,
     FixedIP,
     FloatingIp,
+    Ipsec,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -70,30 +71,32 @@ ME = Me(chassis="here", tunnel_ip="192.0.2.1", bridge_mappings=MAPPINGS)
 
 
 class World(msgspec.Struct, frozen=True):
-    """The rows that a controller follows, the interfaces on its bridge, the neighbours that it found, and who it is."""
+    """The rows that a controller follows, what it found out on its host and in external networks, and who it is."""
 
     me: Me
     rows: tuple[AnyRow, ...] = ()
     ports: tuple[OvsPort, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    ipsec: tuple[Ipsec, ...] = ()
 
     @classmethod
     def of(cls, me: Me, *objects: Object) -> World:
         """A world of these objects, in any order."""
         rows = tuple(it for it in objects if isinstance(it, AnyRow))
         ports = tuple(it for it in objects if isinstance(it, OvsPort))
-        return cls(me, rows, ports, tuple(it for it in objects if isinstance(it, Neighbour)))
+        neighbours = tuple(it for it in objects if isinstance(it, Neighbour))
+        return cls(me, rows, ports, neighbours, tuple(it for it in objects if isinstance(it, Ipsec)))
 
     @classmethod
     def held_by(cls, replica: Replica, me: Me) -> World:
         """The world as a replica holds it."""
         rows = [row for model in ROWS for row in replica.all(model)]
-        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour))
+        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour), *replica.all(Ipsec))
 
     @property
     def objects(self) -> tuple[Object, ...]:
         """Rows, interfaces and neighbours."""
-        return (*self.rows, *self.ports, *self.neighbours)
+        return (*self.rows, *self.ports, *self.neighbours, *self.ipsec)
 
 
 def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
@@ -103,6 +106,8 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
             replica.upsert_port(it)
         elif isinstance(it, Neighbour):
             replica.upsert_neighbour(it)
+        elif isinstance(it, Ipsec):
+            replica.set_ipsec(it)
         elif isinstance(it, Row):
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)
@@ -218,9 +223,11 @@ def remote(name: str, key: int, vtep: str, net: str = "net", **fields: Any) -> L
     return port(name, key, on=remote_chassis(vtep), net=net, remote=RemoteEnd(region="far", **end), **fields)
 
 
-def remote_peer_port(vtep: str, ofport: int | None = 130, encapsulation: str = "geneve", **fields: Any) -> OvsPort:
+def remote_peer_port(
+    vtep: str, ofport: int | None = 130, encapsulation: str = "geneve", ipsec: str | None = None, **fields: Any
+) -> OvsPort:
     """The tunnel interface that the switch makes for a chassis of another region."""
-    name = remote_peer_name(encapsulation, vtep)
+    name = remote_peer_name(encapsulation, vtep, ipsec)
     return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
 
 
@@ -376,6 +383,20 @@ NODE: tuple[Object, ...] = (
 )
 """This chassis is a gateway node and has no ports: it serves both routers."""
 
+OWN: tuple[Object, ...] = (
+    *(it for it in GATEWAY if not isinstance(it, Chassis) or it.id != "there"),
+    chassis("there", "192.0.2.2", bridge_mappings=MAPPINGS, snat_addresses=("203.0.113.12",)),
+    *(network("other", 2), subnet("o4", "10.0.0.0/24", "other")),
+    router("q", 3, "other", gateway=RouterGateway("q-ext", "ext")),
+    interface("q", 23, FixedIP("o4", "10.0.0.1"), net="other"),
+    gateway("q", 33, FixedIP("ext4", "203.0.113.4")),
+    *(port("s", 14, net="other", fixed_ips=(FixedIP("o4", "10.0.0.11"),)), tap("s", 3)),
+)
+"""This chassis and the other have addresses of their own in the external network; two ports here have the same one inside."""
+
+OWNER = msgspec.structs.replace(ME, snat_addresses=("203.0.113.11",))
+"""This chassis in that world."""
+
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),
     policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
@@ -416,6 +437,7 @@ STATES: dict[str, Callable[[], World]] = {
     "told": lambda: World.of(ME, *TOLD),
     "gateway": lambda: World.of(ME, *GATEWAY),
     "node": lambda: World.of(ME, *NODE),
+    "own": lambda: World.of(OWNER, *OWN),
     "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),

@@ -15,7 +15,7 @@ from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.report import claims
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Alive, FixedIP, LogicalPort, OvsPort, remote_chassis
+from dragonflow.model import Alive, FixedIP, Ipsec, LogicalPort, OvsPort, remote_chassis
 from dragonflow.pipeline import Bucket, Flow, Match, Owner, PeerPort, Remote, Serve, TunnelPort, match
 from dragonflow.pipeline.groups import GroupKind, group_id
 from dragonflow.testing import worlds
@@ -219,3 +219,37 @@ def test_other_apps_take_it_for_a_port_elsewhere() -> None:
 def test_interfaces_are_known_by_their_mark() -> None:
     foreign = OvsPort(id=remote_peer_name("geneve", FAR), ofport=130, bfd="down")
     assert compiled(far(), foreign).places["s"] == Remote(remote_chassis(FAR), 100, FAR)
+
+
+SECRET = replace(ME, region_ipsec="psk")
+
+
+def test_what_can_not_be_encrypted_is_not_sent_and_has_no_tunnel() -> None:
+    heard = worlds.remote_peer_port(FAR, ipsec="psk", bfd="up")
+    for unable in ((), (Ipsec(trouble="no kernel"),)):
+        assert "s" not in compiled(far(), heard, *unable, me=SECRET).places
+        assert not facts_of(PeerPort, far(), heard, *unable, me=SECRET)
+        assert not let_in(far(), heard, *unable, me=SECRET)
+    replica = Replica()
+    engine = Engine(APPS, replica, SECRET)
+    worlds.load(replica, *BASE, far(), Ipsec(trouble="no kernel"))
+    engine.settle()
+    assert engine.degraded[CHASSIS] == "no tunnel is made, for it can't be encrypted: no kernel"
+    assert not engine.serving
+
+
+@pytest.mark.parametrize("bfd", [None, "up", "down"])
+def test_nothing_is_sent_or_let_in_before_the_other_end_is_heard_through_the_encryption(bfd: str | None) -> None:
+    """What was heard in clear, by an interface of that kind, counts for nothing."""
+    mine = worlds.remote_peer_port(FAR, 130, ipsec="psk", bfd=bfd)
+    world = (far(), Ipsec(), worlds.remote_peer_port(FAR, 131, bfd="up"), mine)
+    assert facts_of(PeerPort, *world, me=SECRET) == [PeerPort(mine.id, "geneve", "192.0.2.1", FAR, "psk")]
+    assert compiled(*world, me=SECRET).places.get("s") == (
+        Remote(remote_chassis(FAR), 130, FAR) if bfd == "up" else None
+    )
+    assert let_in(*world, me=SECRET) == ({entry(5001)} if bfd == "up" else set())
+
+
+def test_what_must_be_encrypted_never_takes_the_flow_based_port() -> None:
+    mine = worlds.remote_peer_port(FAR, None, ipsec="psk", bfd="up")
+    assert "s" not in compiled(far(), Ipsec(), mine, me=SECRET).places

@@ -38,7 +38,17 @@ from dragonflow.store.protocol import Key, Put, Txn
 
 ROWS: list[Row] = [
     LogicalSwitch(id="n1", key=1, name="blue", network_type="geneve", segmentation_id=77, mtu=1442, revision=1),
-    LogicalSwitch(id="n2", key=2, name="flat", network_type="flat", physical_network="physnet1", mtu=1500, revision=1),
+    LogicalSwitch(
+        id="n2",
+        key=2,
+        name="flat",
+        network_type="flat",
+        physical_network="physnet1",
+        mtu=1500,
+        external=True,
+        revision=1,
+    ),
+    Subnet(id="s3", network="n2", cidr="203.0.113.0/24", revision=1),
     Subnet(id="s1", network="n1", cidr="10.0.0.0/24", revision=1),
     Subnet(id="s2", network="n1", cidr="2001:db8::/64", revision=1),
     LogicalPort(
@@ -100,13 +110,20 @@ ROWS: list[Row] = [
     Binding(id="p1", host="h1", network="n1", generation=2),
     Binding(id="p2", host="h2", network="n1", generation=1),
     Binding(id="p3", host="h2", network="n2", generation=1),
-    Chassis(id="h1", tunnel_ip="192.0.2.1", bridge_mappings=(BridgeMapping("physnet1", "br-ex"),), gateway=True),
-    Chassis(id="h2", tunnel_ip="192.0.2.2"),
+    Chassis(
+        id="h1",
+        tunnel_ip="192.0.2.1",
+        bridge_mappings=(BridgeMapping("physnet1", "br-ex"),),
+        gateway=True,
+        snat_addresses=("198.51.100.11", "203.0.113.11"),
+    ),
+    Chassis(id="h2", tunnel_ip="192.0.2.2", snat_addresses=("203.0.113.12",)),
     Alive(id="h1", since=1.0),
     PortStatus(id="p1", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p2", chassis="h2", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p4", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p4", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
+    PortStatus(id="p7", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p5", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p5", chassis="h2", generation=1, status="ACTIVE", revision=5, at=2.0),
     PortStatus(id="p6", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
@@ -146,6 +163,7 @@ def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: s
     assert (ports["p1"]["status"], ports["p1"]["confirmed_revision"]) == ("ACTIVE", 5)
     assert ports["p2"]["status"] is None
     assert ports["p4"]["chassis"] is None
+    assert (ports["p7"]["chassis"], ports["p7"]["status"]) == ("RemoteChassis:198.51.100.7", "ACTIVE")
     assert (ports["p1"]["reason"], ports["p3"]["reason"]) == (None, "probe failed: too far")
 
 
@@ -256,6 +274,7 @@ def test_chassis_tell_whether_they_are_alive(url: str) -> None:
     h1, h2 = shown(url, "chassis")
     assert (h1["alive"], h2["alive"]) == (True, False)
     assert (h1["bridge_mappings"], h1["gateway"], h2["gateway"]) == (["physnet1:br-ex"], True, False)
+    assert h1["snat_addresses"] == ["198.51.100.11", "203.0.113.11"]
     assert h2["ports"] == 2
 
 
@@ -290,6 +309,7 @@ def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
     assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
     assert edge["gateway"] == "flat: "
     assert edge["gateway_chassis"] == "h1", "h2 says so too, and later, but is dead"
+    assert edge["snat_addresses"] == ["h1: 203.0.113.11"], "h2 has no way there"
     assert edge["doorkeepers"] == [], "its port on the physical network isn't there"
 
 

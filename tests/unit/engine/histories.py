@@ -233,7 +233,13 @@ class History(RuleBasedStateMachine):
     make_engine: ClassVar[Callable[[Sequence[App], Replica, Me], Engine]] = Engine
     make_replica: ClassVar[Callable[[], Replica]] = Replica
     apps: ClassVar[Sequence[App]] = APPS
-    me = Me(chassis="here", tunnel_ip="192.0.2.1", tunnel_types=("geneve", "vxlan"), bridge_mappings=worlds.MAPPINGS)
+    me = Me(
+        chassis="here",
+        tunnel_ip="192.0.2.1",
+        tunnel_types=("geneve", "vxlan"),
+        bridge_mappings=worlds.MAPPINGS,
+        snat_addresses=("203.0.113.11",),
+    )
 
     def __init__(self) -> None:
         super().__init__()
