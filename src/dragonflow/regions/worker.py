@@ -12,6 +12,7 @@ import msgspec
 
 from dragonflow.observe.metrics import REGION_LAG, REGION_PORTS, REGION_READ_SECONDS, REGION_STEPS, REGION_UP
 from dragonflow.regions.act import perform, target
+from dragonflow.regions.agreement import related
 from dragonflow.regions.board import Board
 from dragonflow.regions.cloud import CloudError, RegionApi, Unauthorized, Unreachable
 from dragonflow.regions.plan import Plan, Step, plan
@@ -27,6 +28,9 @@ GATHER = 0.1
 
 HASTE = 1.0
 """Seconds at least between two looks that are due to hints."""
+
+ROUND = 60.0
+"""Seconds between two looks for announced ports in networks that bear no marks; at once, where marks have changed."""
 
 LONGEST = 30.0
 """Seconds at most between two tries of what fails again and again."""
@@ -88,12 +92,16 @@ class Worker:
         self._wake = threading.Event()
         self._hinted = False
         self._given_up = False  # for this turn: nothing that is left of it will fare better
+        self._settled: frozenset[str] | None = None  # see ``read``
+        self._rounds = 0.0
+        self._related: frozenset[str] = frozenset()
+        self._planned: tuple[list[object], Plan] | None = None  # what it was planned by, and the plan
         self._retry: dict[str, float] = {}  # when a step that failed is tried again, by ``target``
         self._thread = threading.Thread(target=self._run, name=f"region {self.name}", daemon=True)
 
     def start(self) -> None:
         """Begin."""
-        self._board.listen(self.name, self._wake.set)
+        self._board.listen(self.name, self._changed)
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,6 +119,10 @@ class Worker:
         view = self._board.views()[self.name]
         if view is not None and view.networks:
             self._hinted = True
+            self._wake.set()
+
+    def _changed(self, region: str) -> None:
+        if region in self._related:
             self._wake.set()
 
     # -- its thread ------------------------------------------------------------------------------------------------------
@@ -152,19 +164,32 @@ class Worker:
         began = time.monotonic()
         self._given_up = False
         try:
-            view = read(self._api, self._underlay)
+            view = read(self._api, self._underlay, self._settled if began < self._rounds else None)
         except CloudError:
             self._board.hang(self.name, None)
             raise
         seconds = time.monotonic() - began
         REGION_READ_SECONDS.labels(self.name).observe(seconds)
+        if began >= self._rounds:
+            self._rounds = began + ROUND
+        self._settled = None if view.has_strays else frozenset(view.networks)
         self._board.hang(self.name, view)
         planned = self._plan()
         self._note(planned, seconds)
         return self._act(planned)
 
     def _plan(self) -> Plan:
-        return plan(self.name, *self._board.look())
+        """What is to be done by what is known now; worked out again if a region that matters here was seen to have changed."""
+        judged = self._board.look()
+        self._related = related(self.name, judged.views, judged.agreement)
+        whole = judged.agreement.disputed | {self.name}
+        seen: list[object] = []
+        for name in sorted(self._related):
+            view = judged.views[name]
+            seen += [view] if view is None or name in whole else view.holdings
+        if self._planned is None or not _same(seen, self._planned[0]):
+            self._planned = seen, plan(self.name, *judged)
+        return self._planned[1]
 
     def _act(self, planned: Plan) -> bool:
         done = 0
@@ -265,3 +290,8 @@ class Worker:
     def _rest(self, failure: Failure) -> float:
         """How long not to try again: at first a period, then longer and longer."""
         return min(max(LONGEST, self._period), self._period * 2.0 ** min(failure.times - 1, 10))
+
+
+def _same(ones: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether these are the very same; a board keeps old views, and holdings, if new ones are equal."""
+    return len(ones) == len(others) and all(one is other for one, other in zip(ones, others, strict=True))
