@@ -99,7 +99,7 @@ def _plan(reading: Reading, region: str) -> Iterator[Finding]:
     plan, view = reading.plans[region], reading.regions[region].view
     assert view is not None  # or there would be no plan
     for trouble in plan.troubles:
-        lost = trouble.home in claims.lost(reading.views, reading.agreement, reading.agreement.joined(trouble.place))
+        lost = trouble.home in reading.losers
         yield Finding(
             "address-overlap" if lost else "not-announced",
             f"port {trouble.home} in {trouble.place}",

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from msgspec import structs
 
 from dragonflow.regions.agreement import Agreement, Views, agree
+from dragonflow.regions.claims import Lost, lost
 from dragonflow.regions.cloud import Agent, CloudError, Network, RegionApi, Subnet
 from dragonflow.regions.consent import Place, peers, tag
 from dragonflow.regions.plan import Count, Plan, plan
-from dragonflow.regions.view import Underlay, View
+from dragonflow.regions.view import Home, Underlay, View
 from dragonflow.regions.view import read as read_view
 
 
@@ -31,10 +32,11 @@ class RegionReading(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """All regions, by name; what they agree upon; and what those that answered still lack (see ``plan``)."""
+    """All regions, by name; what they agree upon, whose claims lose, and what those that answered still lack (see ``plan``)."""
 
     regions: Mapping[str, RegionReading]
     agreement: Agreement
+    losers: Mapping[Home, Lost]
     plans: Mapping[str, Plan]
 
     @property
@@ -87,7 +89,9 @@ def judge(regions: Iterable[RegionReading]) -> Reading:
     found = {each.name: each for each in regions}
     views = {name: region.view for name, region in found.items()}
     agreement = agree(views)
-    return Reading(found, agreement, {name: plan(name, views, agreement) for name, view in views.items() if view})
+    losers = lost(views, agreement)
+    plans = {name: plan(name, views, agreement, losers) for name, view in views.items() if view is not None}
+    return Reading(found, agreement, losers, plans)
 
 
 def _region(cloud: RegionApi, underlay: Underlay) -> RegionReading:
