@@ -6,10 +6,9 @@ One lab, and one history of it: each test goes on where the last one stopped, fo
 from __future__ import annotations
 
 import json
-import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -127,13 +126,8 @@ def neighbour(vm: Vm, address: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def fleet(lab: Lab) -> Iterator[Fleet]:
-    """Three regions of two hosts, with an orchestrator, beside the lab of the other tests."""
-    made = Lab.up(f"{lab.name[:5]}s{os.getpid() % 1000}", hosts=2, regions=3, progress=print)
-    try:
-        yield Fleet(made)
-    finally:
-        made.down()
+def fleet(regions: Lab) -> Fleet:
+    return Fleet(regions)
 
 
 @pytest.fixture(scope="module")
