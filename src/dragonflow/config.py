@@ -87,7 +87,8 @@ CONTROLLER_OPTS = [
         min=0,
         max=2**32 - 1,
         help="Connections that this chassis tracks at the most for each router whose gateway it serves (SNAT and port "
-        "forwardings). Beyond them new ones fail, and those of other routers don't. 0: as many as fit.",
+        "forwardings), and for each of its snat_addresses. Beyond them new ones fail, and those of other routers don't. 0: as "
+        "many as fit.",
     ),
     cfg.StrOpt(
         "datapath_type",

@@ -120,6 +120,10 @@ async def test_errors_are_translated_with_what_they_quote(ground: Ground) -> Non
             shown = await it.run(it.gateway, "ip", "route", "get", address)
             assert "mtu 1442" in shown, shown
             await it.run(it.gateway, "ip", "route", "flush", "cache")
+        there_is_nobody = (it.run(vm, "ping", "-n", "-c", "1", "-W", "9", "203.0.113.99") for vm in GUESTS)
+        for vm, shown in zip(GUESTS, await asyncio.gather(*there_is_nobody), strict=True):
+            teller = "203.0.113.4" if vm == "z" else ADDRESS
+            assert f"From {teller} icmp_seq=1 Destination Host Unreachable" in shown, (vm, shown)
 
 
 async def test_a_5_tuple_used_again_at_once_harms_nobody(ground: Ground) -> None:  # noqa: F811

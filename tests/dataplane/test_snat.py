@@ -137,6 +137,18 @@ async def test_errors_belong_to_their_connections(ground: Ground) -> None:  # no
             await server.wait()
 
 
+async def test_who_sends_to_a_machine_outside_that_is_not_there_is_told(ground: Ground) -> None:  # noqa: F811
+    """Whichever chassis asked in vain, under whichever address: a floating IP's, or the gateway's."""
+    own = worlds.floating("fb", 71, "203.0.113.71", router="r", fixed_port="b", fixed_ip=B_IP)
+    async with region(ground, *own) as it:
+        shown = await asyncio.gather(
+            *(it.run(vm, "ping", "-n", "-c", "1", "-W", "9", "203.0.113.99") for vm in ("a", "b", "c"))
+        )
+        for said in shown:
+            assert f"From {ADDRESS} " in said, shown
+            assert "Destination Host Unreachable" in said, shown
+
+
 async def test_ports_are_forwarded_for_those_outside_and_inside(ground: Ground) -> None:  # noqa: F811
     async with region(ground) as it:
         servers = [await says(it, "c", 80), await says(it, "a", 9002), await says(it, "c", 6001, "udp")]

@@ -217,6 +217,21 @@ class ChassisSnat(App):
             yield PacketOut(frame, (network, Track(it.own.zone, L3.entry.number, translate=Translate())))
 
 
+def nobody_there(punted: Punted, received: icmp.Received, view: View) -> Iterator[PacketOut]:
+    """Tell a guest, whose packet has been tracked, from its router's gateway that there is no such host outside.
+
+    The error comes in as one of the connection, which leads to the guest.
+    """
+    guests = view.where(LogicalPort, chassis=view.me.chassis)
+    guest = next((it for it in guests if it.key == punted.read(SOURCE)), None)
+    for it in () if guest is None else _ways(guest, view):
+        teller = next((ip for ip in it.gateway.ips if ":" not in ip), None)
+        if it.own.network.key == punted.read(NETWORK) and it.own.address == str(received.source) and teller is not None:
+            told = icmp.complain(received, Complaint.NO_HOST, IPv4Address(teller))
+            yield PacketOut(told, (load(NETWORK, it.own.network.key), Resubmit(L3.entry.number)))
+            return
+
+
 class _Own(NamedTuple):
     """An address of the chassis's own: the external network, the MAC that it has there, and its conntrack zone."""
 
@@ -227,13 +242,26 @@ class _Own(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """A guest's way out: one of its fixed addresses, the number by which that is tracked, and a router that leads there."""
+    """A guest's way out: one of its fixed addresses, the number by which that is tracked, and a router that leads there.
+
+    ``gateway`` is the router's port outside, of which only the address is of use: errors may come from there.
+    """
 
     port: LogicalPort
     inside: LogicalSwitch
     fixed: FixedIP
     number: str
     router: LogicalRouter
+    gateway: LogicalPort
+    own: _Own
+
+
+class _Exit(NamedTuple):
+    """A router that translates, by its interface in a network and its gateway, and the chassis's address where it leads."""
+
+    door: LogicalPort
+    router: LogicalRouter
+    gateway: LogicalPort
     own: _Own
 
 
@@ -262,19 +290,19 @@ def _ways(port: LogicalPort, view: View) -> Iterator[_Way]:
     inside = view.get(LogicalSwitch, port.network)
     doors = view.where(LogicalPort, routed_network=port.network)
     exits = [] if inside is None else [found for door in doors if (found := _exit(door, inside, view)) is not None]
-    exits.sort(key=lambda it: (it[2].network.id, it[1].id))
+    exits.sort(key=lambda it: (it.own.network.id, it.router.id))
     for fixed in port.fixed_ips:
         inner = number(port, fixed.ip)
         if inner is None or inside is None:
             continue
-        for door, router, own in exits:
+        for door, router, gateway, own in exits:
             joined = any(fixed.subnet == it.subnet for it in door.fixed_ips)
             if joined and not _is_forwarded(port, fixed, router, view):
-                yield _Way(port, inside, fixed, inner, router, own)
+                yield _Way(port, inside, fixed, inner, router, gateway, own)
 
 
-def _exit(door: LogicalPort, inside: LogicalSwitch, view: View) -> tuple[LogicalPort, LogicalRouter, _Own] | None:
-    """The interface of a router that translates, and where it leads to an address of the chassis's; None if it doesn't."""
+def _exit(door: LogicalPort, inside: LogicalSwitch, view: View) -> _Exit | None:
+    """Where the router leads whose interface this is; None if it doesn't translate, or to no address of the chassis's."""
     router = served(door, inside, view)
     if router is None or router.gateway is None or not router.gateway.enable_snat:
         return None
@@ -282,7 +310,7 @@ def _exit(door: LogicalPort, inside: LogicalSwitch, view: View) -> tuple[Logical
     if gateway is None or outside is None or served(gateway, outside, view) is None:
         return None
     own = _own(outside, view)
-    return None if own is None else (door, router, own)
+    return None if own is None else _Exit(door, router, gateway, own)
 
 
 def _is_forwarded(port: LogicalPort, fixed: FixedIP, router: LogicalRouter, view: View) -> bool:

@@ -29,6 +29,8 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, floats_here, plugged
@@ -130,8 +132,8 @@ class L3(App):
         Stage.ROUTING,
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
-        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ct_state", "ct_zone", *NEXT_HOP),
-        next=(L2.lookup, L2.outside),
+        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ipv4_src", "ct_state", "ct_zone", *NEXT_HOP),
+        next=(L2.lookup, L2.outside, L2.delivery),
     )
     departure = Table(
         "departure",
@@ -444,6 +446,12 @@ def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
 def _of(port: LogicalPort, complaint: Complaint) -> Punt:
     """To the handler: what is wrong with a packet, and whose it is."""
     return Punt(PuntKind.UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
+
+
+def came_from(sender: LogicalPort, punted: Punted, complaint: Complaint) -> Punted:
+    """A packet of the sender's, punted for another reason, as if it had been for this one."""
+    to = _of(sender, complaint)
+    return replace(punted, kind=to.kind, data=to.data)
 
 
 @lru_cache(maxsize=2)

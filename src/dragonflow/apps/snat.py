@@ -35,6 +35,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.external import External, hearing
 from dragonflow.apps.l2 import L2
@@ -114,7 +116,7 @@ _OWN, _ECHO = 40, 50
 _TOLD = {Complaint.TIME_EXCEEDED: 25, Complaint.TOO_BIG: 35}
 """Priorities of packets from outside that go no further, of which the sender is told."""
 
-_COMPLAINTS = tuple(_TOLD)
+_COMPLAINTS = (*_TOLD, Complaint.NO_HOST)
 """By their number in it a flow tells the handler what is wrong with the packet."""
 
 _RATE, _BURST = 20, 40
@@ -224,7 +226,7 @@ class Snat(App):
             (Complaint.TIME_EXCEEDED, [match(outside, **family, ip_ttl=1) for family in (_IPV4, _IPV6)]),
             (Complaint.TOO_BIG, [match(outside, (TOO_BIG, 1))]),
         ):
-            tell = Punt(PuntKind.GATEWAY_UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + it.port.id.encode())
+            tell = _of(it.port, complaint)
             for packet in them:
                 yield L3.local.flow(_TOLD[complaint], packet, ApplyMeter(meter.id), tell)
 
@@ -301,6 +303,17 @@ class Snat(App):
         if address is not None:
             told = icmp.complain(received, _COMPLAINTS[punted.data[0]], address, _least_mtu(it, view) or 0)
             yield PacketOut(told, (load(ROUTER, it.router.key), Resubmit(L3.routes.number)))
+
+
+def _of(port: LogicalPort, complaint: Complaint) -> Punt:
+    """To the handler: what is wrong with a packet, and by which gateway it came."""
+    return Punt(PuntKind.GATEWAY_UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
+
+
+def came_by(gateway: LogicalPort, punted: Punted, complaint: Complaint) -> Punted:
+    """A packet that came by the gateway, punted for another reason, as if it had been for this one."""
+    to = _of(gateway, complaint)
+    return replace(punted, kind=to.kind, data=to.data)
 
 
 class _Way(NamedTuple):

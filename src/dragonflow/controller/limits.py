@@ -48,7 +48,7 @@ class Limiter:
         """For operators."""
         if self._trouble is not None:
             return f"not kept: {self._trouble}"
-        return f"{self._limit or 'any number of'} connections for each of {len(self._zones)} routers"
+        return f"{self._limit or 'any number of'} connections for each of {len(self._zones)} routers and own addresses"
 
     async def run(self) -> None:
         """Keep the limits for ever; ends only by being cancelled."""

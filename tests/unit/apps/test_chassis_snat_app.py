@@ -13,13 +13,28 @@ from scapy.layers.l2 import ARP, Ether
 from dragonflow.apps import APPS
 from dragonflow.apps.chassis_snat import ChassisSnat, number
 from dragonflow.apps.l3 import L3
+from dragonflow.apps.unanswered import tell
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.controller.announce import announcement
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.model import AllocationPool, FixedIP, PortForwarding, RouterGateway
-from dragonflow.pipeline import NETWORK, SOURCE, Fact, Flow, Owner, Punted, PuntKind, Track, Translate, Untrack, match
+from dragonflow.pipeline import (
+    NETWORK,
+    SOURCE,
+    Fact,
+    Flow,
+    Owner,
+    Punted,
+    PuntKind,
+    Resubmit,
+    Track,
+    Translate,
+    Untrack,
+    match,
+)
+from dragonflow.pipeline.fields import FIELDS
 from dragonflow.pipeline.registers import ROUTER
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
@@ -235,3 +250,20 @@ def test_errors_go_between_the_number_and_the_guest() -> None:
     for answer, first in ((app.error_in, ()), (app.error_out, ()), (app.unforwarded, (0,))):
         for name, frame in (("ext|gone|10.0.0.11", error), ("ext|c|10.0.0.13", error), (way, b"nonsense")):
             assert list(answer(punted(PuntKind.SHARED_ERROR_IN, frame, name, *first), view)) == []
+
+
+def test_a_guest_is_told_that_a_host_outside_is_not_there_by_its_connection() -> None:
+    made = engine()
+    view = View(made._replica, made.places, worlds.OWNER, made.serving)
+    packet = bytes(Ether(src=chassis_mac("here"), dst=HERS) / IP(src=OURS, dst="203.0.113.99") / UDP())
+
+    def told(source: int, network: int = 6) -> list[tuple[str, str, str]]:
+        fields = {FIELDS[SOURCE.field]: source, FIELDS[NETWORK.field]: network}
+        outs = list(tell(Punted(PuntKind.NEIGHBOUR_WANTED, b"ext", packet, 110, fields), view))
+        frames = [Ether(out.packet) for out in outs]
+        assert {out.actions[-1] for out in outs} <= {Resubmit(L3.entry.number)}
+        return [(frame.dst, frame[IP].src, frame[IP].dst) for frame in frames]
+
+    assert told(14) == [(chassis_mac("here"), "203.0.113.4", OURS)]
+    assert told(11) == [(chassis_mac("here"), "203.0.113.2", OURS)]
+    assert told(13) == told(999) == told(14, network=5) == []

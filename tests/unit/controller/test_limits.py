@@ -66,7 +66,7 @@ def test_zones_get_their_limit_once_and_again_from_a_switch_that_forgot() -> Non
         ("set-limits", "zone=2,limit=100"),
         ("set-limits", "zone=1,limit=100", "zone=2,limit=100"),
     ]
-    assert limiter.status == "100 connections for each of 2 routers"
+    assert limiter.status == "100 connections for each of 2 routers and own addresses"
 
 
 def test_a_changed_limit_is_set_and_none_taken_away() -> None:
@@ -99,4 +99,4 @@ def test_a_data_path_that_cannot_is_told_of_and_one_that_is_away_is_asked_again(
     kept(there, limiter, lambda: limiter.want([1], 1), goes_away, comes_back)
     assert said == ["not kept: no limits here", "not kept: nobody"]
     assert there.limits == {1: 100}
-    assert limiter.status == "100 connections for each of 1 routers"
+    assert limiter.status == "100 connections for each of 1 routers and own addresses"
