@@ -25,7 +25,7 @@ _GONE = View()
 Views = Mapping[str, View | None]
 """All regions of the configuration; None: what this one holds is not known now."""
 
-_HEADERS = {"geneve": 30, "vxlan": 30, "gre": 22}
+HEADERS = {"geneve": 30, "vxlan": 30, "gre": 22}
 """Bytes between the outer IP header and the inner IP packet: UDP, the encapsulation without options, the inner Ethernet header
 (RFC 8926, RFC 7348); for GRE with a key (RFC 2890)."""
 
@@ -277,5 +277,5 @@ def _carried(views: Views, pair: Pair) -> int | None:
     if not limits:
         return None
     six = any(":" in vtep for view, _ in sides for vtep in view.vteps.values())
-    headers = max((_HEADERS.get(it.network_type or "", 0) for _, it in sides if it), default=0)
+    headers = max((HEADERS.get(it.network_type or "", 0) for _, it in sides if it), default=0)
     return min(limits) - (40 if six else 20) - headers - (_ESP if any(view.underlay.ipsec for view, _ in sides) else 0)

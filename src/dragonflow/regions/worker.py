@@ -38,6 +38,9 @@ REST_OF_HINTED = 3.0
 ROUND = 60.0
 """Seconds between two looks for announced ports in networks that bear no marks; at once, where marks have changed."""
 
+ROUND = 60.0
+"""Seconds between two looks for announced ports in networks that bear no marks; at once, where marks have changed."""
+
 LONGEST = 30.0
 """Seconds at most between two tries of what fails again and again."""
 
