@@ -15,6 +15,7 @@ from test_qos import DOUBLE, LIMIT, send, share
 from dragonflow.controller.view import Me
 from dragonflow.model import FixedIP, LogicalPort, Neighbour, RouterGateway
 from dragonflow.pipeline import Local, Remote
+from dragonflow.store.memory import Memory, MemoryStore
 from dragonflow.testing import worlds
 
 HOSTS = tuple(
@@ -82,12 +83,12 @@ async def cloud(
     gateway = ground.peer("203.0.113.1/24", vlan=200)
     inside(gateway, "sh", "-c", "ip link set lo up; ip address add 192.0.2.9/32 dev lo")
     async with AsyncExitStack() as stack:
-        made = []
+        made, dfdb = [], Memory()
         hosts = [row if row.id in mapped else replace(row, bridge_mappings=()) for row in HOSTS]
         hosts = [replace(row, snat_addresses=own.get(row.id, ())) for row in hosts]
         for row in hosts:
             switch = stack.enter_context(machine(ground, row.tunnel_ip))
-            made.append(await stack.enter_async_context(chassis(switch, Me.of(row))))
+            made.append(await stack.enter_async_context(chassis(switch, Me.of(row), store=MemoryStore(dfdb))))
         it = Cloud(made[0], made[1], gateway)
         await it.now(*rows, *hosts)
         for port in ports:
@@ -99,6 +100,8 @@ async def cloud(
             for live in lives:
                 live.cancel()
             await asyncio.wait(lives)
+        for here in made:  # take in what came last
+            await here.sync()
 
 
 async def test_guests_reach_out_and_are_reached_at_their_floating_ips(ground: Ground) -> None:  # noqa: F811

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from msgspec.structs import replace
 from test_dnat import HOSTS, PORTS, Cloud, cloud
 from test_provider import Ground, ground  # noqa: F401 - ground is a fixture
+from test_qos import DOUBLE, LIMIT, send, share
 
 from dragonflow.apps.wiring import gateway_chassis
 from dragonflow.controller.limits import Limiter
@@ -278,6 +279,22 @@ async def test_connections_that_are_translated_otherwise_now_are_cut_and_others_
         await it.now(replace(GATEWAY, fixed_ips=(FixedIP("ext4", "203.0.113.3"),)))
         assert await outward.hears("203.0.113.3 7")
         assert "-" not in stays.heard[went_on:]
+
+
+async def test_policies_limit_what_goes_under_the_gateways_address_and_what_is_forwarded(ground: Ground) -> None:  # noqa: F811
+    async with region(ground) as it:
+        assert await it.pings_soon("a", "203.0.113.1")
+        gateway = RouterGateway("r-ext", "ext", qos="gold")
+        floating = replace(
+            FORWARDING[0], qos="silver", forwardings=(PortForwarding("udp", 5000, 5000, "c", C_IP, 5000, 5000),)
+        )
+        policies = worlds.policy("gold", egress=LIMIT), worlds.policy("silver", ingress=DOUBLE)
+        await it.now(*policies, worlds.router("r", 1, "net", gateway=gateway), floating)
+        assert 0.6 < share(LIMIT, await send(it.vms["a"], it.gateway, "203.0.113.1")) < 1.15
+        assert 0.6 < share(DOUBLE, await send(it.gateway, it.vms["c"], FORWARDED)) < 1.15
+        await it.now(worlds.policy("gold", ingress=LIMIT), worlds.policy("silver", egress=LIMIT))
+        sent, received, _ = await send(it.vms["a"], it.gateway, "203.0.113.1")
+        assert received > 0.7 * sent, "it limits the other direction now"
 
 
 FAR, OWN = worlds.network("far", 9), "203.0.113.4"

@@ -202,7 +202,7 @@ async def test_no_packet_is_lost_when_a_port_moves_to_another_chassis_of_its_reg
         await a.now(gone=(S2_AT_B1,))
         await a.until(lambda: a.replica.get(OvsPort, remote_peer_name("geneve", B1)) is None)
         answered, lost = await ping.end()
-        assert (answered > 100, lost) == (True, 0), f"{answered} answered, {lost} lost"
+        assert (answered > 40, lost) == (True, 0), f"{answered} answered, {lost} lost"
 
 
 def echoes(vm: str, which: str = "InEchos") -> int:
@@ -315,16 +315,17 @@ async def test_what_is_forged_is_dropped(fabric: str) -> None:
         await send(b1, 7)
         await asyncio.to_thread(until, lambda: received(guest) == got[0] + 20)
         assert received(other) == got[1]
+        assert session(remote_peer_name("geneve", B1), a.replica) is True
 
 
 async def send(here: TestChassis, vni: int) -> None:
-    """20 packets to the guest p1, as if from p2, with this VNI."""
+    """20 packets to the guest p1, as if from p2, with this VNI; to BFD's UDP port, for a guest's are none of the session's."""
     packet = (
         f"{P1.mac}{P2.mac}0800".replace(":", "")
         + "4500001c000000004011"
         + "26ba"
         + "0a00000c0a00000b"
-        + "0001000200080000"
+        + "c0000ec800080000"
     )
     sent = f"set_field:{vni}->tun_id,set_field:{A1}->tun_dst,output:{ofport(here, tunnel_name('geneve'))}"
     for _ in range(20):

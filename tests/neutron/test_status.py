@@ -189,7 +189,7 @@ def test_a_floating_ip_is_active_while_the_host_of_its_fixed_port_says_so(dfdb, 
 def test_what_is_bound_nowhere_is_active_while_any_chassis_says_so(dfdb, keep):
     unbound = UP._replace(host="", vif_type="unbound", ours=False)
     neutron = Neutron(unbound._replace(id="pg", gateway=True), unbound._replace(id="pr", remote=True), PORT)
-    neutron.floats["f1"] = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0, forwards=True)
+    neutron.floats["f1"] = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0, anywhere=True)
     keep(neutron, period=0.05)
 
     def are(expected: str) -> bool:

@@ -66,6 +66,7 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
             for scope in sorted(
                 {f"net:{it}" for it in ("net", "far", "vlan", "flat", "other", "tags", "ext")}
                 | {"chassis", "alive", "router:r", "router:u", "router:q", "qos:gold", "qos:silver"}
+                | {"holds:here", "holds:there"}
             ):
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)

@@ -16,6 +16,7 @@ from dragonflow.apps.provider import Provider
 from dragonflow.apps.qos import Qos
 from dragonflow.apps.regions import Regions
 from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.shared import Shared
 from dragonflow.apps.snat import Snat
 from dragonflow.apps.trunk import Trunk
 from dragonflow.apps.tunnel import Tunnel
@@ -36,6 +37,7 @@ APPS: tuple[App, ...] = (
     L3(),
     Advertisement(),
     Resolution(),
+    Shared(),
     External(),
     Door(),
     L2(),

@@ -132,8 +132,16 @@ class L3(App):
         Stage.ROUTING,
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
-        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ct_state", "ct_zone", *NEXT_HOP),
-        next=(L2.lookup, L2.outside),
+        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ipv4_src", *NEXT_HOP),
+        next=(L2.lookup, L2.outside, L2.delivery),
+    )
+    translated = Table(
+        "translated",
+        Stage.ROUTING,
+        slot=5,
+        purpose="Let what leaves under an address of its router's pass, as far as the bandwidth limit goes.",
+        matches=(ROUTER, "eth_type", "ipv4_src"),
+        next=(neighbours,),
     )
     departure = Table(
         "departure",
@@ -141,7 +149,7 @@ class L3(App):
         slot=4,
         purpose="Find the address under which a packet leaves for an external network, or who sees to that.",
         matches=(ROUTER, SOURCE, TOO_BIG, "eth_type", "ip_proto", "ipv4_src", "ipv6_src", "icmpv4_type"),
-        next=(neighbours, L2.outside),
+        next=(translated, neighbours, L2.outside),
     )
     paths = Table(
         "paths",

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
-from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.shared import Shared
 from dragonflow.apps.wiring import qos_policy
 from dragonflow.controller.view import View
 from dragonflow.model import BandwidthLimit, LogicalPort, LogicalSwitch, QosPolicy
@@ -62,8 +62,8 @@ class Qos(App):
         Stage.QOS,
         purpose="Hold what a port sends to its bandwidth limit, and mark it.",
         matches=(SOURCE, "eth_type"),
-        next=(Resolution.known,),
-        miss=Resolution.known,
+        next=(Shared.heard,),
+        miss=Shared.heard,
     )
 
     @renders(LogicalPort)
@@ -82,11 +82,11 @@ class Qos(App):
         yield from (*sent, *got)
         limit = held(sent)
         if limit:
-            yield self.sent.flow(10, match((SOURCE, port.key)), *limit, goto=Resolution.known)
+            yield self.sent.flow(10, match((SOURCE, port.key)), *limit, goto=Shared.heard)
         if policy.dscp is not None:
             for eth_type in _IP:
                 marked = match((SOURCE, port.key), eth_type=eth_type)
-                yield self.sent.flow(20, marked, *limit, *set_field(ip_dscp=policy.dscp), goto=Resolution.known)
+                yield self.sent.flow(20, marked, *limit, *set_field(ip_dscp=policy.dscp), goto=Shared.heard)
         if got:
             count = *held(got), load(LIMITED, 1), Resubmit(L2.delivery.number)
             # A clone, for a meter that drops this port's copy of a flood mustn't take those of the ports after it.

@@ -32,6 +32,7 @@ from dragonflow.model import (
     OvsPort,
     Presence,
     RemoteEnd,
+    RouterGateway,
     Subnet,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
@@ -79,6 +80,11 @@ def qos_policy(port: LogicalPort, network: LogicalSwitch | None) -> str | None:
 def floating_policy(floating: FloatingIp, network: LogicalSwitch | None) -> str | None:
     """The QoS policy that holds for the floating IP: its own, else its external network's."""
     return floating.qos or (None if network is None else network.qos)
+
+
+def gateway_policy(gateway: RouterGateway | None, network: LogicalSwitch | None) -> str | None:
+    """The QoS policy that holds for what leaves and comes under a router's address: its own, else its external network's."""
+    return None if gateway is None else gateway.qos or (None if network is None else network.qos)
 
 
 def addresses(port: LogicalPort) -> tuple[str, ...]:

@@ -73,11 +73,12 @@ def _ask(port_id: str, sockets: list[str] | None, config_file: list[str] | None)
 def _bound(port: LogicalPort, contents: Contents) -> LogicalPort | None:
     """The port of whose binding hosts speak when they speak of the port: of a floating IP's it is the one that it stands for.
 
-    None if there is no such binding: for a router's gateway, a floating IP that forwards ports, and a port of another region.
+    None if there is no such binding: for a router's gateway, a floating IP that forwards ports or stands for an unbound one
+    (whose address guests share), and a port of another region.
     """
     if port.is_floating:
         fixed = {it.fixed_port for it in contents.of(FloatingIp) if it.port == port.id}
-        return next((it for it in contents.of(LogicalPort) if it.id in fixed), None)
+        return next((it for it in contents.of(LogicalPort) if it.id in fixed and it.chassis is not None), None)
     return None if port.gateway_network is not None or remote_vtep(port.chassis) is not None else port
 
 

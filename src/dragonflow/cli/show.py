@@ -204,10 +204,13 @@ def _served_on(
     said: dict[tuple[str, str], PortStatus],
     serving: dict[str, str],
 ) -> str | None:
-    """Where it is served: where the port is that it stands for; or if it forwards ports, where its router's gateway is."""
+    """Where it is served: where the port is that it stands for, or who holds the address that this reserves; or if it forwards
+    ports, where its router's gateway is."""
     if floating.fixed_port is None:
         return serving.get(floating.port) if floating.forwardings else None
     fixed = ports.get(floating.fixed_port)
+    if fixed is not None and fixed.chassis is None:
+        return serving.get(floating.port)
     status = None if fixed is None else _word_of(floating.port, fixed, said)
     return status.chassis if status is not None and status.status == "ACTIVE" else None
 

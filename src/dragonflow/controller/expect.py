@@ -23,6 +23,7 @@ from dragonflow.model import (
     Binding,
     Chassis,
     FloatingIp,
+    Holder,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -30,6 +31,7 @@ from dragonflow.model import (
     PortStatus,
     Row,
     Subnet,
+    place_of,
     worked_out,
 )
 from dragonflow.pipeline.facts import Locality
@@ -58,6 +60,7 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
     floating = known.where(FloatingIp, port=port.id)
     stands_for = {it.fixed_port for it in floating}
     family += [it for it in known.all(LogicalPort) if it.id in stands_for]
+    family += _holding(family, known)
     forwards = [it.router for it in floating if it.forwardings and it.router is not None]
     family += (it for router in forwards for it in _around_gateway(router, known))
     networks = {it.scope for it in family}
@@ -70,6 +73,13 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
             seen = [row for row in near if row.scope in scopes]
             peers = [it for it in known.all(Chassis) if forwards or it is chassis or it.id in named]
             yield _expect(port, chassis, (*seen, *peers, *(known.all(Alive) if forwards else ())), known)
+
+
+def _holding(ports: Iterable[LogicalPort], known: Rows) -> list[LogicalPort]:
+    """The ports that hold addresses which these reserve."""
+    places = {place_of(port.network, ip) for port in ports for ip in port.ips}
+    names = {holder.port for place in places for holder in known.where(Holder, place=place)}
+    return [port for name in sorted(names) if (port := known.get(LogicalPort, name)) is not None]
 
 
 def _around_gateway(name: str, known: Rows) -> Iterator[LogicalPort]:

@@ -9,6 +9,7 @@
     Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
                                      Neighbours ──> Replica                who is in external networks
                                      Tunnels ──> Report                    ways to other regions, measured
+                                     Holders ──> DF DB                     who holds shared addresses
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
 waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, the limiter has it
@@ -43,6 +44,8 @@ from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
+from dragonflow.controller.holders import PERIOD as HOLDER_PERIOD
+from dragonflow.controller.holders import Holders
 from dragonflow.controller.instances import instance_of
 from dragonflow.controller.intake import NOT_WHOLE, Intake
 from dragonflow.controller.ipsec import Mode as IpsecMode
@@ -63,7 +66,17 @@ from dragonflow.metadata import interface
 from dragonflow.metadata.address import INTERFACE
 from dragonflow.metadata.settings import Settings as Nova
 from dragonflow.metadata.whose import Asker, Whose
-from dragonflow.model import BridgeMapping, Chassis, Ipsec, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
+from dragonflow.model import (
+    BridgeMapping,
+    Chassis,
+    Holder,
+    Ipsec,
+    LogicalPort,
+    Neighbour,
+    OvsPort,
+    host_scope,
+    status_scope,
+)
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline import PacketOut
@@ -242,7 +255,9 @@ class Controller:
         self._me = settings.me
         self._engine = Engine(APPS, self._replica, self._me)
         self._neighbours = Neighbours(self._replica, self._news.set)
-        self._answerer = Answerer(APPS, self._view, self._neighbours.handlers())
+        self._holders = Holders(self._store, self._bus, self._replica, self._name, self._news.set)
+        handlers = {**self._neighbours.handlers(), **self._holders.handlers()}
+        self._answerer = Answerer(APPS, self._view, handlers)
         self._switch = Switch(
             settings.openflow,
             settings.ovsdb,
@@ -334,12 +349,14 @@ class Controller:
                 announce(Door().unasked, self._view, self._switch.send, DOOR_PERIOD),
                 announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
                 announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
+                announce(self._ask_holders, self._view, self._switch.send, HOLDER_PERIOD),
                 self._drive(),
                 self._prover.run(),
                 self._limiter.run(),
                 self._report.run(),
                 self._tunnels.run(),
                 *(() if self._ipsec is None else (self._ipsec.run(),)),
+                self._holders.run(),
                 self._liveness.run(),
                 self._control.run(),
             )
@@ -356,6 +373,11 @@ class Controller:
         """Not before the switch has all: until then nobody is known to be here, in whose name to ask."""
         if self._confirmed:
             yield from self._neighbours.tick(view)
+
+    def _ask_holders(self, view: View) -> Iterator[PacketOut]:
+        """Nor these: until then no port is known to be here."""
+        if self._confirmed:
+            yield from self._holders.tick(view)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:
@@ -499,6 +521,8 @@ class Controller:
             "scopes": sorted(self._intake.arrived),
             "bfd_sessions": self._sessions.status(),
             "neighbours": {it.id: it.mac for it in self._replica.all(Neighbour)},
+            "shared_addresses": {it.place: it.port for it in self._replica.where(Holder, chassis=self._name)},
+            "holders": self._holders.trouble or "written",
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }

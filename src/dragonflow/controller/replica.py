@@ -1,7 +1,8 @@
 """The controller's copy of its part of the world: rows of the followed scopes, and what it found out on its own host.
 
 The latter are the interfaces on the integration bridge, and neighbours in external networks. Of the ports it also works out on
-which chassis networks are (``Presence``), and which chassis of other regions there are (``RemoteChassis``).
+which chassis networks are (``Presence``) and share addresses (``Sharing``), and which chassis of other regions there are
+(``RemoteChassis``).
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -15,17 +16,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar, cast
 
-from dragonflow.model import DERIVED, Ipsec, LogicalPort, Neighbour, OvsPort, Presence, RemoteChassis, Row, Seat, seat
-from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Subnet
+from dragonflow.model import DERIVED, Derived, Ipsec, LogicalPort, Neighbour, OvsPort, Row, Seat, seats
+from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Presence | RemoteChassis")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
-Object = Row | OvsPort | Ipsec | Neighbour | Presence | RemoteChassis
+Object = Row | OvsPort | Ipsec | Neighbour | Derived
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     Chassis: ("role",),
-    FloatingIp: ("fixed_port", "forwarding_router"),
+    FloatingIp: ("fixed_port", "fixed_ip", "forwarding_router"),
+    Holder: ("chassis", "place", "port"),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
@@ -277,15 +279,15 @@ class Replica:
         else:
             objects[id] = new
         if model is LogicalPort:
-            was, now = seat(old), seat(cast("LogicalPort | None", new))
+            was, now = seats(old), seats(cast("LogicalPort | None", new))
             if was != now:
-                self._count(now, 1)
-                self._count(was, -1)
+                for seat in now:
+                    self._count(seat, 1)
+                for seat in was:
+                    self._count(seat, -1)
 
-    def _count(self, where: Seat | None, step: int) -> None:
+    def _count(self, where: Seat, step: int) -> None:
         """Count a port that adds this, or does no more, and keep what is worked out true."""
-        if where is None:
-            return
         before, after = self._seated[where], self._seated[where] + step
         self._seated[where] = after
         if not after:

@@ -11,17 +11,16 @@ from dragonflow.controller.replica import INDICES, Change, Replica
 from dragonflow.model import (
     BridgeMapping,
     Chassis,
+    Derived,
     Ipsec,
     LogicalPort,
     Neighbour,
     OvsPort,
-    Presence,
-    RemoteChassis,
     Row,
 )
 from dragonflow.pipeline.facts import Locality
 
-M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Presence | RemoteChassis")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
-"""What is worked out of the rows of ports, and kept nowhere else: where networks are, here and in other regions.
+"""What is worked out of the rows of ports, and kept nowhere else: where networks are, here and in other
+regions, and who may say which shared addresses are held.
 
 Who needs to know reads this, not the ports: it changes only when a chassis gets its first port of a network or loses its last.
 """
@@ -52,30 +53,46 @@ class RemoteChassis(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(it.network for it in self.members)
 
 
+class Sharing(msgspec.Struct, frozen=True, kw_only=True):
+    """The chassis of this region that may say who holds the shared addresses of network ``id``, at least one.
+
+    Each has, or is prepared for, a port there with allowed address pairs.
+    """
+
+    id: str
+    members: frozenset[str]
+
+
+Derived = Presence | RemoteChassis | Sharing
+
+DERIVED: tuple[type[Derived], ...] = (Presence, RemoteChassis, Sharing)
+
+
 class Seat(NamedTuple):
     """What one port adds to such an object: the kind and id of the object, and its ``member``."""
 
-    kind: type[Presence | RemoteChassis]
+    kind: type[Derived]
     id: str
     member: Any
 
 
-DERIVED: tuple[type[Presence | RemoteChassis], ...] = (Presence, RemoteChassis)
-
-
-def seat(port: LogicalPort | None) -> Seat | None:
-    """Where the port counts; None if it is bound nowhere."""
+def seats(port: LogicalPort | None) -> tuple[Seat, ...]:
+    """Where the port counts; nowhere if it is bound nowhere."""
     if port is None or port.chassis is None:
-        return None
-    if remote_vtep(port.chassis) is None:
-        return Seat(Presence, port.network, port.chassis)
-    encapsulation = None if port.remote is None else port.remote.encapsulation
-    return Seat(RemoteChassis, port.chassis, Stretched(port.network, encapsulation))
+        return ()
+    if remote_vtep(port.chassis) is not None:
+        encapsulation = None if port.remote is None else port.remote.encapsulation
+        return (Seat(RemoteChassis, port.chassis, Stretched(port.network, encapsulation)),)
+    here = Seat(Presence, port.network, port.chassis)
+    if not port.address_pairs:
+        return (here,)
+    return (here, *(Seat(Sharing, port.network, chassis) for chassis in (port.chassis, *port.standby)))
 
 
-def worked_out(ports: Iterable[LogicalPort]) -> Iterator[Presence | RemoteChassis]:
+def worked_out(ports: Iterable[LogicalPort]) -> Iterator[Derived]:
     """All that follows from these ports."""
-    found: dict[tuple[type[Presence | RemoteChassis], str], set[Any]] = {}
-    for it in filter(None, map(seat, ports)):
-        found.setdefault((it.kind, it.id), set()).add(it.member)
+    found: dict[tuple[type[Derived], str], set[Any]] = {}
+    for port in ports:
+        for it in seats(port):
+            found.setdefault((it.kind, it.id), set()).add(it.member)
     return (kind(id=name, members=frozenset(members)) for (kind, name), members in found.items())

@@ -103,9 +103,9 @@ def floating_turn(floating: FloatingNow, rows: Iterable[PortStatus]) -> Turn | N
     """The status to which a floating IP must turn now, by all rows of its own port that there are; None if it stands right.
 
     It is ACTIVE only while the host of the port that it stands for says so, for that port's present binding. If it forwards
-    ports to several, any chassis may say so.
+    ports to several, or stands for one that is bound nowhere, any chassis may say so.
     """
-    if floating.forwards:
+    if floating.anywhere:
         serving = any(map(_serves, rows))
     else:
         present = (floating.host, floating.generation, "ACTIVE")

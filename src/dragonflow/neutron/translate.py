@@ -232,7 +232,7 @@ def _gateway(router: Mapping[str, Any]) -> RouterGateway | None:
     port, info = router.get("gw_port_id"), router.get("external_gateway_info")
     if not port or not info:
         return None
-    return RouterGateway(port, info["network_id"], info.get("enable_snat", True))
+    return RouterGateway(port, info["network_id"], info.get("enable_snat", True), info.get("qos_policy_id"))
 
 
 def qos_policy(policy: Mapping[str, Any]) -> QosPolicy:

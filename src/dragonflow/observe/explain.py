@@ -10,11 +10,11 @@ from dragonflow.apps import APPS
 from dragonflow.controller.view import Me
 from dragonflow.model import (
     Chassis,
+    Derived,
     FloatingIp,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
-    Presence,
     RemoteChassis,
     Row,
     worked_out,
@@ -44,7 +44,7 @@ class Book:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         rows = tuple(rows)
-        self._objects: dict[tuple[str, str], Row | Presence | RemoteChassis] = {
+        self._objects: dict[tuple[str, str], Row | Derived] = {
             (type(it).__name__, it.id): it
             for it in (*rows, *worked_out(row for row in rows if isinstance(row, LogicalPort)))
         }

@@ -90,8 +90,6 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     ("tun_ipv6_src", 128, _NXM, 109, None, True),
     ("tun_ipv6_dst", 128, _NXM, 110, None, True),
     *_REGISTERS,
-    ("ct_state", 32, _NXM, 105, None, True),
-    ("ct_zone", 16, _NXM, 106, None, True),
     ("metadata", 64, _BASIC, 2, None, True),
     # for actions only: registers 12 to 15 in one, and in_port in the form in which it can be written
     ("xxreg3", 128, _NXM, 114, "actions", True),

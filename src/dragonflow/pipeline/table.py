@@ -23,6 +23,7 @@ class Stage(IntEnum):
 
     CLASSIFICATION = 0
     QOS = 2
+    HEARING = 3
     RESOLUTION = 4
     SERVICES = 6
     ROUTING = 8

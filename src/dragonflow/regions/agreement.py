@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
+from functools import lru_cache
+from ipaddress import ip_address
 
 import msgspec
 
@@ -18,6 +19,8 @@ from dragonflow.model import TUNNEL_TYPES
 from dragonflow.regions.cloud import Network, Subnet
 from dragonflow.regions.consent import Pair, Place, consents, former_mtu, peers
 from dragonflow.regions.view import Home, View
+
+_GONE = View()
 
 Views = Mapping[str, View | None]
 """All regions of the configuration; None: what this one holds is not known now."""
@@ -66,14 +69,20 @@ class Agreement(msgspec.Struct, frozen=True):
     partners: Mapping[Place, frozenset[Place]]
     """With whom each network is stretched."""
 
-    def joined(self, place: Place) -> set[Place]:
-        """The network, and all that hang together with it by stretches, over however many others."""
-        found, todo = {place}, [place]
-        while todo:
-            new = self.partners.get(todo.pop(), frozenset()) - found
-            found |= new
-            todo += new
-        return found
+    mtus: Mapping[Place, int]
+    """What MTU each network is to have that bears marks; those that are to keep theirs are left out."""
+    together: tuple[frozenset[Place], ...]
+    """The networks that hang together by stretches, over however many others; those without any are left out."""
+
+    @property
+    def disputed(self) -> frozenset[str]:
+        """The regions of pairs against which something speaks: of these it matters what is announced in them, see ``_begun``."""
+        return frozenset(
+            place.region
+            for pair, standing in self.pairs.items()
+            if standing.state in {State.DEGRADED, State.REFUSED}
+            for place in pair
+        )
 
 
 def network(views: Views, place: Place) -> Network | None:
@@ -100,7 +109,6 @@ def agree(views: Views) -> Agreement:
         else:
             reason = f"{peer.region} is no region of the orchestrator's configuration"
             standings[Pair.of(place, peer)] = Standing(State.REFUSED, (reason,))
-    begun = _begun(views)
     peers_of: defaultdict[Place, set[Place]] = defaultdict(set)
     for pair in agreed.pairs:
         peers_of[pair.one].add(pair.other)
@@ -109,7 +117,7 @@ def agree(views: Views) -> Agreement:
     for pair in agreed.pairs:
         never = tuple(_never(views, pair, peers_of, subnets))
         not_now = tuple(_differences(pair, subnets[pair.one], subnets[pair.other]))
-        if never or (not_now and pair not in begun):
+        if never or (not_now and not _begun(views, pair)):
             standings[pair] = Standing(State.REFUSED, never + not_now)
         else:
             standings[pair] = Standing(State.DEGRADED if not_now else State.STRETCHED, not_now)
@@ -118,28 +126,48 @@ def agree(views: Views) -> Agreement:
         if standing.works:
             partners[pair.one].add(pair.other)
             partners[pair.other].add(pair.one)
-    return Agreement(standings, {place: frozenset(them) for place, them in partners.items()})
+    together = tuple(_together(partners))
+    alone = (frozenset({place}) for place in tags if place not in partners)
+    mtus: dict[Place, int] = {}
+    for places in (*together, *alone):
+        mtus |= _mtus(views, places, partners)
+    return Agreement(standings, {place: frozenset(them) for place, them in partners.items()}, mtus, together)
 
 
-def mtu(views: Views, agreement: Agreement, place: Place) -> int | None:
-    """The MTU that a network is to have; None if it is to stay as it is.
+def _together(partners: Mapping[Place, set[Place]]) -> Iterator[frozenset[Place]]:
+    left = set(partners)
+    while left:
+        found, todo = set(), [left.pop()]
+        while todo:
+            place = todo.pop()
+            found.add(place)
+            todo += partners[place] - found
+        left -= found
+        yield frozenset(found)
 
-    The smallest of all that hang together is everybody's. Nothing is raised while a region that the network names is away.
+
+def _mtus(views: Views, places: frozenset[Place], partners: Mapping[Place, set[Place]]) -> dict[Place, int]:
+    """What MTU networks are to have that hang together: the smallest of all, and of what the ways between them carry.
+
+    Nothing is raised while a region that one of them names is away.
     """
-    here = network(views, place)
-    if here is None:
-        return None
-    joined = agreement.joined(place)
-    wanted = own_mtu(here)
-    if len(joined) > 1:
-        for each in joined:
-            it = network(views, each)
-            wanted = min(wanted, own_mtu(it) if it else wanted)
-            for partner in agreement.partners[each]:
-                wanted = min(wanted, _carried(views, Pair.of(each, partner)) or wanted)
-    named = (peer.region for each in joined if (it := network(views, each)) for peer in peers(it.tags))
-    away = any(region in views and views[region] is None for region in named)
-    return None if away and wanted > here.mtu else wanted
+    found = {place: it for place in places if (it := network(views, place)) is not None}
+    away = any(views.get(peer.region, _GONE) is None for it in found.values() for peer in peers(it.tags))
+    pairs = {Pair.of(place, partner) for place in places for partner in partners.get(place, ())}
+    limits = [limit for pair in pairs if (limit := _carried(views, pair)) is not None]
+    wanted = min([*map(own_mtu, found.values()), *limits])
+    return {place: wanted for place, it in found.items() if not (away and wanted > it.mtu)}
+
+
+def related(region: str, views: Views, agreement: Agreement) -> frozenset[str]:
+    """The regions on which it depends what is to be done in one: those named by its networks, or by what is joined with them."""
+    view = views[region]
+    places = {Place(region, it) for it in view.networks} if view is not None else set()
+    for together in agreement.together:
+        if not places.isdisjoint(together):
+            places |= together
+    named = {peer.region for place in places if (it := network(views, place)) for peer in peers(it.tags)}
+    return frozenset((named | {place.region for place in places} | {region}) & views.keys())
 
 
 def own_mtu(it: Network) -> int:
@@ -164,17 +192,15 @@ def _subnets(views: Views, place: Place) -> list[Subnet]:
     return [] if view is None else [it for it in view.subnets.values() if it.network_id == place.network]
 
 
-def _begun(views: Views) -> set[Pair]:
-    """The pairs across which something is announced now."""
-    found = set()
-    for region, view in views.items():
-        if view is None:
-            continue
-        regions = {(it.network_id, home.region) for it in view.announced if (home := Home.of(it.device_id))}
-        for it in view.networks.values():
-            place = Place(region, it.id)
-            found |= {Pair.of(place, peer) for peer in peers(it.tags) if (it.id, peer.region) in regions}
-    return found
+def _begun(views: Views, pair: Pair) -> bool:
+    """Whether anything is announced across a pair now."""
+    for place in pair:
+        view, across = views[place.region], pair.across(place.region).region
+        for port in () if view is None else view.announced:
+            home = Home.of(port.device_id)
+            if port.network_id == place.network and home is not None and home.region == across:
+                return True
+    return False
 
 
 def _never(
@@ -223,13 +249,21 @@ def _disputes(pair: Pair, one: Subnet, other: Subnet) -> Iterator[str]:
         return
     for mine in one.allocation_pools:
         for theirs in other.allocation_pools:
-            first = max(ip_address(mine.start), ip_address(theirs.start), key=int)
-            last = min(ip_address(mine.end), ip_address(theirs.end), key=int)
-            if first.version == last.version and int(first) <= int(last):
+            first, last = (
+                max(_address(mine.start), _address(theirs.start)),
+                min(_address(mine.end), _address(theirs.end)),
+            )
+            if first <= last:
                 yield (
-                    f"subnet {one.cidr}: {regions[0]} and {regions[1]} both allocate from {first} to {last}; "
+                    f"subnet {one.cidr}: {regions[0]} and {regions[1]} both allocate from {first[1]} to {last[1]}; "
                     "give each region an allocation pool of its own"
                 )
+
+
+@lru_cache(maxsize=1 << 14)  # the same few are compared again and again
+def _address(text: str) -> tuple[int, str]:
+    """An address in numerical order, and as it is written."""
+    return int(ip_address(text)), text
 
 
 def _unlike(cidr: str, what: str, regions: tuple[str, str], one: str | None, other: str | None) -> str:
@@ -242,14 +276,6 @@ def _carried(views: Views, pair: Pair) -> int | None:
     limits = [view.underlay.path_mtu for view, _ in sides if view.underlay.path_mtu is not None]
     if not limits:
         return None
-    six = any(ip_network(vtep).version == 6 for view, _ in sides for vtep in view.vteps.values() if _is_address(vtep))
+    six = any(":" in vtep for view, _ in sides for vtep in view.vteps.values())
     headers = max((_HEADERS.get(it.network_type or "", 0) for _, it in sides if it), default=0)
     return min(limits) - (40 if six else 20) - headers - (_ESP if any(view.underlay.ipsec for view, _ in sides) else 0)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True

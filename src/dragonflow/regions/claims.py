@@ -10,7 +10,7 @@ what it is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from dragonflow.regions.agreement import Agreement, Views
@@ -63,21 +63,21 @@ def holders(ports: Iterable[Port], view: View) -> dict[tuple[str, Address], Port
     return {(port.network_id, address): port for port in ports for address in addresses(port, view.subnets)}
 
 
-def lost(views: Views, agreement: Agreement, places: Collection[Place]) -> dict[Home, Lost]:
-    """The claims that lose, of those in ``places``: networks that hang together (``Agreement.joined``)."""
-    claims: defaultdict[Address, list[_Claim]] = defaultdict(list)
-    for region in {place.region for place in places}:
-        view = views[region]
-        if view is None:
-            continue
-        for port in view.ports:
+def lost(views: Views, agreement: Agreement) -> dict[Home, Lost]:
+    """The claims that lose."""
+    claims: defaultdict[tuple[int, Address], list[_Claim]] = defaultdict(list)
+    number_of = {place: number for number, places in enumerate(agreement.together) for place in places}
+    for region, view in views.items():
+        for port in () if view is None else view.ports:
             place = Place(region, port.network_id)
-            if place in places and not ours_alone(port):
+            if view is not None and place in number_of and not ours_alone(port):
                 claim = _Claim(port.created_at, Home(region, port.id), place)
                 for address in addresses(port, view.subnets):
-                    claims[address].append(claim)
+                    claims[number_of[place], address].append(claim)
     found: dict[Home, Lost] = {}
-    for address, rivals in claims.items():
+    for (_, address), rivals in claims.items():
+        if len(rivals) < 2:
+            continue
         rivals.sort()
         for number, claim in enumerate(rivals):
             for older in rivals[:number]:

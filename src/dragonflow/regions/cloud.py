@@ -295,7 +295,7 @@ class Cloud:
 
     def _list(self, path: str, kind: type[_T], filters: Mapping[str, Filter]) -> list[_T]:
         collection = path.replace("-", "_")
-        fields = [("fields", field.encode_name) for field in msgspec.structs.fields(kind)]
+        fields = [("fields", name) for name in kind.__struct_encode_fields__]
         found: dict[str, _T] = {}
         for query in _queries(filters):
             marker: list[tuple[str, str]] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 _STRETCH = "dragonflow-stretch:"
@@ -73,9 +74,8 @@ def check_region(name: str) -> None:
 def peers(tags: Iterable[str]) -> Iterator[Place]:
     """Whom a network names. Tags that only look alike are not ours to judge, and left out."""
     for each in tags:
-        region, separator, network = each.removeprefix(_STRETCH).partition(":")
-        if each.startswith(_STRETCH) and region and separator and _is_uuid(network):
-            yield Place(region, network)
+        if each.startswith(_STRETCH) and (peer := _peer(each)) is not None:
+            yield peer
 
 
 def consents(tags: Mapping[Place, Iterable[str]]) -> Consents:
@@ -105,6 +105,12 @@ def former_mtu(tags: Iterable[str]) -> int | None:
 def former_mtu_tags(tags: Iterable[str]) -> list[str]:
     """Those tags of a network that keep a former MTU, readable or not."""
     return sorted(each for each in tags if each.startswith(_FORMER_MTU))
+
+
+@lru_cache(maxsize=1 << 16)  # the same tags are read again and again
+def _peer(text: str) -> Place | None:
+    region, _, network = text.removeprefix(_STRETCH).partition(":")
+    return Place(region, network) if region and _is_uuid(network) else None
 
 
 def _is_uuid(text: str) -> bool:

@@ -73,7 +73,7 @@ class Orchestrator:
 
     def status(self) -> dict[str, Any]:
         """All that there is to say of regions and stretches, as JSON can hold it. Times are Unix times, lags seconds."""
-        views, agreement = self._board.look()
+        views, agreement, _ = self._board.look()
         stretches = [
             {
                 "state": standing.state.value,

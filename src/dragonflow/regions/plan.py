@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dragonflow.regions import claims
-from dragonflow.regions.agreement import Agreement, Views, mtu, own_mtu
+from dragonflow.regions.agreement import Agreement, Views, own_mtu
 from dragonflow.regions.announcement import Announcement, Crossing, changes, creation
+from dragonflow.regions.claims import Lost
 from dragonflow.regions.cloud import Network, Port
 from dragonflow.regions.consent import Pair, Place, former_mtu_tag, former_mtu_tags, peers
 from dragonflow.regions.view import Home, View
@@ -104,12 +105,12 @@ class Plan(msgspec.Struct, frozen=True):
         return (*self.networks, *self.deletions, *self.updates, *self.creations)
 
 
-def plan(region: str, views: Views, agreement: Agreement) -> Plan:
-    """Plan for a region that is known."""
+def plan(region: str, views: Views, agreement: Agreement, losers: Mapping[Home, Lost]) -> Plan:
+    """Plan for a region that is known; ``losers`` are those of ``claims.lost``."""
     view = views[region]
     if view is None:
         raise ValueError(f"nothing can be planned in ignorance of region {region}")
-    wanted, troubles = _wanted(region, view, views, agreement)
+    wanted, troubles = _wanted(region, view, views, agreement, losers)
     standing, surplus = _standing(view, views, wanted)
     updates = {
         it.id: (key, changed)
@@ -121,7 +122,7 @@ def plan(region: str, views: Views, agreement: Agreement) -> Plan:
         surplus.append(DeletePort(port, "another port gets its address, and it gets another's"))
         del standing[key]
     return Plan(
-        networks=tuple(_of_networks(region, view, views, agreement)),
+        networks=tuple(_of_networks(region, view, agreement)),
         deletions=tuple(surplus),
         updates=tuple(
             UpdatePort(port, changed, f"{key[1]} differs in {', '.join(sorted(changed))}")
@@ -151,12 +152,11 @@ def _kept(view: View, views: Views, port: Port) -> bool:
 
 
 def _wanted(
-    region: str, view: View, views: Views, agreement: Agreement
+    region: str, view: View, views: Views, agreement: Agreement, losers: Mapping[Home, Lost]
 ) -> tuple[dict[_Key, Announcement], list[Trouble]]:
     """What is to be announced in the region, and what can't be."""
     found: dict[_Key, Announcement] = {}
     troubles: list[Trouble] = []
-    losers = _losers(region, view, views, agreement)
     taken = claims.holders((it for it in view.announced if _kept(view, views, it)), view)
     taken |= claims.holders(view.ports, view)
     hosts = {(it.network_id, Home.of(it.device_id)): it.profile.get("host_ip") for it in view.announced}
@@ -193,17 +193,6 @@ def _crossings(region: str, view: View, views: Views, agreement: Agreement) -> I
     for place in (Place(region, network) for network in sorted(view.networks)):
         for partner in sorted(agreement.partners.get(place, ())):
             yield Crossing(views, partner, place)
-
-
-def _losers(region: str, view: View, views: Views, agreement: Agreement) -> dict[Home, claims.Lost]:
-    """Whose claims lose, in whatever hangs together with the region's networks."""
-    found: dict[Home, claims.Lost] = {}
-    judged: set[Place] = set()
-    for network in view.networks:
-        joined = agreement.joined(Place(region, network)) - judged
-        judged |= joined
-        found |= claims.lost(views, agreement, joined)
-    return found
 
 
 def _standing(
@@ -243,12 +232,12 @@ def _in_the_way(
     yield from sorted(blocking)
 
 
-def _of_networks(region: str, view: View, views: Views, agreement: Agreement) -> Iterator[NetworkStep]:
+def _of_networks(region: str, view: View, agreement: Agreement) -> Iterator[NetworkStep]:
     """MTUs. A network's own is noted before it is lowered, and forgotten after it is restored: so any step may be the last."""
     for network in view.networks.values():
-        wanted = mtu(views, agreement, Place(region, network.id))
-        if wanted is not None:
-            yield from _to_mtu(network, wanted)
+        place = Place(region, network.id)
+        if place in agreement.mtus:
+            yield from _to_mtu(network, agreement.mtus[place])
 
 
 def _to_mtu(network: Network, wanted: int) -> Iterator[NetworkStep]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -57,23 +57,36 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Of the projects of those networks and ports."""
     underlay: Underlay = Underlay()
 
+    @property
+    def holdings(self) -> tuple[object, ...]:
+        """What the region holds of its own: all but what is announced in it."""
+        return self.networks, self.subnets, self.ports, self.vteps, self.groups, self.underlay
 
-def read(api: RegionApi, underlay: Underlay) -> View:
+    @property
+    def has_strays(self) -> bool:
+        """Whether anything is announced in a network that bears no marks."""
+        return any(it.network_id not in self.networks for it in self.announced)
+
+
+def read(api: RegionApi, underlay: Underlay, settled: Collection[str] | None = None) -> View:
     """Read a region. Subnets, groups and chassis are read after the ports that name them, so they are there.
+
+    Announced ports in other networks than the marked ones are strays, and asked for, unless the marked ones are ``settled``:
+    those of an earlier view, in which there were no strays.
 
     :raises CloudError: nothing is known of the region then, as far as the caller is concerned.
     """
     marked = {it.id: it for it in api.networks() if any(peers(it.tags)) or former_mtu_tags(it.tags)}
     found = {it.id: it for it in api.ports(network_id=list(marked))}
-    ours = {it.id: it for it in api.ports(device_owner=OWNER)}
-    own = tuple(sorted((it for it in found.values() if it.device_owner != OWNER), key=_by_id))
-    ours |= {it.id: it for it in found.values() if it.device_owner == OWNER}
-    projects = ({it.project_id for it in marked.values()} | {it.project_id for it in own}) - {""}
+    if settled is None or marked.keys() != set(settled):
+        found |= {it.id: it for it in api.ports(device_owner=OWNER)}
+    ports = sorted(found.values(), key=_by_id)
+    projects = ({it.project_id for it in marked.values()} | {it.project_id for it in ports}) - {""}
     return View(
         networks=marked,
         subnets={it.id: it for it in api.subnets(network_id=list(marked))},
-        ports=own,
-        announced=tuple(sorted(ours.values(), key=_by_id)),
+        ports=tuple(it for it in ports if it.device_owner != OWNER),
+        announced=tuple(it for it in ports if it.device_owner == OWNER),
         groups=tuple(sorted(api.security_groups(project_id=projects), key=_by_id)),
         vteps={agent.host: agent.tunnel_ip for agent in api.agents() if agent.tunnel_ip} if marked else {},
         underlay=underlay,

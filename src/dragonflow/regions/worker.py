@@ -12,6 +12,7 @@ import msgspec
 
 from dragonflow.observe.metrics import REGION_LAG, REGION_PORTS, REGION_READ_SECONDS, REGION_STEPS, REGION_UP
 from dragonflow.regions.act import perform, target
+from dragonflow.regions.agreement import related
 from dragonflow.regions.board import Board
 from dragonflow.regions.cloud import CloudError, RegionApi, Unauthorized, Unreachable
 from dragonflow.regions.plan import Plan, Step, plan
@@ -26,7 +27,16 @@ GATHER = 0.1
 """Seconds that news of other regions are gathered, before it is planned by them."""
 
 HASTE = 1.0
-"""Seconds at least between two looks that are due to hints."""
+"""Seconds at least between the beginnings of two looks that are due to hints."""
+
+REST = 10.0
+"""How many times as long as it took to look a region is left alone: a port that is read costs Neutron more than a millisecond."""
+
+REST_OF_HINTED = 3.0
+"""The same from the beginning of one look to that of the next, if that is due to a hint."""
+
+ROUND = 60.0
+"""Seconds between two looks for announced ports in networks that bear no marks; at once, where marks have changed."""
 
 LONGEST = 30.0
 """Seconds at most between two tries of what fails again and again."""
@@ -88,12 +98,16 @@ class Worker:
         self._wake = threading.Event()
         self._hinted = False
         self._given_up = False  # for this turn: nothing that is left of it will fare better
+        self._settled: frozenset[str] | None = None  # see ``read``
+        self._rounds = 0.0
+        self._related: frozenset[str] = frozenset()
+        self._planned: tuple[list[object], Plan] | None = None  # what it was planned by, and the plan
         self._retry: dict[str, float] = {}  # when a step that failed is tried again, by ``target``
         self._thread = threading.Thread(target=self._run, name=f"region {self.name}", daemon=True)
 
     def start(self) -> None:
         """Begin."""
-        self._board.listen(self.name, self._wake.set)
+        self._board.listen(self.name, self._changed)
         self._thread.start()
 
     def stop(self) -> None:
@@ -113,6 +127,10 @@ class Worker:
             self._hinted = True
             self._wake.set()
 
+    def _changed(self, region: str) -> None:
+        if region in self._related:
+            self._wake.set()
+
     # -- its thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -120,13 +138,15 @@ class Worker:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                pause = AGAIN if self.turn() else self._period
+                pause = AGAIN if self.turn() else max(self._period, REST * (self.condition.read_seconds or 0.0))
             except CloudError as error:
                 pause = self._failed(error)
             except Exception as error:
-                LOG.exception("region %s: this should not happen", self.name)
-                pause = self._failed(Unreachable(self.name, repr(error)))
-            self._wait(began, pause)
+                pause = self._bug(error)
+            try:
+                self._wait(began, pause)
+            except Exception as error:
+                self._stop.wait(self._bug(error))
 
     def _wait(self, began: float, pause: float) -> None:
         """Until the pause is over, or there is reason to look before. A region that failed has its rest in any case."""
@@ -140,7 +160,8 @@ class Worker:
                 continue
             if self._hinted:
                 self._hinted = False
-                end = min(end, max(began + HASTE, time.monotonic()))
+                soonest = began + max(HASTE, REST_OF_HINTED * (self.condition.read_seconds or 0.0))
+                end = min(end, max(soonest, time.monotonic()))
             elif self._due(self._plan()):
                 return
 
@@ -152,19 +173,34 @@ class Worker:
         began = time.monotonic()
         self._given_up = False
         try:
-            view = read(self._api, self._underlay)
+            view = read(self._api, self._underlay, self._settled if began < self._rounds else None)
         except CloudError:
             self._board.hang(self.name, None)
             raise
         seconds = time.monotonic() - began
         REGION_READ_SECONDS.labels(self.name).observe(seconds)
+        if began >= self._rounds:
+            self._rounds = began + ROUND
+        self._settled = None if view.has_strays else frozenset(view.networks)
         self._board.hang(self.name, view)
         planned = self._plan()
         self._note(planned, seconds)
-        return self._act(planned)
+        done = self._act(planned)
+        self._well()
+        return done
 
     def _plan(self) -> Plan:
-        return plan(self.name, *self._board.look())
+        """What is to be done by what is known now; worked out again if a region that matters here was seen to have changed."""
+        judged = self._board.look()
+        self._related = related(self.name, judged.views, judged.agreement)
+        whole = judged.agreement.disputed | {self.name}
+        seen: list[object] = []
+        for name in sorted(self._related):
+            view = judged.views[name]
+            seen += [view] if view is None or name in whole else view.holdings
+        if self._planned is None or not _same(seen, self._planned[0]):
+            self._planned = seen, plan(self.name, *judged)
+        return self._planned[1]
 
     def _act(self, planned: Plan) -> bool:
         done = 0
@@ -207,6 +243,7 @@ class Worker:
             if before is None:
                 LOG.warning("region %s: %s (%s): %s", self.name, what, step.why, error)
             return False
+        self._well()
         REGION_STEPS.labels(self.name, kind, "done").inc()
         LOG.info("region %s: %s: %s", self.name, what, step.why)
         return True
@@ -218,20 +255,16 @@ class Worker:
 
     def _note(self, planned: Plan, seconds: float) -> None:
         """The region was read, and this is to be done."""
-        if self.condition.error is not None:
-            LOG.info("region %s: back after %d tries", self.name, self.condition.error.times)
         now = self._clock()
         wanted = {target(step) for step in planned.steps}
         self._retry = {what: when for what, when in self._retry.items() if what in wanted}
         self._set(
-            error=None,
             seen=now,
             read_seconds=seconds,
             plan=planned,
             right=self.condition.right if planned.steps else now,
             failures={what: failure for what, failure in self.condition.failures.items() if what in wanted},
         )
-        REGION_UP.labels(self.name).set(1)
         REGION_LAG.labels(self.name).set(self.lag or 0.0)
         for name in ("wanted", "announced", "active"):
             REGION_PORTS.labels(self.name, name).set(sum(getattr(count, name) for count in planned.counts.values()))
@@ -245,6 +278,18 @@ class Worker:
             return None
         waits = condition.error is not None or condition.plan.steps
         return max(0.0, self._clock() - condition.right) if waits else 0.0
+
+    def _well(self) -> None:
+        """It did what was asked of it: something was written, or nothing had to be."""
+        with self._lock:
+            if self.condition.error is not None:
+                LOG.info("region %s: back after %d tries", self.name, self.condition.error.times)
+                self._set(error=None)
+        REGION_UP.labels(self.name).set(1)
+
+    def _bug(self, error: Exception) -> float:
+        LOG.exception("region %s: this should not happen", self.name)
+        return self._failed(Unreachable(self.name, repr(error)))
 
     def _failed(self, error: CloudError) -> float:
         """Note it; returns for how many seconds to leave the region alone."""
@@ -265,3 +310,8 @@ class Worker:
     def _rest(self, failure: Failure) -> float:
         """How long not to try again: at first a period, then longer and longer."""
         return min(max(LONGEST, self._period), self._period * 2.0 ** min(failure.times - 1, 10))
+
+
+def _same(ones: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether these are the very same; a board keeps old views, and holdings, if new ones are equal."""
+    return len(ones) == len(others) and all(one is other for one, other in zip(ones, others, strict=True))

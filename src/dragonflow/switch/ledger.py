@@ -8,7 +8,8 @@ No I/O here, and no history: the difference depends only on the facts wanted now
 when they are set and kept as bytes only.
 
 Where owners disagree, the smallest claim wins, independent of who came first; of flows that is the one with the smallest
-cookie. The others are told by ``clashes`` and take over when the winner goes.
+cookie. The others are told by ``clashes`` and take over when the winner goes. Flows that differ in nothing but whose they are
+(two ports that share an address) are no disagreement.
 
 A group stands while an owner wants it (``Group``) or a wanted flow or bucket sends to it, so no flow is ever refused for want of
 a group; an empty group drops. Buckets alone make no group. A meter stays while a flow goes through it.
@@ -53,6 +54,8 @@ from dragonflow.switch.openflow.encode import (
 from dragonflow.switch.openflow.messages import BucketBytes, Message
 
 _COOKIE_PREFIX = b"\xdf"
+_COOKIE = 8
+"""Bytes of a cookie, with which a flow's contents begin."""
 
 
 def cookie(owner: Owner) -> int:
@@ -429,7 +432,7 @@ class Ledger:
         if change.value is None:
             return ()
         if change.kind == Kind.FLOW:
-            return (self._held[change.value[:8]].owner,)
+            return (self._held[change.value[:_COOKIE]].owner,)
         if change.kind == Kind.BUCKET:
             names = {(change.name, bucket): actions for bucket, actions in change.value}
             return self._claimants(Kind.BUCKET, names)
@@ -447,13 +450,16 @@ class Ledger:
         contested = [(kind, name) for kind, claims in enumerate(self._claims) for name in claims.contested]
         self._clash_seen = {clash: self._clash_seen.get(clash, self._now()) for clash in contested}
         for kind, name in contested:
-            sides = [self._side(kind, name, value) for value in self._claims[kind].claimed(name)]
-            losers = tuple(owner for side in sides[1:] for owner in sorted(side))
-            yield Clash(describe(kind, name), min(sides[0]), losers, self._clash_seen[kind, name])
+            winning, *others = self._claims[kind].claimed(name)
+            losing = [value for value in others if kind != Kind.FLOW or value[_COOKIE:] != winning[_COOKIE:]]
+            losers = tuple(owner for value in losing for owner in sorted(self._side(kind, name, value)))
+            if losers:
+                winner = min(self._side(kind, name, winning))
+                yield Clash(describe(kind, name), winner, losers, self._clash_seen[kind, name])
 
     def _side(self, kind: int, name: Any, value: Any) -> Sequence[Owner]:
         if kind == Kind.FLOW:
-            return (self._held[value[:8]].owner,)
+            return (self._held[value[:_COOKIE]].owner,)
         return self._claimants(kind, {name: value})
 
 

@@ -31,6 +31,9 @@ from dragonflow.regions.cloud import (
     Unreachable,
 )
 
+_FIELDS = dict(zip(Port.__struct_encode_fields__, Port.__struct_fields__, strict=True))
+"""A port's fields by the names that the API has for them."""
+
 _T = TypeVar("_T", Network, Subnet, Port, SecurityGroup)
 
 
@@ -170,8 +173,7 @@ class FakeCloud:
         self.all_networks[network] = msgspec.structs.replace(self.all_networks[network], **changes)
 
     def _put(self, before: Port, changes: Mapping[str, Any]) -> Port:
-        names = {field.encode_name: field.name for field in msgspec.structs.fields(Port)}
-        values = {names[name]: value for name, value in changes.items()}
+        values = {_FIELDS[name]: value for name, value in changes.items()}
         mac = values.get("mac_address", before.mac_address)
         if "fixed_ips" in values:
             values["fixed_ips"] = tuple(self._address(mac, it) for it in values["fixed_ips"])

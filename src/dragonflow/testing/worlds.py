@@ -22,6 +22,7 @@ from dragonflow.model import (
     FLOATING_IP,
     ROUTER_GATEWAY,
     ROUTER_INTERFACE,
+    AddressPair,
     Alive,
     BandwidthLimit,
     Binding,
@@ -30,6 +31,7 @@ from dragonflow.model import (
     ExternalNetwork,
     FixedIP,
     FloatingIp,
+    Holder,
     Ipsec,
     LogicalPort,
     LogicalRouter,
@@ -62,6 +64,7 @@ AnyRow = (
     | Alive
     | PortStatus
     | TunnelState
+    | Holder
 )
 
 T = TypeVar("T")
@@ -189,6 +192,14 @@ def floating(name: str, key: int, ip: str, **fields: Any) -> tuple[FloatingIp, L
 def neighbour(address: str, mac: str, net: str = "ext") -> Neighbour:
     """Somebody who has answered in a network."""
     return Neighbour(id=f"{net}/{address}", network=net, address=address, mac=mac)
+
+
+def holder(of: LogicalPort, address: str, turn: int = 1, **fields: Any) -> Holder:
+    """The chassis of a port has heard that it holds an address, with its own MAC."""
+    chassis = of.chassis or "here"
+    values = {"chassis": chassis, "network": of.network, "mac": of.mac, **fields}
+    name = Holder.name(values["chassis"], of.id, address)
+    return Holder(**{"id": name, "port": of.id, "address": address, "turn": turn, "at": 0.0, **values})
 
 
 def policy(name: str, **fields: Any) -> QosPolicy:
@@ -397,6 +408,19 @@ OWN: tuple[Object, ...] = (
 OWNER = msgspec.structs.replace(ME, snat_addresses=("203.0.113.11",))
 """This chassis in that world."""
 
+_PAIRS = (AddressPair("10.0.0.99"), AddressPair("fd00::99"), AddressPair("10.0.0.99", "00:00:5e:00:01:07"))
+_SHARING = tuple(port(name, key, on, address_pairs=_PAIRS) for name, key, on in (("a", 11, "here"), ("c", 13, "there")))
+
+SHARED: tuple[Object, ...] = (
+    *(it for it in FLOATING if it.id not in ("a", "c", "fa", "fc", "port-fa", "port-fc")),
+    *(*_SHARING, subnet("v6", "fd00::/64")),
+    port("vip", 99, on=None, fixed_ips=(FixedIP("v4", "10.0.0.99"),)),
+    *floating("fv", 61, "203.0.113.61", router="r", fixed_port="vip", fixed_ip="10.0.0.99"),
+    *(holder(_SHARING[0], "10.0.0.99", turn=2, mac="00:00:5e:00:01:07"), holder(_SHARING[1], "10.0.0.99")),
+    holder(_SHARING[1], "fd00::99"),
+)
+"""Two ports share addresses, one of which has a floating IP: it is here now, and was on the other chassis; the other is there."""
+
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),
     policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
@@ -442,6 +466,7 @@ STATES: dict[str, Callable[[], World]] = {
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),
     "stretched": lambda: World.of(ME, *STRETCHED),
+    "shared": lambda: World.of(ME, *SHARED),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
     "door": lambda: World.of(ME, *DOOR),

@@ -104,7 +104,7 @@ def test_its_cost_is_as_its_app_says() -> None:
     assert count == {
         ("LogicalPort", "r-ext"): {"Flow": 10 + 2 * addresses + networks, "Meter": 1},
         ("LogicalPort", "u-ext"): {"Flow": addresses + 2},
-        ("FloatingIp", "fr"): {"Flow": 9 + blocks, "Meter": 1, "Serve": 1},
+        ("FloatingIp", "fr"): {"Flow": 10 + blocks, "Meter": 1, "Serve": 1},
         ("FloatingIp", "fu"): {"Flow": 1},
     }
 

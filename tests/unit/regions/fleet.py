@@ -11,6 +11,7 @@ import msgspec
 
 from dragonflow.regions.act import perform
 from dragonflow.regions.agreement import Agreement, agree
+from dragonflow.regions.claims import lost
 from dragonflow.regions.cloud import Agent, CloudError, FixedIp, Network, Pool, Port, Rejected, SecurityGroup, Subnet
 from dragonflow.regions.consent import Place, tag
 from dragonflow.regions.plan import Plan, plan
@@ -136,7 +137,8 @@ class Fleet:
     def plans(self) -> dict[str, Plan]:
         views = self.views()
         agreement = agree(views)
-        return {name: plan(name, views, agreement) for name, view in views.items() if view is not None}
+        losers = lost(views, agreement)
+        return {name: plan(name, views, agreement, losers) for name, view in views.items() if view is not None}
 
     def round(self) -> bool:
         """Plan for all regions from what all hold, then do it. Returns whether there was nothing to do."""

@@ -21,16 +21,22 @@ from typer.testing import CliRunner
 
 from dragonflow.cli.main import app
 from dragonflow.config import ORCHESTRATOR, ORCHESTRATOR_OPTS, ConfigError, load
+from dragonflow.pubsub import open_pubsub
+from dragonflow.pubsub.protocol import PORT_STATUS, Message
 from dragonflow.regions import worker
 from dragonflow.regions.cloud import CloudError, Conflict, Unauthorized
 from dragonflow.regions.consent import Place
+from dragonflow.regions.hints import follow
 from dragonflow.regions.main import Process
 from dragonflow.regions.orchestrator import Orchestrator
 from dragonflow.regions.settings import Bus, Settings
 from dragonflow.regions.view import Underlay
+from dragonflow.store import open_store
+from dragonflow.store.blocking import Portal
 
 MAIN = """
 import sys
+from dragonflow.regions.hints import follow
 from dragonflow.regions.main import Process
 from dragonflow.regions.settings import Settings
 from dragonflow.regions.view import Underlay
@@ -182,6 +188,17 @@ def test_a_hint_is_reason_to_look(fleet, places):
         until(lambda: slow.hint("a") or any(home.port == port.id for home in fleet.announced(places[1])))
     finally:
         slow.stop()
+
+
+def test_what_a_bus_tells_is_a_hint():
+    portal, heard = Portal("test"), []
+    follow(portal, {"a": Bus("memory://hints", "memory://hints")}, heard.append)
+    bus = open_pubsub("memory://hints", open_store("memory://hints"))
+    try:
+        until(lambda: portal.run(lambda: bus.publish(Message(PORT_STATUS, ()))) or heard)
+        assert set(heard) == {"a"}
+    finally:
+        portal.close()
 
 
 def test_two_that_lead_at_once_do_no_harm(fleet, places):

@@ -177,6 +177,25 @@ def test_owners_that_clash_are_told_and_the_loser_takes_over_when_the_winner_goe
         assert int.from_bytes(next(iter(switch.flows.values()))[:8], "big") == cookie(second)
 
 
+def test_flows_that_differ_only_in_whose_they_are_stand_until_the_last_is_gone() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    first, second, third = sorted([owner("a"), owner("b"), owner("c")], key=cookie)
+    for who in (third, first, second):
+        tested.set(who, [flow(1, Output(1))])
+    carry_out(tested, switch)
+    assert tested.clashes == ()
+    tested.set(third, [flow(1, Output(2))])
+    (clash,) = tested.clashes
+    assert (clash.winner, clash.losers) == (first, (third,))
+    tested.set(third, [])
+    for who in (first, second):
+        assert tested.clashes == ()
+        assert int.from_bytes(next(iter(switch.flows.values()))[:8], "big") == cookie(who)
+        tested.set(who, [])
+        carry_out(tested, switch)
+    assert switch.flows == {}
+
+
 def test_equal_buckets_of_several_owners_stand_until_the_last_is_gone() -> None:
     tested, switch = ledger(), ModelSwitch()
     tested.set(owner("net"), [Group(1)])
