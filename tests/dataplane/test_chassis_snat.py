@@ -7,12 +7,13 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from chassis import TestChassis, chassis
+from chassis import BRIDGE, TestChassis, chassis
 from msgspec.structs import replace
 from test_dnat import HOSTS, PORTS, Cloud, cloud
 from test_provider import Ground, ground, machine  # noqa: F401 - ground is a fixture
 from test_snat import ADDRESS, FORWARDED, FORWARDING, ROWS, Talk, asks, says, served_on
 
+from dragonflow.apps.l3 import L3
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.controller.view import Me
 from dragonflow.model import FixedIP, RouterGateway
@@ -176,12 +177,23 @@ def tracked(here: TestChassis, zone: int = 65535) -> set[str]:
     return set(re.findall(r"orig=\(src=([0-9.]+)", shown))
 
 
-async def test_a_guest_that_goes_takes_its_connections_along(ground: Ground) -> None:  # noqa: F811
-    """So whoever gets its port's number next gets none of them."""
-    async with region(ground) as it:
+def ended(here: TestChassis) -> int:
+    """Packets that came back from tracking as they were, and went no further."""
+    (flow,) = re.findall(rf"table={L3.departure.number},.*priority=13,.*", here.vswitch.ofctl("dump-flows", BRIDGE))
+    return int(re.findall(r"n_packets=(\d+)", flow)[0])
+
+
+async def test_connections_end_with_their_guest_and_at_their_limit(ground: Ground) -> None:  # noqa: F811
+    """So whoever gets its port's number next gets none of them; and no number ever leaves."""
+    async with region(ground) as it, serving(await says(it, it.gateway, 7)):
         for vm in ("a", "z"):
             assert await it.pings_soon(vm, "192.0.2.9")
         assert tracked(it.one) == {"240.0.0.11", "240.0.0.14"}
+        assert ended(it.one) == 0
+        it.one.vswitch.appctl("dpctl/ct-set-limits", "zone=65535,limit=1")
+        answers = [await asks(it, "z", "192.0.2.9", 7) for _ in range(3)]  # it counts those that begin from now on
+        assert "TimeoutError" in answers[-1], answers
+        assert ended(it.one) > 0
         await it.now(gone=(PORTS[0],))
         async with asyncio.timeout(10):
             while tracked(it.one) != {"240.0.0.14"}:
