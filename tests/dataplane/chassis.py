@@ -6,8 +6,11 @@ import asyncio
 import itertools
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from dragonflow.apps import APPS
@@ -167,6 +170,33 @@ class TestChassis:
             system.netns_delete(name)
 
 
+@contextmanager
+def machine(fabric: str, vtep: str) -> Iterator[VSwitch]:
+    """A host: a namespace with an Open vSwitch, joined to the bridge ``fabric`` of the namespace of this name."""
+    name = f"dfh-{os.getpid()}-{next(_serial)}"
+    switch, link = VSwitch(Path(tempfile.mkdtemp(prefix="dfh-")), name), f"h{next(_serial)}"
+    system.netns_add(name)
+    try:
+        system.ip(
+            fabric,
+            f"link add {link} mtu 9000 type veth peer name underlay mtu 9000 netns {name}",
+            f"link set {link} master fabric up",
+        )
+        system.ip(name, "link set underlay up")
+        system.offload_off(fabric, link)
+        system.offload_off(name, "underlay")
+        switch.start()
+        switch.vsctl(
+            *("add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone"),
+            *("--", "add-port", "br-phy", "underlay"),
+        )
+        system.ip(name, "link set br-phy mtu 9000 up", f"address add {vtep}/24 dev br-phy")
+        yield switch
+    finally:
+        switch.remove()
+        system.netns_delete(name)
+
+
 @asynccontextmanager
 async def chassis(vswitch: VSwitch, me: Me = worlds.ME, *, audited: bool = True) -> AsyncIterator[TestChassis]:
     """A chassis that runs; at the end its switch must hold what the oracle computes, unless the test meddled with it."""
@@ -196,6 +226,15 @@ def inside(vm: str, *command: str, timeout: float = 20) -> subprocess.CompletedP
 def reaches(vm: str, address: str, *options: Any) -> bool:
     """Whether one of three pings, 0.2 s apart, comes back."""
     return system.pings(vm, address, *map(str, options))
+
+
+def loses(vm: str, address: str) -> bool:
+    """Whether pings come back no more, sooner or later: for a moment the data path goes on by the flows before a change."""
+    end = time.monotonic() + 15
+    while reaches(vm, address):
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 def neighbour(vm: str, address: str) -> str:

@@ -6,15 +6,14 @@ import asyncio
 import itertools
 import os
 import shutil
-import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from chassis import BRIDGE, TestChassis, chassis, inside, reaches
+from chassis import BRIDGE, TestChassis, chassis, inside, machine, reaches
 from msgspec.structs import replace
 from running import BINDING, NET, PORT, Host, until
 
@@ -52,33 +51,6 @@ def fabric() -> Iterator[str]:
         system.ip(netns, "link add fabric type bridge", "link set fabric mtu 9000 up")
         yield netns
     finally:
-        system.netns_delete(netns)
-
-
-@contextmanager
-def machine(fabric: str, vtep: str) -> Iterator[VSwitch]:
-    """A host's namespace with an Open vSwitch, on the fabric."""
-    netns, link = f"dfb-{os.getpid()}-{next(_serial)}", f"b{next(_serial)}"
-    switch = VSwitch(Path(tempfile.mkdtemp(prefix="dfb-")), netns)
-    system.netns_add(netns)
-    try:
-        system.ip(
-            fabric,
-            f"link add {link} mtu 9000 type veth peer name underlay mtu 9000 netns {netns}",
-            f"link set {link} master fabric up",
-        )
-        system.ip(netns, "link set underlay up")
-        system.offload_off(fabric, link)
-        system.offload_off(netns, "underlay")
-        switch.start()
-        switch.vsctl(
-            *("add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone"),
-            *("--", "add-port", "br-phy", "underlay"),
-        )
-        system.ip(netns, "link set br-phy mtu 9000 up", f"address add {vtep}/24 dev br-phy")
-        yield switch
-    finally:
-        switch.remove()
         system.netns_delete(netns)
 
 
