@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -226,6 +227,15 @@ def inside(vm: str, *command: str, timeout: float = 20) -> subprocess.CompletedP
 def reaches(vm: str, address: str, *options: Any) -> bool:
     """Whether one of three pings, 0.2 s apart, comes back."""
     return system.pings(vm, address, *map(str, options))
+
+
+def loses(vm: str, address: str) -> bool:
+    """Whether pings come back no more, sooner or later: for a moment the data path goes on by the flows before a change."""
+    end = time.monotonic() + 15
+    while reaches(vm, address):
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 def neighbour(vm: str, address: str) -> str:
