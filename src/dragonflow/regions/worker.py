@@ -24,7 +24,7 @@ AGAIN = 0.5
 """Seconds after something was done in a region until it is looked at again, to see what came of it."""
 
 GATHER = 0.1
-"""Seconds that news of other regions are gathered, before it is planned by them."""
+"""Seconds at least that news of other regions are gathered before it is planned by them; five times as long as planning took."""
 
 HASTE = 1.0
 """Seconds at least between the beginnings of two looks that are due to hints."""
@@ -105,6 +105,7 @@ class Worker:
         self._rounds = 0.0
         self._related: frozenset[str] = frozenset()
         self._planned: tuple[list[object], Plan] | None = None  # what it was planned by, and the plan
+        self._plan_seconds = 0.0
         self._retry: dict[str, float] = {}  # when a step that failed is tried again, by ``target``
         self._thread = threading.Thread(target=self._run, name=f"region {self.name}", daemon=True)
 
@@ -157,7 +158,7 @@ class Worker:
         while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
             if not self._wake.wait(left):
                 return
-            self._stop.wait(GATHER)
+            self._stop.wait(max(GATHER, 5 * self._plan_seconds))
             self._wake.clear()
             if not self.condition.known:
                 continue
@@ -202,7 +203,9 @@ class Worker:
             view = judged.views[name]
             seen += [view] if view is None or name in whole else view.holdings
         if self._planned is None or not _same(seen, self._planned[0]):
+            began = time.monotonic()
             self._planned = seen, plan(self.name, *judged)
+            self._plan_seconds = time.monotonic() - began
         return self._planned[1]
 
     def _act(self, planned: Plan) -> bool:
