@@ -212,7 +212,7 @@ router_rows = st.builds(
             "admin_up": st.booleans(),
             "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
             "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
-            "gateway": st.sampled_from((None, msgspec.structs.replace(GATEWAY, enable_snat=False))),
+            "gateway": st.sampled_from((None, msgspec.structs.replace(GATEWAY, enable_snat=False, qos="q1"))),
         },
     ),
 ) | st.builds(
