@@ -136,11 +136,11 @@ class ChassisSnat(App):
         yield L3.departure.flow(_UNTRANSLATED, match(_NOBODY))
         yield from _doubts(own, view)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda _, me: bool(me.snat_addresses))
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The ways of a guest out and back; and a word if Neutron has given an address of the chassis's to somebody."""
         yield from _taken(port, view)
-        where = plugged(port, view) if view.me.snat_addresses else None
+        where = plugged(port, view)
         if where is None:
             return
         for kind, (rate, burst) in _RATES.items():
@@ -354,7 +354,7 @@ def _doubts(own: _Own, view: View) -> Iterator[Trouble]:
 
 def _taken(port: LogicalPort, view: View) -> Iterator[Trouble]:
     """An address that Neutron has given to a port in an external network, though the chassis is told that it is its own."""
-    for ip in port.ips if view.me.snat_addresses else ():
+    for ip in port.ips:
         if ip in view.me.snat_addresses:
             network = view.get(LogicalSwitch, port.network)
             if network is not None and network.external:

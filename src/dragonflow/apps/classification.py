@@ -9,7 +9,7 @@ from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import Metadata, proxy_ofport
 from dragonflow.apps.qos import Qos
-from dragonflow.apps.wiring import interfaces, wired
+from dragonflow.apps.wiring import interfaces, is_here, wired
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, SOURCE, Fact, Local, Place, Stage, Table, Trouble, load, match
@@ -60,7 +60,7 @@ class Classification(App):
         if proxy is not None:
             yield self.ports.flow(20, match(in_port=proxy), goto=Metadata.replies)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The port's place and the marking of what it sends."""
         if port.parent is not None:

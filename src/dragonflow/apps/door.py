@@ -32,7 +32,15 @@ from dragonflow.apps.external import External, Speaker, hearing
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3, complaints, served
 from dragonflow.apps.resolution import answer_all
-from dragonflow.apps.wiring import addresses, chassis_mac, keeper, link_local, own_address, physical_ofport
+from dragonflow.apps.wiring import (
+    addresses,
+    chassis_mac,
+    is_a_routers,
+    keeper,
+    link_local,
+    own_address,
+    physical_ofport,
+)
 from dragonflow.controller.view import Me, View
 from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalSwitch
 from dragonflow.packet import arp, icmpv6, nd
@@ -95,7 +103,7 @@ class Door(App):
         yield from hearing(network, own, ofport)
         yield from answer_all(External.arrival, network, link_local(own), own, **_ON_LINK)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_a_routers)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The doorkeeper's part: questions for the interface's addresses, and packets to its MAC."""
         network = kept(port, view)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.shared import Shared
-from dragonflow.apps.wiring import qos_policy
+from dragonflow.apps.wiring import is_here, qos_policy
 from dragonflow.controller.view import View
 from dragonflow.model import BandwidthLimit, LogicalPort, LogicalSwitch, QosPolicy
 from dragonflow.pipeline import (
@@ -66,11 +66,9 @@ class Qos(App):
         miss=Shared.heard,
     )
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Of a port that is here, what its policy says."""
-        if port.chassis != view.me.chassis:  # most ports of a large network, which needn't cost a look at their places
-            return
         where = view.locality(port.id)
         if not isinstance(where, Local):
             return

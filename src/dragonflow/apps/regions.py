@@ -37,7 +37,7 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.tunnel import behind, can_reach, chassis_bucket, ofport_of, send, tunnel_address, tunnel_ofport
-from dragonflow.apps.wiring import reached, remote_end, remote_peer_name, remote_server, session
+from dragonflow.apps.wiring import is_of_other_region, reached, remote_end, remote_peer_name, remote_server, session
 from dragonflow.controller.view import View
 from dragonflow.model import TUNNEL_TYPES, Ipsec, LogicalPort, LogicalSwitch, RemoteChassis, remote_vtep
 from dragonflow.pipeline import (
@@ -83,7 +83,7 @@ class Regions(App):
                 entered = load(NETWORK, network.key), load(FROM_TUNNEL, 1)
                 yield Classification.ports.flow(20, here, *entered, goto=L2.lookup)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_of_other_region)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Place the port and send to it; its chassis gets a copy of what is flooded. One chassis vouches for its status."""
         vtep = remote_vtep(port.chassis)

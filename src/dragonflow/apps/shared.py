@@ -80,11 +80,9 @@ class Shared(App):
         miss=Resolution.known,
     )
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda port, me: bool(port.address_pairs) and port.chassis == me.chassis)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """An ear for what a port that is here says of addresses that it shares; its own are none of them."""
-        if not port.address_pairs or port.chassis != view.me.chassis:
-            return
         guest, prefixes = plugged(port, view), tuple(sharing(port, view))
         if guest is None or not prefixes:
             return

@@ -165,11 +165,9 @@ class Snat(App):
     name = "snat"
     places = "floating IPs' ports, where the gateway of their router is, if single ports are forwarded"
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda port, _: port.device_owner == ROUTER_GATEWAY)
     def gateway(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The ways out and in by a router's gateway."""
-        if port.device_owner != ROUTER_GATEWAY:
-            return
         network, router = view.get(LogicalSwitch, port.network), view.get(LogicalRouter, port.device_id)
         if network is None or not network.admin_up or router is None:  # to others' gateways, ARP and ND lead
             return

@@ -15,6 +15,7 @@ from typing import Any
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.l2 import L2
+from dragonflow.apps.wiring import is_elsewhere
 from dragonflow.controller.view import Me, View
 from dragonflow.model import TUNNEL_TYPES, Chassis, LogicalPort, LogicalSwitch, OvsPort
 from dragonflow.pipeline import (
@@ -79,7 +80,7 @@ class Tunnel(App):
             goto=L2.lookup,
         )
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_elsewhere)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Place the ports of other chassis and send to them; their chassis gets a copy of what is flooded."""
         if port.chassis is None or port.chassis == view.me.chassis or not port.admin_up:

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
-from dragonflow.controller.view import View
+from dragonflow.controller.view import Me, View
 from dragonflow.model import (
     GATEWAY_NODE,
     PHYSICAL_TYPES,
@@ -34,6 +34,7 @@ from dragonflow.model import (
     RemoteEnd,
     RouterGateway,
     Subnet,
+    remote_vtep,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -96,6 +97,26 @@ def addresses(port: LogicalPort) -> tuple[str, ...]:
     if port.router is not None and any(":" in ip for ip in ips) and (own := link_local(port.mac)) not in ips:
         return (*ips, own)
     return ips
+
+
+def is_here(port: LogicalPort, me: Me) -> bool:
+    """Whether Neutron has the port on this chassis, or this one is prepared for it."""
+    return port.chassis == me.chassis or me.chassis in port.standby
+
+
+def is_elsewhere(port: LogicalPort, me: Me) -> bool:
+    """Whether Neutron has the port on another chassis of this region."""
+    return port.chassis is not None and port.chassis != me.chassis and not is_of_other_region(port, me)
+
+
+def is_of_other_region(port: LogicalPort, _me: Me) -> bool:
+    """Whether the port is one of another region."""
+    return remote_vtep(port.chassis) is not None
+
+
+def is_a_routers(port: LogicalPort, _me: Me) -> bool:
+    """Whether a router stands in a network by the port: as its interface, or its gateway."""
+    return port.router is not None or port.device_owner == ROUTER_GATEWAY
 
 
 def plugged(port: LogicalPort, view: View) -> Local | None:
