@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,7 +31,10 @@ HASTE = 1.0
 """Seconds at least between the beginnings of two looks that are due to hints."""
 
 REST = 10.0
-"""How many times as long as it took to look a region is left alone: a port that is read costs Neutron more than a millisecond."""
+"""How many times as long as a look takes a region is left alone: a port that is read costs Neutron more than a millisecond."""
+
+LOOKS = 3
+"""Of so many looks the quickest tells how long it takes: one may have met a server that had just started, or a busy one."""
 
 REST_OF_HINTED = 3.0
 """The same from the beginning of one look to that of the next, if that is due to a hint."""
@@ -38,11 +42,11 @@ REST_OF_HINTED = 3.0
 ROUND = 60.0
 """Seconds between two looks for announced ports in networks that bear no marks; at once, where marks have changed."""
 
-ROUND = 60.0
-"""Seconds between two looks for announced ports in networks that bear no marks; at once, where marks have changed."""
-
 LONGEST = 30.0
 """Seconds at most between two tries of what fails again and again."""
+
+AWAY = 5.0
+"""Seconds at most between two tries to reach a region: it is to be served soon after it is back."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -106,6 +110,7 @@ class Worker:
         self._related: frozenset[str] = frozenset()
         self._planned: tuple[list[object], Plan] | None = None  # what it was planned by, and the plan
         self._plan_seconds = 0.0
+        self._looks: deque[float] = deque(maxlen=LOOKS)  # seconds that the last ones took
         self._retry: dict[str, float] = {}  # when a step that failed is tried again, by ``target``
         self._thread = threading.Thread(target=self._run, name=f"region {self.name}", daemon=True)
 
@@ -142,7 +147,7 @@ class Worker:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                pause = AGAIN if self.turn() else max(self._period, REST * (self.condition.read_seconds or 0.0))
+                pause = AGAIN if self.turn() else max(self._period, REST * min(self._looks, default=0.0))
             except CloudError as error:
                 pause = self._failed(error)
             except Exception as error:
@@ -164,7 +169,7 @@ class Worker:
                 continue
             if self._hinted:
                 self._hinted = False
-                soonest = began + max(HASTE, REST_OF_HINTED * (self.condition.read_seconds or 0.0))
+                soonest = began + max(HASTE, REST_OF_HINTED * min(self._looks, default=0.0))
                 end = min(end, max(soonest, time.monotonic()))
             elif self._due(self._plan()):
                 return
@@ -182,6 +187,7 @@ class Worker:
             self._board.hang(self.name, None)
             raise
         seconds = time.monotonic() - began
+        self._looks.append(seconds)
         REGION_READ_SECONDS.labels(self.name).observe(seconds)
         if began >= self._rounds:
             self._rounds = began + ROUND
@@ -306,7 +312,9 @@ class Worker:
         self._set(error=failure)
         REGION_UP.labels(self.name).set(0)
         REGION_LAG.labels(self.name).set(self.lag or 0.0)
-        return self._rest(failure)
+        return (
+            min(self._rest(failure), max(AWAY, self._period)) if isinstance(error, Unreachable) else self._rest(failure)
+        )
 
     def _failure(self, error: CloudError, before: Failure | None) -> Failure:
         if before is None:
