@@ -133,6 +133,7 @@ class Prover:
             proof = self._proofs.get(port)
             if proof is None or proof.rests != rests:
                 self._queue[port] = None
+        self._unsure = dict.fromkeys(self._unsure, 0.0)
         if changed:
             self._again = dict.fromkeys(self._again, 0.0)
         if self._unreachable is not None:
