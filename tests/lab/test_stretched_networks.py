@@ -19,9 +19,10 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 from typer.testing import CliRunner
 
+from dragonflow.apps.wiring import REMOTE_PEER
 from dragonflow.cli.main import app
 from dragonflow.lab import Lab, Vm, system
-from dragonflow.lab.stretched import REMOTE_PEER, Side, announced, remains
+from dragonflow.lab.stretched import Side, announced, remains
 from dragonflow.lab.system import wait_until
 from dragonflow.lab.uplink import entered
 from dragonflow.regions.cloud import Cloud

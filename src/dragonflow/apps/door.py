@@ -42,7 +42,7 @@ from dragonflow.apps.wiring import (
     physical_ofport,
 )
 from dragonflow.controller.view import Me, View
-from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalSwitch
+from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.packet import arp, icmpv6, nd
 from dragonflow.pipeline import (
     DESTINATION,
@@ -183,7 +183,7 @@ def way(network: LogicalSwitch, view: View) -> int | None:
 
 def kept(port: LogicalPort, view: View) -> LogicalSwitch | None:
     """The network in which the port is an interface whose doorkeeper this chassis is, or a gateway that it serves."""
-    if port.router is None and port.device_owner != ROUTER_GATEWAY:
+    if not is_a_routers(port, view.me):
         return None
     network = view.get(LogicalSwitch, port.network)
     if network is None or way(network, view) is None or served(port, network, view) is None:

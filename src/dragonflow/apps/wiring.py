@@ -190,7 +190,7 @@ def chassis_mac(chassis: str) -> str:
 
 
 def own_address(network: LogicalSwitch, addresses: Sequence[str], world: World) -> str | None:
-    """Of the ``addresses`` that a chassis has of its own that in an external network: the first that lies in a subnet there."""
+    """Of a chassis's own ``addresses`` the first that lies in a subnet of the external network."""
     if not (addresses and network.external):
         return None
     subnets = [ip_network(it.cidr) for it in world.where(Subnet, network=network.id)]
@@ -220,8 +220,7 @@ def doorkeeper(interface: LogicalPort, network: LogicalSwitch, world: World) -> 
     alike. If none is known to be alive, it is one of all of them: leases ran out while the DF DB was away.
     """
     candidates = _ranked(interface.id, _with_a_way(network, _behind((network.id,), world), world))
-    alive = (it for it in candidates if world.get(Alive, it) is not None)
-    return next(alive, candidates[0] if candidates else None)
+    return _first_alive(candidates, world)
 
 
 def keeper(port: LogicalPort, network: LogicalSwitch, world: World, me: str | None = None) -> str | None:
@@ -285,7 +284,7 @@ def session(interface: str, world: World) -> bool | None:
     return found.bfd == "up"
 
 
-_PEER, _REMOTE_PEER = "df-b", "df-r"
+_PEER, REMOTE_PEER = "df-b", "df-r"
 """How the names of interfaces to peers begin, here and in other regions, and no other names of ours."""
 
 
@@ -305,12 +304,12 @@ def remote_peer_name(encapsulation: str, vtep: str, ipsec: str | None = None) ->
     One that is encrypted otherwise is another one: what was heard in clear says nothing of it.
     """
     about = "|".join(filter(None, (encapsulation, vtep, ipsec)))
-    return _REMOTE_PEER + blake2b(about.encode(), digest_size=5).hexdigest()
+    return REMOTE_PEER + blake2b(about.encode(), digest_size=5).hexdigest()
 
 
 def is_peer_port(interface: OvsPort) -> bool:
     """Whether it is an interface of ours that leads to one chassis alone, with a BFD session."""
-    return interface.tunnel is not None and interface.id.startswith((_PEER, _REMOTE_PEER))
+    return interface.tunnel is not None and interface.id.startswith((_PEER, REMOTE_PEER))
 
 
 def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ...]:
@@ -343,7 +342,11 @@ def remote_server(port: LogicalPort, world: World) -> str | None:
     The best that is alive; all that can be it follow the network, and choose alike. None if nobody here needs the port.
     """
     presence = world.get(Presence, port.network)
-    candidates = _ranked(port.id, tuple(sorted(presence.chassis))) if presence is not None else ()
+    return None if presence is None else _first_alive(_ranked(port.id, tuple(sorted(presence.chassis))), world)
+
+
+def _first_alive(candidates: Sequence[str], world: World) -> str | None:
+    """The first that is known to be alive; if none is, the first of all. None if there is no candidate."""
     alive = (it for it in candidates if world.get(Alive, it) is not None)
     return next(alive, candidates[0] if candidates else None)
 

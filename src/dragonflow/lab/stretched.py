@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any, NamedTuple
 
+from dragonflow.apps.wiring import REMOTE_PEER
 from dragonflow.lab import system
 from dragonflow.lab.host import INTEGRATION_BRIDGE
 from dragonflow.lab.lab import Lab
@@ -39,9 +40,6 @@ SHARE = 60
 ACTIVE_TIMEOUT = 30.0
 REACHED_TIMEOUT = 60.0
 LEFT_TIMEOUT = 60.0
-REMOTE_PEER = "df-r"
-"""How the interfaces of tunnels to other regions' chassis are called (see ``apps.wiring``)."""
-
 PROBE_INTERVAL = 0.005
 """Seconds between two pings while a VM moves."""
 
