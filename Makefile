@@ -2,16 +2,19 @@
 
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format generate clean
+.PHONY: help setup demo demo-region test lint format generate clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## install missing system packages (as root) and .venv with locked dependencies
 	@tools/setup.sh
 
-demo: setup ## one region with a real Neutron and three chassis, two tenants, packets: DEMO='--keep' leaves it up
+demo: setup ## two regions with a real Neutron each, one network over both, packets: DEMO='--keep' leaves it up
 	@$(VENV)/dragonflow demo $(DEMO)
+
+demo-region: setup ## one region with a real Neutron and three chassis, two tenants, packets
+	@$(VENV)/dragonflow demo-region $(DEMO)
 
 test: lint ## everything CI checks; TESTS='-k lab' passes options to pytest
 	@tools/test.sh $(TESTS)

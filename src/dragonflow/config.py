@@ -1,4 +1,4 @@
-"""The options of the controller and of the ML2 driver, group ``[df]`` (oslo.config, Neutron's convention).
+"""The options of the controller and of the ML2 driver, group ``[df]``, and of the orchestrator, for oslo.config.
 
 ``etc/dragonflow/dragonflow.conf.sample`` is generated from these by ``oslo-config-generator --namespace dragonflow``.
 """
@@ -13,6 +13,9 @@ from oslo_config import cfg
 from dragonflow.model import TUNNEL_TYPES
 
 GROUP = "df"
+
+ORCHESTRATOR = "orchestrator"
+"""The orchestrator's group of options; it stands over regions, so it shares none with their chassis."""
 
 STORE_OPTS = [
     cfg.StrOpt(
@@ -71,6 +74,22 @@ CONTROLLER_OPTS = [
         help="Makes this chassis a gateway node: it serves the gateways of routers in the external networks to which it has a "
         "bridge in bridge_mappings, whether it has VMs or not. Where there is such a node, others serve no gateways there.",
     ),
+    cfg.ListOpt(
+        "snat_addresses",
+        default=[],
+        help="IPv4 addresses of this chassis's own in external networks, one for each. With one, its guests without a floating "
+        "IP leave for that network from here, under it, and not by the chassis of their router's gateway. Each must lie in a "
+        "subnet of the external network, outside its allocation pools, and be nobody else's.",
+    ),
+    cfg.IntOpt(
+        "connections_per_router",
+        default=100000,
+        min=0,
+        max=2**32 - 1,
+        help="Connections that this chassis tracks at the most for each router whose gateway it serves (SNAT and port "
+        "forwardings), and for each of its snat_addresses. Beyond them new ones fail, and those of other routers don't. 0: as "
+        "many as fit.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",
@@ -80,6 +99,19 @@ CONTROLLER_OPTS = [
     cfg.StrOpt(
         "vhostuser_socket_dir",
         help="Directory of vhost-user sockets. Set it to have ports bound as vhost-user on this chassis.",
+    ),
+    cfg.StrOpt(
+        "region_ipsec",
+        default="off",
+        choices=["off", "psk", "certificates"],
+        help="How tunnels to other regions are encrypted, by Open vSwitch's own IPsec (the kernel's data path, and "
+        "ovs-monitor-ipsec, are needed). psk: with the key in region_ipsec_psk_file. certificates: the files named in "
+        "other_config of Open_vSwitch; the common name of each chassis's certificate must be its tunnel_ip. Where it can't be "
+        "done, there are no such tunnels.",
+    ),
+    cfg.StrOpt(
+        "region_ipsec_psk_file",
+        help="With region_ipsec = psk: file (mode 0600) with the key that the chassis of all regions share.",
     ),
     cfg.StrOpt(
         "control_socket",
@@ -96,7 +128,7 @@ CONTROLLER_OPTS = [
     ),
     cfg.StrOpt(
         "vswitchd_control",
-        help="ovs-vswitchd's control socket, which probes ask. Unset: found beside the database's socket.",
+        help="ovs-vswitchd's control socket, for probes and limits of connections. Unset: found beside the database's socket.",
     ),
     cfg.IntOpt(
         "dhcp_lease_time",
@@ -139,33 +171,92 @@ METADATA_OPTS = [
 ]
 
 
+ORCHESTRATOR_OPTS = [
+    cfg.ListOpt(
+        "regions",
+        default=[],
+        help="The regions whose networks may be stretched, by the names of their clouds in clouds.yaml; tags of networks name "
+        "them so, too. The credentials must be an administrator's who may set binding:profile (role service). A region that is "
+        "taken out here leaves every stretch.",
+    ),
+    cfg.StrOpt(
+        "clouds_file",
+        help="The clouds.yaml to read. Unset: the first that there is of those that every OpenStack client reads.",
+    ),
+    cfg.FloatOpt(
+        "period",
+        default=5.0,
+        min=0.1,
+        help="Seconds between two looks at each region: how late a change is noticed at most.",
+    ),
+    cfg.FloatOpt(
+        "timeout",
+        default=20.0,
+        min=0.1,
+        help="Seconds that a region's API may let one wait for the next piece of an answer.",
+    ),
+    cfg.IntOpt("concurrency", default=4, min=1, help="Ports that are written in one region at a time."),
+    cfg.DictOpt(
+        "path_mtu",
+        default={},
+        help="The largest IP packet, in bytes, that passes between a region's chassis and those of others, as REGION:BYTES. The "
+        "MTU of stretched networks is lowered to what fits into it. A region that is not named here carries anything.",
+    ),
+    cfg.ListOpt(
+        "ipsec", default=[], help="Regions whose tunnels to others are encrypted by IPsec, which takes of the MTU, too."
+    ),
+    cfg.StrOpt(
+        "election",
+        help="A DF DB (as store_url) in which several orchestrators settle who leads; that of any region, or one for it alone. "
+        "Unset: this one leads.",
+    ),
+    cfg.FloatOpt(
+        "lease_ttl",
+        default=3.0,
+        min=1.0,
+        help="Seconds after which another orchestrator takes over from a leader that died.",
+    ),
+    cfg.StrOpt(
+        "status_address",
+        default="127.0.0.1:9599",
+        help="HOST:PORT that answers Prometheus (/metrics) and 'dragonflow stretch status' (/status), without asking who asks.",
+    ),
+    cfg.MultiStrOpt(
+        "hints",
+        default=[],
+        help="'REGION PUBSUB_URL STORE_URL': the region's message bus and DF DB, as its pubsub_url and store_url. When a port's "
+        "status changes there, the region is looked at at once instead of within a period. May be given for each region.",
+    ),
+]
+
+
 class ConfigError(Exception):
     """The configuration is wrong; the message names the option and the fix."""
 
 
-def load(files: Sequence[str], *groups: Sequence[cfg.Opt]) -> cfg.ConfigOpts:
-    """Read the options from files; without any, from ``/etc/dragonflow/dragonflow.conf`` if that exists.
+def load(files: Sequence[str], *groups: Sequence[cfg.Opt], section: str = GROUP) -> cfg.ConfigOpts:
+    """Read the options of a section from files; without any, from ``/etc/dragonflow/dragonflow.conf`` if that exists.
 
     :raises ConfigError: a file can't be read, or a value is not of its option's type.
     """
     conf = cfg.ConfigOpts()
-    register(conf, *groups)
+    register(conf, *groups, section=section)
     try:
         conf([], project="dragonflow", default_config_files=list(files) or None)
         for options in groups:
             for option in options:
-                conf[GROUP][option.dest]
+                conf[section][option.dest]
     except (cfg.Error, ValueError) as error:
         raise ConfigError(str(error)) from error
     return conf
 
 
-def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt]) -> None:
+def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt], section: str = GROUP) -> None:
     """Make the options known to ``conf``."""
     for options in groups:
-        conf.register_opts(list(options), group=GROUP)
+        conf.register_opts(list(options), group=section)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """For oslo-config-generator."""
-    return [(GROUP, [*STORE_OPTS, *CONTROLLER_OPTS, *METADATA_OPTS])]
+    return [(GROUP, [*STORE_OPTS, *CONTROLLER_OPTS, *METADATA_OPTS]), (ORCHESTRATOR, ORCHESTRATOR_OPTS)]

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,12 +16,16 @@ from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed
+from dragonflow.controller.holders import PERIOD as HOLDERS_PERIOD
+from dragonflow.controller.holders import Holders
 from dragonflow.controller.neighbours import PERIOD, Neighbours
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import LogicalPort, OvsPort, Row
+from dragonflow.model import Holder, LogicalPort, OvsPort, Row, decode, holder_scope
+from dragonflow.pubsub.none import NoPubSub
+from dragonflow.store.memory import MemoryStore
 from dragonflow.switch import Switch
 from dragonflow.switch.openflow.connection import Connection
 from dragonflow.switch.readback import read_back
@@ -38,14 +43,18 @@ class TestChassis:
 
     __test__ = False
 
-    def __init__(self, vswitch: VSwitch, me: Me = worlds.ME) -> None:
+    def __init__(self, vswitch: VSwitch, me: Me = worlds.ME, store: MemoryStore | None = None) -> None:
         self.vswitch = vswitch
+        self.store = store or MemoryStore()
         self.me = me
         self.replica = Replica()
         self.engine = Engine(APPS, self.replica, me)
         self._news = asyncio.Event()
         self.neighbours = Neighbours(self.replica, self._news.set)
-        self.answerer = Answerer(APPS, self.view, self.neighbours.handlers())
+        self.replica.reset_scope(holder_scope(me.chassis), (), 0)
+        self.holders = Holders(self.store, NoPubSub(), self.replica, me.chassis, self._news.set)
+        handlers = {**self.neighbours.handlers(), **self.holders.handlers()}
+        self.answerer = Answerer(APPS, self.view, handlers)
         self._revision = itertools.count(1)
         self._vms: list[str] = []
         self.switch = Switch(
@@ -86,7 +95,7 @@ class TestChassis:
         for owner, facts in settled.facts.items():
             self.switch.want(owner, facts)
         await self.switch.sync()
-        assert not self.switch.degraded
+        assert not self.switch.degraded, self.switch.degraded
         self.heralds(Confirmed((), settled.events, 0.0, {}))
         return settled
 
@@ -104,11 +113,26 @@ class TestChassis:
         """Sync at every news and send what is due unasked, as the controller does, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(announce(self.neighbours.tick, self.view, self.switch.send, PERIOD))
+            group.create_task(announce(self.holders.tick, self.view, self.switch.send, HOLDERS_PERIOD))
+            group.create_task(self.holders.run())
+            group.create_task(self._follow_holders())
             group.create_task(announce(self.heralds.unasked, self.view, self.switch.send, AGAIN))
             while True:
                 self._news.clear()
                 await self.sync()
                 await self._news.wait()
+
+    async def _follow_holders(self) -> None:
+        """Take in what all chassis write: the one kind of row that a test leaves to them."""
+        async for changes in self.store.watch({holder_scope("*"): 0}):
+            for record in changes.records:
+                if record.key.scope not in self.replica.scopes:
+                    self.replica.reset_scope(record.key.scope, (), 0)
+                if record.data is None:
+                    self.replica.remove(Holder, record.key.id, record.revision, record.key.scope)
+                else:
+                    self.replica.upsert(decode(record.key.kind, record.key.id, record.data), record.revision)
+            self._news.set()
 
     async def vm(self, port: LogicalPort, *addresses: str) -> str:
         """Plug a namespace for the port; returns its name. Addresses carry a prefix length; no ND or DAD happens for them."""
@@ -162,16 +186,22 @@ class TestChassis:
         finally:
             connection.close()
 
+    def leave(self, vm: str) -> None:
+        """The VM outlives this controller; who asks for that removes it."""
+        self._vms.remove(vm)
+
     def remove(self) -> None:
         for name in self._vms:
             system.netns_delete(name)
 
 
 @asynccontextmanager
-async def chassis(vswitch: VSwitch, me: Me = worlds.ME, *, audited: bool = True) -> AsyncIterator[TestChassis]:
+async def chassis(
+    vswitch: VSwitch, me: Me = worlds.ME, *, audited: bool = True, store: MemoryStore | None = None
+) -> AsyncIterator[TestChassis]:
     """A chassis that runs; at the end its switch must hold what the oracle computes, unless the test meddled with it."""
     vswitch.add_bridge(BRIDGE)
-    it = TestChassis(vswitch, me)
+    it = TestChassis(vswitch, me, store)
     tasks = [asyncio.create_task(it.switch.run()), asyncio.create_task(it.answerer.run(it.switch.send))]
     try:
         async with asyncio.timeout(20):
@@ -179,7 +209,8 @@ async def chassis(vswitch: VSwitch, me: Me = worlds.ME, *, audited: bool = True)
                 await it._news.wait()
                 it._news.clear()
         yield it
-        assert not audited or await it.differences() == ()
+        different = await it.differences() if audited else ()
+        assert different == (), different
     finally:
         for task in tasks:
             task.cancel()
@@ -196,6 +227,15 @@ def inside(vm: str, *command: str, timeout: float = 20) -> subprocess.CompletedP
 def reaches(vm: str, address: str, *options: Any) -> bool:
     """Whether one of three pings, 0.2 s apart, comes back."""
     return system.pings(vm, address, *map(str, options))
+
+
+def loses(vm: str, address: str) -> bool:
+    """Whether pings come back no more, sooner or later: for a moment the data path goes on by the flows before a change."""
+    end = time.monotonic() + 15
+    while reaches(vm, address):
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 def neighbour(vm: str, address: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from underlay import bridged
 
 from dragonflow.lab.vswitch import VSwitch
 
@@ -40,3 +41,12 @@ def vswitch(netns: str) -> Iterator[VSwitch]:
         yield switch
     finally:
         switch.remove()
+
+
+@pytest.fixture
+def fabric() -> Iterator[str]:
+    """A namespace with a bridge between hosts, see ``underlay``."""
+    if os.geteuid() != 0 or shutil.which("ovs-vswitchd") is None:
+        pytest.skip("needs root and Open vSwitch")
+    with bridged() as netns:
+        yield netns

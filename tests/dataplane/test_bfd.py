@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import shutil
-import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, reaches
 from msgspec.structs import replace
 from running import BINDING, NET, PORT, Host, until
+from underlay import machine
 
 from dragonflow.apps.wiring import heard, peer_name
 from dragonflow.controller.view import Me
-from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import FixedIP, OvsPort, RouterGateway
 from dragonflow.testing import worlds
@@ -37,49 +32,6 @@ ROWS = (
     worlds.gateway("r", 22, FixedIP("ext4", "203.0.113.2")),
 )
 ADDRESSES = {"h1": "10.0.0.11/24", "h2": "10.0.0.12/24"}
-
-_serial = itertools.count()
-
-
-@pytest.fixture
-def fabric() -> Iterator[str]:
-    """A namespace with a bridge between hosts."""
-    if os.geteuid() != 0 or shutil.which("ovs-vswitchd") is None:
-        pytest.skip("needs root and Open vSwitch")
-    netns = f"dfb-{os.getpid()}-{next(_serial)}"
-    system.netns_add(netns)
-    try:
-        system.ip(netns, "link add fabric type bridge", "link set fabric mtu 9000 up")
-        yield netns
-    finally:
-        system.netns_delete(netns)
-
-
-@contextmanager
-def machine(fabric: str, vtep: str) -> Iterator[VSwitch]:
-    """A host's namespace with an Open vSwitch, on the fabric."""
-    netns, link = f"dfb-{os.getpid()}-{next(_serial)}", f"b{next(_serial)}"
-    switch = VSwitch(Path(tempfile.mkdtemp(prefix="dfb-")), netns)
-    system.netns_add(netns)
-    try:
-        system.ip(
-            fabric,
-            f"link add {link} mtu 9000 type veth peer name underlay mtu 9000 netns {netns}",
-            f"link set {link} master fabric up",
-        )
-        system.ip(netns, "link set underlay up")
-        system.offload_off(fabric, link)
-        system.offload_off(netns, "underlay")
-        switch.start()
-        switch.vsctl(
-            *("add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone"),
-            *("--", "add-port", "br-phy", "underlay"),
-        )
-        system.ip(netns, "link set br-phy mtu 9000 up", f"address add {vtep}/24 dev br-phy")
-        yield switch
-    finally:
-        switch.remove()
-        system.netns_delete(netns)
 
 
 @asynccontextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 
 from chassis import TestChassis, chassis, inside
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from test_qos import DOUBLE, LIMIT, send, share
 from dragonflow.controller.view import Me
 from dragonflow.model import FixedIP, LogicalPort, Neighbour, RouterGateway
 from dragonflow.pipeline import Local, Remote
+from dragonflow.store.memory import Memory, MemoryStore
 from dragonflow.testing import worlds
 
 HOSTS = tuple(
@@ -74,18 +76,22 @@ async def cloud(
     ground: Ground,  # noqa: F811
     rows: tuple[object, ...] = ROWS,
     mapped: tuple[str, ...] = ("h1", "h2"),
+    ports: tuple[LogicalPort, ...] = PORTS,
+    own: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> AsyncIterator[Cloud]:
+    """``mapped`` are the chassis with a way outside; ``own`` the addresses of their own that they have there."""
     gateway = ground.peer("203.0.113.1/24", vlan=200)
     inside(gateway, "sh", "-c", "ip link set lo up; ip address add 192.0.2.9/32 dev lo")
     async with AsyncExitStack() as stack:
-        made = []
+        made, dfdb = [], Memory()
         hosts = [row if row.id in mapped else replace(row, bridge_mappings=()) for row in HOSTS]
+        hosts = [replace(row, snat_addresses=own.get(row.id, ())) for row in hosts]
         for row in hosts:
             switch = stack.enter_context(machine(ground, row.tunnel_ip))
-            made.append(await stack.enter_async_context(chassis(switch, Me.of(row))))
+            made.append(await stack.enter_async_context(chassis(switch, Me.of(row), store=MemoryStore(dfdb))))
         it = Cloud(made[0], made[1], gateway)
         await it.now(*rows, *hosts)
-        for port in PORTS:
+        for port in ports:
             await it.plug(port, it.two if port.chassis == "h2" else it.one)
         lives = [asyncio.create_task(here.live()) for here in made]
         try:
@@ -94,6 +100,8 @@ async def cloud(
             for live in lives:
                 live.cancel()
             await asyncio.wait(lives)
+        for here in made:  # take in what came last
+            await here.sync()
 
 
 async def test_guests_reach_out_and_are_reached_at_their_floating_ips(ground: Ground) -> None:  # noqa: F811

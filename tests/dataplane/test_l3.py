@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from chassis import TestChassis, chassis, inside, neighbour, reaches
+from chassis import TestChassis, chassis, inside, loses, neighbour, reaches
 from msgspec.structs import replace
 
 from dragonflow.apps.advertisement import Advertisement
@@ -107,12 +107,12 @@ async def test_what_is_down_or_missing_closes(vswitch: VSwitch) -> None:
         assert reaches(a, target)
         for row in (R, IN, OUT, FAR):
             await here.now(replace(row, admin_up=False))
-            assert not reaches(a, target), row
+            assert loses(a, target), row
             await here.now(row)
             assert reaches(a, target), row
         for row in (R, OUT, worlds.SUBNETS[2]):
             await here.now(gone=(row,))
-            assert not reaches(a, target), row
+            assert loses(a, target), row
             await here.now(row)
             assert reaches(a, target), row
 

@@ -9,23 +9,20 @@ import asyncio
 import itertools
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import permutations
-from pathlib import Path
 
 import msgspec
 import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, reaches
+from underlay import machine
 
 from dragonflow.apps.resolution import Resolution
 from dragonflow.controller.report import claims
 from dragonflow.controller.view import Me
 from dragonflow.lab import system
-from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import Binding, LogicalPort
 from dragonflow.pipeline import Local, Remote
 from dragonflow.testing import worlds
@@ -43,35 +40,6 @@ CHASSIS = tuple(worlds.chassis(name, vtep) for name, vtep in HOSTS.items())
 _serial = itertools.count()
 
 
-@contextmanager
-def machine(fabric: str, name: str, vtep: str) -> Iterator[VSwitch]:
-    """A namespace with an Open vSwitch, joined to the fabric."""
-    netns = f"dfm-{os.getpid()}-{next(_serial)}"
-    link = f"m{next(_serial)}"
-    switch = VSwitch(Path(tempfile.mkdtemp(prefix="dfm-")), netns)
-    system.netns_add(netns)
-    try:
-        system.ip(
-            fabric,
-            f"link add {link} type veth peer name underlay netns {netns}",
-            f"link set {link} master fabric up",
-        )
-        system.ip(netns, "link set underlay up")
-        system.offload_off(fabric, link)
-        system.offload_off(netns, "underlay")
-        switch.start()
-        switch.vsctl(
-            *("add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone"),
-            *("--", "add-port", "br-phy", "underlay"),
-        )
-        system.ip(netns, "link set br-phy up", f"address add {vtep}/24 dev br-phy")
-        yield switch
-    finally:
-        switch.remove()
-        system.netns_delete(netns)
-        shutil.rmtree(switch.directory, ignore_errors=True)
-
-
 @asynccontextmanager
 async def three() -> AsyncIterator[dict[str, TestChassis]]:
     """Three chassis on one fabric, all rows but the guest's known to each."""
@@ -79,10 +47,10 @@ async def three() -> AsyncIterator[dict[str, TestChassis]]:
     async with AsyncExitStack() as stack:
         system.netns_add(fabric)
         stack.callback(system.netns_delete, fabric)
-        system.ip(fabric, "link add fabric type bridge", "link set fabric up")
+        system.ip(fabric, "link add fabric type bridge", "link set fabric mtu 9000 up")
         found = {}
         for name, vtep in HOSTS.items():
-            switch = stack.enter_context(machine(fabric, name, vtep))
+            switch = stack.enter_context(machine(fabric, vtep))
             found[name] = await stack.enter_async_context(chassis(switch, Me(chassis=name, tunnel_ip=vtep)))
         for it in found.values():
             await it.now(NET, *CHASSIS, TALKER, SIBLING)

@@ -203,6 +203,17 @@ async def test_it_is_told_what_cannot_be_forwarded(ground: Ground) -> None:  # n
                 assert re.search(said, shown), shown
 
 
+async def test_who_sends_to_machines_that_are_not_there_is_told(ground: Ground) -> None:  # noqa: F811
+    """After the questions for them; the machine outside is told of others, too."""
+    async with cloud(ground) as it:
+        for vm, target, own, said in (
+            (it.vms[0], "10.1.0.98", "10.0.0.1", "Destination Host Unreachable"),
+            (it.vms[1], "fd01::98", "fd00::1", "Address unreachable"),
+        ):
+            shown = await it.run(vm, "ping", "-n", "-c", "1", "-W", "9", target)
+            assert re.search(f"From {own} .*{said}", shown), shown
+
+
 async def test_ipv6_goes_straight_out_from_each_chassis_and_in_by_the_gateways(ground: Ground) -> None:  # noqa: F811
     """Nothing is translated, so each chassis finds its neighbours on the external network by its own MAC."""
     rows = (

@@ -196,6 +196,23 @@ async def test_while_the_switch_changes_ports_are_proven_but_no_fault_is_found(v
         await it.until(a="ACTIVE", b="ACTIVE")
 
 
+async def test_a_switch_that_never_rests_keeps_nobody_waiting(vswitch: VSwitch) -> None:
+    """A packet that went wrong while things moved is sent again, and again, though they never stop."""
+    async with proving(vswitch) as it:
+        await it.until(a="ACTIVE", b="ACTIVE")
+        it.prover.unsettled()
+        vswitch.ofctl("del-flows", BRIDGE, "table=96")
+        await it.here.now(worlds.port("a", 11, device_id="other"))
+        it.said = claims(it.here.me, it.here.replica, it.here.engine.locality)
+        it.prover.settled(it.said, it.here.switch.connections, changed=True)
+        it.prover.unsettled()
+        await asyncio.sleep(0.3)
+        assert set(it.prover.gate(it.said)) == {"b"}
+        it.here.switch.doubt()
+        await it.here.switch.sync()
+        await it.until(a="ACTIVE", b="ACTIVE")
+
+
 async def test_a_fault_of_one_port_is_not_laid_at_anothers_door(vswitch: VSwitch) -> None:
     """C's flow is gone: A and B, which would talk to it, talk to each other instead."""
     async with proving(vswitch) as it:

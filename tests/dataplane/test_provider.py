@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, reaches
 from msgspec.structs import replace
+from underlay import machine as on_fabric
 
 from dragonflow.apps.door import Door
 from dragonflow.apps.wiring import chassis_mac
@@ -82,30 +83,11 @@ def ground() -> Iterator[Ground]:
 
 @contextmanager
 def machine(ground: Ground, vtep: str) -> Iterator[VSwitch]:
-    """A host's namespace with an Open vSwitch, on both networks."""
-    netns, link = f"dfp-{os.getpid()}-{next(_serial)}", f"m{next(_serial)}"
-    switch = VSwitch(Path(tempfile.mkdtemp(prefix="dfp-")), netns)
-    system.netns_add(netns)
-    try:
-        system.ip(
-            ground.netns,
-            f"link add {link} mtu 9000 type veth peer name underlay mtu 9000 netns {netns}",
-            f"link set {link} master fabric up",
-        )
-        system.ip(netns, "link set underlay up")
-        system.offload_off(ground.netns, link)
-        system.offload_off(netns, "underlay")
-        switch.start()
-        switch.vsctl(
-            *("add-br", "br-phy", "--", "set", "Bridge", "br-phy", "datapath_type=netdev", "fail_mode=standalone"),
-            *("--", "add-port", "br-phy", "underlay"),
-        )
-        system.ip(netns, "link set br-phy mtu 9000 up", f"address add {vtep}/24 dev br-phy")
-        ground.physical.join(f"p{next(_serial)}", netns, switch)
+    """A host on both networks."""
+    with on_fabric(ground.netns, vtep) as switch:
+        assert switch.netns is not None
+        ground.physical.join(f"p{next(_serial)}", switch.netns, switch)
         yield switch
-    finally:
-        switch.remove()
-        system.netns_delete(netns)
 
 
 @asynccontextmanager

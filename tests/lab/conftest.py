@@ -38,6 +38,16 @@ def lab() -> Iterator[Lab]:
         made.down()
 
 
+@pytest.fixture(scope="session")
+def regions(lab: Lab) -> Iterator[Lab]:
+    """Three regions with two hosts each, and an orchestrator, beside the lab of one region."""
+    made = Lab.up(f"{lab.name[:5]}r{os.getpid() % 1000}", hosts=2, regions=3, progress=print)
+    try:
+        yield made
+    finally:
+        made.down()
+
+
 @pytest.fixture
 def neutron(lab: Lab) -> Iterator[httpx.Client]:
     """Neutron as its administrator."""

@@ -83,6 +83,21 @@ def test_floating_ips_are_reached_move_and_say_whether_they_work(
     assert not outside(addresses[0])
     assert outside(addresses[1])
 
+    reserved = cloud.port(
+        inner
+    )  # an address that two guests share: the floating IP is with the one who announced it last
+    vip = reserved["fixed_ips"][0]["ip_address"]
+    for port in (one, three):
+        pairs = {"port": {"allowed_address_pairs": [{"ip_address": vip}]}}
+        neutron.put(f"/ports/{port['id']}", json=pairs)
+    put(0, reserved)
+    for port in (one, three, one):
+        lab.exec(port["id"], "ip", "address", "replace", f"{vip}/24", "dev", "eth0")
+        done = lab.exec(port["id"], "python3", "-c", ANNOUNCE, vip, port["mac_address"])
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda port=port: served_on(lab, floating[0]) == port["binding:host_id"], "the guest's host", 10)
+        wait_until(lambda: outside(addresses[0]) and status(0) == "ACTIVE", "the floating IP of a shared address", 10)
+
 
 def test_guests_share_their_routers_address_which_another_host_takes_over(  # noqa: PLR0917 - fixtures
     lab: Lab,
@@ -147,6 +162,25 @@ def fetched(command: list[str], netns: str) -> bool:
         return system.run(command, netns=netns) == "200"
     except system.LabError:
         return False
+
+
+ANNOUNCE = """
+import socket, sys, time
+address, mac = socket.inet_aton(sys.argv[1]), bytes.fromhex(sys.argv[2].replace(":", ""))
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("eth0", 0))
+for _ in range(5):
+    wire.send(b"\\xff" * 6 + mac + bytes.fromhex("0806 0001 0800 06 04 0001") + mac + address + bytes(6) + address)
+    time.sleep(0.2)
+"""
+"""Say by gratuitous ARP that a MAC has an address, some times over a second, as keepalived does."""
+
+
+def served_on(lab: Lab, floating: dict[str, Any]) -> str | None:
+    """The host that serves the floating IP, as operators see it."""
+    done = CliRunner().invoke(app, ["show", "floating-ips", "--store-url", lab.region().store.url, "--json"])
+    (found,) = (it["served_on"] for it in json.loads(done.stdout) if it["id"] == floating["id"])
+    return str(found) if found else None
 
 
 def serving(lab: Lab, router: dict[str, Any]) -> str | None:

@@ -42,7 +42,8 @@ def test_info_describes_every_part(lab: Lab) -> None:
     done = cli(lab, "info", "--json")
     assert done.returncode == 0, done.stderr
     info = json.loads(done.stdout)
-    assert list(info) == ["name", "regions", "vms"]
+    assert list(info) == ["name", "clouds", "processes", "cuts", "regions", "vms"]
+    assert info["processes"] == info["cuts"] == []  # there is one region
     (region,) = info["regions"]
     assert list(region) == ["name", "neutron_url", "dfdb_url", "pubsub_url", "processes", "hosts"]
     assert httpx.get(region["neutron_url"]).is_success

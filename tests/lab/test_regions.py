@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from dragonflow.lab import Lab, LabError
 from dragonflow.lab.system import wait_until
-
-
-@pytest.fixture(scope="module")
-def regions(lab: Lab) -> Iterator[Lab]:
-    """Two regions of one host, beside the lab of the other tests."""
-    made = Lab.up(f"{lab.name[:5]}r{os.getpid() % 1000}", hosts=1, regions=2, progress=print)
-    try:
-        yield made
-    finally:
-        made.down()
+from dragonflow.regions.cloud import Cloud
 
 
 def test_regions_share_nothing_but_the_network(regions: Lab) -> None:
-    one, two = regions.info()["regions"]
+    one, two, _ = regions.info()["regions"]
     assert one["neutron_url"] != two["neutron_url"]
     assert one["dfdb_url"] != two["dfdb_url"]
     processes = [process["name"] for region in (one, two) for process in region["processes"]]
@@ -31,10 +20,25 @@ def test_regions_share_nothing_but_the_network(regions: Lab) -> None:
     there = two["hosts"][0]["vtep"]
     pinged = regions.host_exec("host1", "ping", "-c", "1", "-W", "2", there, region=one["name"])
     assert pinged.returncode == 0, pinged.stdout
+    regions.sever(one["name"], two["name"])
+    assert regions.info()["cuts"] == [{"regions": (one["name"], two["name"]), "what": "all"}]
+    assert regions.host_exec("host1", "ping", "-c", "1", "-W", "1", there, region=one["name"]).returncode != 0
+    regions.rejoin(two["name"], one["name"])
+    assert regions.host_exec("host1", "ping", "-c", "1", "-W", "2", there, region=one["name"]).returncode == 0
+    with pytest.raises(LabError, match="can't be cut off from itself"):
+        regions.sever(one["name"], one["name"])
+
+
+def test_each_region_is_a_cloud_of_its_own(regions: Lab) -> None:
+    for name, region in regions.regions.items():
+        agents = Cloud(name, files=[regions.between.clouds]).agents()
+        assert {agent.tunnel_ip for agent in agents} == {host.vtep for host in region.hosts.values()}
+    (orchestrator,) = regions.info()["processes"]
+    assert (orchestrator["name"], orchestrator["role"]) == ("orchestrator", "leader")
 
 
 def test_a_port_of_one_region_is_nothing_to_the_other(regions: Lab) -> None:
-    names = list(regions.regions)
+    names = list(regions.regions)[:2]
     ports = {name: _port(regions, name) for name in names}
     with pytest.raises(LabError, match="could not be found"):
         regions.plug(ports[names[0]]["id"], "host1", region=names[1])

@@ -122,6 +122,17 @@ class TestRows(df_l3.RouterTestCase):
             assert db.pending(get_admin_context()) == 0
             self._delete("floatingips", floating["id"], as_admin=True)
 
+    def test_the_policy_of_a_gateway_is_part_of_its_router(self):
+        qos, plugin = directory.get_plugin("QOS"), directory.get_plugin("L3_ROUTER_NAT")
+        policy = qos.create_policy(get_admin_context(), {"policy": {**POLICY, "name": "g"}})["id"]
+        with self.subnet() as subnet, self.outside(subnet) as (router, outside):
+            for wanted in (policy, None):
+                info = {"network_id": outside["network_id"], "qos_policy_id": wanted}
+                plugin.update_router(get_admin_context(), router["id"], {"router": {"external_gateway_info": info}})
+                self.work()
+                assert self.router_row(router).gateway.qos == wanted
+            assert db.pending(get_admin_context()) == 0
+
     def test_repair_finds_what_was_lost_spoilt_and_left_over(self):
         with self.subnet() as subnet, self.outside(subnet) as (_, outside), self.port(subnet) as port:
             made = self._make_floatingip(self.fmt, outside["network_id"], port["port"]["id"], as_admin=True)
@@ -179,6 +190,25 @@ class TestStatus(df_l3.RouterTestCase):
             self._delete("floatingips", made["id"], as_admin=True)
             neutron.turn_floating(now, "ACTIVE")
 
+    def test_one_whose_port_only_reserves_the_address_is_active_while_any_chassis_says_so(self):
+        """As Octavia makes them for virtual IPs."""
+        neutron = Neutron()
+        with self.subnet() as subnet, self.outside(subnet) as (_, outside), self.port(subnet) as reserved:
+            made = self._make_floatingip(self.fmt, outside["network_id"], as_admin=True)["floatingip"]
+            self._update("floatingips", made["id"], {"floatingip": {"port_id": reserved["port"]["id"]}}, as_admin=True)
+            self.work()
+            row: FloatingIp = self.floating_row(made)
+            assert self.port_row(reserved["port"]).chassis is None
+            ((now),) = neutron.floating([row.port])
+            says = PortStatus(id=row.port, chassis="h2", generation=0, status="ACTIVE", revision=1, at=0.0)
+            assert (now.anywhere, floating_turn(now, ()), floating_turn(now, [says])) == (True, None, "ACTIVE")
+            self.chassis("h1")
+            host = {"port": {"binding:host_id": "h1"}}
+            self._update("ports", reserved["port"]["id"], host, as_admin=True)
+            ((now),) = neutron.floating([row.port])
+            assert (now.anywhere, floating_turn(now, [says])) == (False, None), "it has a host of its own now"
+            self._delete("floatingips", made["id"], as_admin=True)
+
 
 class TestForwardingStatus(df_l3.RouterTestCase):
     _further_plugins = df_l3.FORWARDING
@@ -196,12 +226,12 @@ class TestForwardingStatus(df_l3.RouterTestCase):
                 ((found),) = neutron.floating([row.port])
                 return found
 
-            assert (now().forwards, floating_turn(now(), [says])) == (False, None), "it serves nobody"
+            assert (now().anywhere, floating_turn(now(), [says])) == (False, None), "it serves nobody"
             body = {**FORWARDED, "internal_port_id": port["id"]}
             body["internal_ip_address"] = port["fixed_ips"][0]["ip_address"]
             plugin, mark = directory.get_plugin("PORTFORWARDING"), neutron.mark()
             one = plugin.create_floatingip_port_forwarding(context, floating["id"], {pf_api.RESOURCE_NAME: body})
-            assert (now().forwards, neutron.mark() != mark) == (True, True)
+            assert (now().anywhere, neutron.mark() != mark) == (True, True)
             for other in (replace(says, generation=1), replace(says, status="DOWN")):
                 assert floating_turn(now(), [other]) is None
                 assert floating_turn(now(), [other, says]) == "ACTIVE"
@@ -209,6 +239,6 @@ class TestForwardingStatus(df_l3.RouterTestCase):
             assert (floating_turn(now(), [says]), floating_turn(now(), ())) == (None, "DOWN")
             mark = neutron.mark()
             plugin.delete_floatingip_port_forwarding(context, one["id"], floating["id"])
-            assert (now().forwards, neutron.mark() != mark) == (False, True)
+            assert (now().anywhere, neutron.mark() != mark) == (False, True)
             assert floating_turn(now(), [says]) == "DOWN"
             self._delete("floatingips", floating["id"], as_admin=True)

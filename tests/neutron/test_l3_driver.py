@@ -21,7 +21,7 @@ from dragonflow.model import (
 from dragonflow.neutron import db
 from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
-from dragonflow.neutron.status import Neutron, gateway_turn, turn
+from dragonflow.neutron.status import Neutron, turn, unbound_turn
 from dragonflow.neutron.survey import Survey
 from dragonflow.store.protocol import Delete, Key, Txn
 from dragonflow.testing import founding
@@ -202,17 +202,17 @@ class TestStatus(df_l3.RouterTestCase):
                 return found
 
             assert (now().gateway, now().routing, now().status, now().ours) == (True, False, "DOWN", False)
-            assert gateway_turn(now(), ()) is None
+            assert unbound_turn(now(), ()) is None
             for other in (replace(says, generation=1), replace(says, status="DOWN")):
-                assert gateway_turn(now(), [other]) is None
-                assert gateway_turn(now(), [other, says]) == "ACTIVE"
+                assert unbound_turn(now(), [other]) is None
+                assert unbound_turn(now(), [other, says]) == "ACTIVE"
             assert neutron.turn([now()], "ACTIVE") == [port]
             assert self._show("ports", port, as_admin=True)["port"]["status"] == "ACTIVE"
-            assert (gateway_turn(now(), [says]), gateway_turn(now(), ())) == (None, "DOWN")
+            assert (unbound_turn(now(), [says]), unbound_turn(now(), ())) == (None, "DOWN")
             self._update("ports", port, {"port": {"admin_state_up": False}}, as_admin=True)
-            assert gateway_turn(now(), [says]) == "DOWN", "it is switched off"
+            assert unbound_turn(now(), [says]) == "DOWN", "it is switched off"
             self._update("ports", port, {"port": {"admin_state_up": True}}, as_admin=True)
             neutron.turn([now()], "DOWN")
             assert self._show("ports", port, as_admin=True)["port"]["status"] == "DOWN"
-            assert gateway_turn(now(), [says]) == "ACTIVE"
+            assert unbound_turn(now(), [says]) == "ACTIVE"
             assert neutron.mark() != mark

@@ -12,11 +12,11 @@ import pytest
 from msgspec.structs import replace
 from region import PROJECT, Region, Server, region, until
 
-from dragonflow.model import Binding, LogicalPort, PortStatus, Row, Subnet, decode, encode
+from dragonflow.model import Binding, Holder, LogicalPort, PortStatus, Row, Subnet, TunnelState, decode, encode
 from dragonflow.store.protocol import Delete, Key, Put, Txn
 from dragonflow.testing import founding
 
-SCOPES = ("net:*", "host:*", "keys:*", "chassis", "alive", "status:*")
+SCOPES = ("net:*", "host:*", "keys:*", "chassis", "alive", "status:*", "holds:*")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,16 @@ def test_whatever_is_done_to_the_df_db_is_undone(one):
     port0, port1 = row(one, keys[0]), row(one, keys[1])
     assert isinstance(port0, LogicalPort)
     assert isinstance(port1, LogicalPort)
+    nobodys = Holder(
+        id="h1/nobody/10.0.0.9",
+        chassis="h1",
+        network=network,
+        port="nobody",
+        address="10.0.0.9",
+        mac="fa:16:3e:00:00:01",
+        turn=1,
+        at=0.0,
+    )
     done = (
         Delete(keys[0]),
         Put(keys[1], encode(replace(port1, mac="fa:16:3e:ff:ff:ff", key=port0.key))),
@@ -85,9 +95,14 @@ def test_whatever_is_done_to_the_df_db_is_undone(one):
             encode(PortStatus(id=ports[5], chassis="h9", generation=1, status="DOWN", revision=1, at=0.0)),
         ),
         Put(
+            Key("status:h9", "TunnelState", "h9/203.0.113.9"),
+            encode(TunnelState(id="h9/203.0.113.9", chassis="h9", remote_ip="203.0.113.9", at=0.0)),
+        ),
+        Put(
             Key("status:h1", "PortStatus", "nobody"),
             encode(PortStatus(id="nobody", chassis="h1", generation=1, status="DOWN", revision=1, at=0.0)),
         ),
+        Put(Key(nobodys.scope, "Holder", nobodys.id), encode(nobodys)),
         Put(Key("alive", "Alive", "h8"), b'{"schema":"Alive/1","id":"h8","since":1.0}'),
         Put(Key("chassis", "Chassis", "broken"), b"?"),
     )

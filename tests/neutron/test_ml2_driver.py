@@ -24,6 +24,7 @@ from dragonflow.neutron.repair import Repair
 from dragonflow.neutron.source import Plugin
 from dragonflow.neutron.status import Neutron
 from dragonflow.neutron.survey import Survey
+from dragonflow.neutron.tunnels import Tunnel
 from dragonflow.store.protocol import Delete, Key, Put, StoreCorrupt, Txn
 from dragonflow.testing import founding
 
@@ -356,6 +357,9 @@ class TestAgents(df_ml2.DfMl2TestCase):
         (agent,) = self.agents()
         assert (agent["agent_type"], agent["host"], agent["alive"]) == ("Dragonflow controller", "h1", True)
         assert agent["configurations"]["tunneling_ip"] == "192.0.2.1"
+        table.report(self.chassis(), {"203.0.113.9": Tunnel(True, 1.5, 1400)})
+        (agent,) = self.agents()
+        assert agent["configurations"]["remote_tunnels"] == {"203.0.113.9": {"up": True, "rtt_ms": 1.5, "mtu": 1400}}
         table.bury(["h1"])
         assert not self.agents()[0]["alive"]
         assert table.beat(["h1"]) == 1

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from region import Region, Server, region, until
+from region import PROJECT, Region, Server, region, until
 
+from dragonflow.model import LogicalPort, PortStatus, TunnelState, decode
 from dragonflow.model import Server as ServerRow
-from dragonflow.model import decode
+from dragonflow.store.protocol import Delete, Key, Txn
 
 SOON = 5.0
 """Seconds after the end of a fault within which every status must be right."""
@@ -106,6 +107,44 @@ def test_nova_learns_that_the_target_of_a_migration_is_wired_before_the_activati
     three.say("ACTIVE", [port], "h2")
     until(lambda: three.statuses([port]) == {port: "ACTIVE"}, SOON + SLACK)
     assert server.call("get_port", port)["binding:host_id"] == "h2"
+
+
+def test_a_port_of_another_region_is_active_while_a_chassis_says_so_and_nova_hears_nothing(three, server):
+    elsewhere = {"port_key": "remote_port", "host_ip": "198.51.100.7"}
+    network = three.network(server)
+    body = {"network_id": network, "tenant_id": PROJECT, "admin_state_up": True, "port_security_enabled": False}
+    port = server.call("create_port", {"port": {**body, "binding:profile": elsewhere}})["id"]
+
+    def row() -> LogicalPort | None:
+        record = three.dfdb.store.get(Key(f"net:{network}", "LogicalPort", port))
+        return None if record is None else decode("LogicalPort", port, record.data)
+
+    until(lambda: row() is not None and row().chassis == "RemoteChassis:198.51.100.7", what="its row")
+    until(lambda: three.count("df_journal") == 0, what="the journal to be empty")
+    before = server.call("get_port", port)
+    for wrong, named in (
+        ({"binding:profile": {**elsewhere, "host_ip": "192.0.2.2"}}, "that is chassis h2 of this region"),
+        ({"binding:profile": {**elsewhere, "vni": 7}, "name": "half made"}, "unknown keys vni"),
+        ({"binding:host_id": "h1", "name": "half made"}, "binding:host_id is 'h1'"),
+    ):
+        with pytest.raises(RuntimeError, match=named):
+            server.call("update_port", port, {"port": wrong})
+    assert (server.call("get_port", port), three.count("df_journal")) == (before, 0)
+    assert "Mechanism driver 'df' failed" not in server.log.read_text(), "who errs is told; the log isn't"
+    says = PortStatus(id=port, chassis="h1", generation=0, status="ACTIVE", revision=1, at=time.time())
+    tunnel = TunnelState(id="h1/198.51.100.7", chassis="h1", remote_ip="198.51.100.7", up=True, at=time.time())
+    three.put(says, tunnel)
+    until(lambda: three.statuses([port]) == {port: "ACTIVE"}, SOON + SLACK)
+    server.call("update_port", port, {"port": {"binding:profile": {**elsewhere, "host_ip": "2001:DB8::8"}}})
+    until(lambda: row().chassis == "RemoteChassis:2001:db8::8", what="the other chassis")
+    until(lambda: three.statuses([port]) == {port: "ACTIVE"}, SOON + SLACK, what="it to be ACTIVE again")
+    three.dfdb.store.commit(Txn((Delete(Key(says.scope, "PortStatus", port)),)))
+    until(lambda: three.statuses([port]) == {port: "DOWN"}, SOON + SLACK)
+    agents = server.call("get_agents", {"host": ["h1"]})
+    assert agents[0]["configurations"]["remote_tunnels"] == {"198.51.100.7": {"up": True, "rtt_ms": None, "mtu": None}}
+    server.call("delete_port", port)
+    until(lambda: row() is None, what="its row to go")
+    assert (port in three.plugged(), owed(three)) == (False, 0)
 
 
 def test_a_database_that_is_killed_and_started_again_costs_five_seconds(three, ports):

@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from unittest import mock
 
+import msgspec
 import pytest
 from oslo_db.exception import DBConnectionError
 
-from dragonflow.model import Alive, Chassis, PortStatus, encode
+from dragonflow.model import Alive, Chassis, PortStatus, TunnelState, encode
 from dragonflow.neutron.agenda import Agenda
 from dragonflow.neutron.agents import AgentKeeper
 from dragonflow.neutron.binding import HostNow
 from dragonflow.neutron.db import FloatingNow, PortNow, StaleTurn, StandbyNow
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
-from dragonflow.neutron.leader import KEY, Election
+from dragonflow.neutron.leader import DOES, KEY
 from dragonflow.neutron.status import StatusKeeper, turn
+from dragonflow.store.election import Election
 from dragonflow.store.feed import ScopeReset
 from dragonflow.store.protocol import Delete, Key, LeaseExpired, Put, Txn, Unavailable
 
@@ -185,16 +187,16 @@ def test_a_floating_ip_is_active_while_the_host_of_its_fixed_port_says_so(dfdb, 
 
 
 def test_what_is_bound_nowhere_is_active_while_any_chassis_says_so(dfdb, keep):
-    gateway = UP._replace(id="pg", host="", vif_type="unbound", ours=False, gateway=True)
-    neutron = Neutron(gateway, PORT)
-    neutron.floats["f1"] = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0, forwards=True)
+    unbound = UP._replace(host="", vif_type="unbound", ours=False)
+    neutron = Neutron(unbound._replace(id="pg", gateway=True), unbound._replace(id="pr", remote=True), PORT)
+    neutron.floats["f1"] = FloatingNow(id="f1", port="pf", status="ACTIVE", host="", generation=0, anywhere=True)
     keep(neutron, period=0.05)
 
     def are(expected: str) -> bool:
-        return (neutron.status("pg"), neutron.floats["f1"].status) == (expected, expected)
+        return {neutron.status("pg"), neutron.status("pr"), neutron.floats["f1"].status} == {expected}
 
     until(lambda: are("DOWN"))
-    one, other = ([said("ACTIVE", port, host, 0) for port in ("pg", "pf")] for host in ("h1", "h2"))
+    one, other = ([said("ACTIVE", port, host, 0) for port in ("pg", "pr", "pf")] for host in ("h1", "h2"))
     put(dfdb, *one)
     until(lambda: are("ACTIVE"))
     turns = len(neutron.turns)
@@ -392,7 +394,7 @@ def stand(dfdb) -> Iterator[Callable[[], Election]]:
     Duty.at_work, Duty.hangs = 0, 0.0
 
     def start() -> Election:
-        election = Election(dfdb.store, Duty, 1.0, name=f"server{len(running)}", patience=2.0)
+        election = Election(dfdb.store, Duty, 1.0, key=KEY, name=f"server{len(running)}", does=DOES, patience=2.0)
         running.append((election, threading.Thread(target=election.run)))
         running[-1][1].start()
         return election
@@ -467,9 +469,11 @@ class Agents:
         self.alive: dict[str, bool] = {}
         self.reported: list[Chassis] = []
         self.beats = 0
+        self.tunnels: dict[str, object] = {}
 
-    def report(self, chassis: Chassis) -> None:
+    def report(self, chassis: Chassis, tunnels: object) -> None:
         self.reported.append(chassis)
+        self.tunnels[chassis.id] = tunnels
         self.alive[chassis.id] = True
 
     def beat(self, hosts) -> int:
@@ -501,6 +505,31 @@ def test_agents_follow_the_chassis_and_their_leases(dfdb):
         until(lambda: agents.alive == {"h1": True})
         del agents.alive["h1"]  # an operator deletes the agent of a host that lives
         until(lambda: agents.alive == {"h1": True})
+    finally:
+        keeper.stop()
+
+
+def test_an_agent_tells_of_its_tunnels_what_is_news(dfdb):
+    agents = Agents()
+    keeper = AgentKeeper(dfdb, 600.0, agents)
+    keeper.start()
+    tunnel = TunnelState(id="h1/203.0.113.9", chassis="h1", remote_ip="203.0.113.9", up=True, rtt_ms=5.0, at=1.0)
+
+    def told(state: TunnelState) -> bool:
+        return agents.tunnels.get("h1") == {"203.0.113.9": (state.up, state.rtt_ms, state.mtu)}
+
+    try:
+        put(dfdb, CHASSIS, Alive(id="h1", since=1.0), tunnel)
+        until(lambda: told(tunnel))
+        reported = len(agents.reported)
+        put(dfdb, msgspec.structs.replace(tunnel, rtt_ms=5.1, at=31.0))
+        put(dfdb, *(said("ACTIVE", f"p{number}") for number in range(5)))
+        down = msgspec.structs.replace(tunnel, up=False, rtt_ms=None, at=40.0)
+        put(dfdb, down)
+        until(lambda: told(down))
+        assert len(agents.reported) <= reported + 2, "the time alone is no news"
+        dfdb.store.commit(Txn((Delete(key(down)),)))
+        until(lambda: agents.tunnels["h1"] == {})
     finally:
         keeper.stop()
 

@@ -1,6 +1,16 @@
 from __future__ import annotations
 
-from dragonflow.model import AddressPair, AllocationPool, Binding, DhcpOption, FixedIP, HostRoute, decode, encode
+from dragonflow.model import (
+    AddressPair,
+    AllocationPool,
+    Binding,
+    DhcpOption,
+    FixedIP,
+    HostRoute,
+    RemoteEnd,
+    decode,
+    encode,
+)
 from dragonflow.neutron import translate
 from dragonflow.neutron.translate import PortBinding
 
@@ -133,6 +143,21 @@ def test_a_port_that_migrates_is_announced_on_both_hosts_and_active_on_one():
     row = translate.logical_port(PORT, key=7, generation=2, others=others)
     assert row.standby == ("h2",)
     assert [(binding.host, binding.active) for binding in translate.pointers(row)] == [("h1", True), ("h2", False)]
+
+
+def test_a_port_of_another_region_is_on_its_chassis_there_and_on_no_host_here():
+    profile = {"port_key": "remote_port", "host_ip": "198.51.100.7", "network_type": "vxlan", "segmentation_id": 77}
+    unbound = {**PORT, "binding:host_id": "", "binding:vif_type": "unbound", "device_owner": "dragonflow:remote_port"}
+    row = translate.logical_port({**unbound, "binding:profile": profile}, key=1, generation=3)
+    assert (row.chassis, row.standby) == ("RemoteChassis:198.51.100.7", ())
+    assert row.remote == RemoteEnd("", "vxlan", 77, True)
+    assert translate.pointers(row) == (), "no host of ours follows it"
+    assert decode("LogicalPort", "p1", encode(row)) == row
+    bound = translate.logical_port({**PORT, "binding:profile": profile}, key=1, generation=3)
+    assert (bound.chassis, bound.remote) == ("h1", None), "a host of ours counts for more than what a profile says"
+    nonsense = {**unbound, "binding:profile": {**profile, "host_ip": "x"}}
+    row = translate.logical_port(nonsense, key=1, generation=3)
+    assert (row.chassis, row.remote) == (None, None), "it is nowhere"
 
 
 def test_extensions_that_are_not_loaded_leave_neutrons_defaults():

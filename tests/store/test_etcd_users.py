@@ -202,6 +202,7 @@ async def test_a_chassis_may_write_its_own_rows_alone(cluster: EtcdCluster) -> N
         ("write", f"{root}chassis/Chassis/h1", ""),
         ("write", f"{root}alive/Alive/h1", ""),
         ("write", *below(f"{root}status:h1/")),
+        ("write", *below(f"{root}holds:h1/")),
         ("write", *below(f"{root}pubsub/")),
     ]
     mine = open_store(await asyncio.to_thread(cluster.add_user, "chassis-h1", *grants))
@@ -213,11 +214,13 @@ async def test_a_chassis_may_write_its_own_rows_alone(cluster: EtcdCluster) -> N
         await mine.commit(put(alive, lease=lease))
         await mine.keep_alive(lease)
         await mine.commit(put(Key("status:h1", "PortStatus", "1"), Key("status:h1", "PortStatus", "2")))
+        await mine.commit(put(Key("holds:h1", "Holder", "h1/1/10.0.0.9")))
         revision = await server.commit(put(C))
         async with aclosing(mine.watch({"net:b": revision - 1})) as watch:
             assert [record.key for record in (await anext(watch)).records] == [C]
         for key in (
             Key("status:h10", "PortStatus", "1"),
+            Key("holds:h2", "Holder", "h2/1/10.0.0.9"),
             Key("alive", "Alive", "h2"),
             Key("chassis", "Chassis", "h10"),
             B,
@@ -226,7 +229,7 @@ async def test_a_chassis_may_write_its_own_rows_alone(cluster: EtcdCluster) -> N
                 await mine.commit(put(key))
         with pytest.raises(Unavailable, match="no right"):
             await mine.commit(Txn((*put(alive).writes, Delete(C))))
-        assert len((await mine.snapshot(["*"])).records) == 5
+        assert len((await mine.snapshot(["*"])).records) == 6
         await mine.revoke(lease)
         assert await mine.get(alive) is None
     finally:

@@ -3,6 +3,7 @@
 from dragonflow.apps.advertisement import Advertisement
 from dragonflow.apps.base import App
 from dragonflow.apps.bfd import Bfd
+from dragonflow.apps.chassis_snat import ChassisSnat
 from dragonflow.apps.classification import Classification
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.dhcp import Dhcp
@@ -17,7 +18,9 @@ from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
 from dragonflow.apps.provider import Provider
 from dragonflow.apps.qos import Qos
+from dragonflow.apps.regions import Regions
 from dragonflow.apps.resolution import Resolution
+from dragonflow.apps.shared import Shared
 from dragonflow.apps.snat import Snat
 from dragonflow.apps.trunk import Trunk
 from dragonflow.apps.tunnel import Tunnel
@@ -27,15 +30,18 @@ APPS: tuple[App, ...] = (
     Classification(),
     Trunk(),
     Tunnel(),
+    Regions(),
     Bfd(),
     Provider(),
     Dnat(),
     Snat(),
+    ChassisSnat(),
     Dhcp(),
     Metadata(),
     L3(),
     Advertisement(),
     Resolution(),
+    Shared(),
     External(),
     Door(),
     L2(),

@@ -17,7 +17,7 @@ from dragonflow.apps.door import kept, networks, to_outside, way
 from dragonflow.apps.external import External
 from dragonflow.apps.l2 import L2, to_port
 from dragonflow.apps.l3 import L3, served
-from dragonflow.apps.wiring import addresses, link_local, plugged
+from dragonflow.apps.wiring import addresses, is_here, link_local, plugged
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, LogicalSwitch, Subnet
 from dragonflow.packet import icmpv6
@@ -64,7 +64,7 @@ class Advertisement(App):
 
     name = "advertisement"
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Solicitations of a VM here go to the controller, if there is a router to tell of."""
         where, network = plugged(port, view), view.get(LogicalSwitch, port.network)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Neighbour, OvsPort, Row
+from dragonflow.model import Neighbour, OvsPort, RemoteChassis, Row
 from dragonflow.pipeline import Fact, PacketOut, Punted, PuntKind, Table, match
 
 A = TypeVar("A", bound="App")
-O = TypeVar("O", bound="Row | OvsPort | Neighbour | Me")  # noqa: E741 - one letter, as is usual for type variables
+O = TypeVar("O", bound="Row | OvsPort | Neighbour | RemoteChassis | Me")  # noqa: E741 - one letter, as is usual for type variables
 
 Render = Callable[[Any, View], Iterator[Fact]]
 
@@ -18,15 +19,30 @@ Answer = Callable[[Punted, View], Iterator[PacketOut]]
 
 
 def renders(
-    model: type[O],
+    model: type[O], only: Callable[[O, Me], bool] | None = None
 ) -> Callable[[Callable[[A, O, View], Iterator[Fact]]], Callable[[A, O, View], Iterator[Fact]]]:
-    """Mark a method as the app's rendering of one kind of object."""
+    """Mark a method as the app's rendering of one kind of object; or ``only`` of those of which this is true.
+
+    That is said of the object and the chassis alone. Of all others the method has nothing to say, so it isn't asked: of most
+    ports of a large network only few apps have anything to say.
+    """
 
     def mark(method: Callable[[A, O, View], Iterator[Fact]]) -> Callable[[A, O, View], Iterator[Fact]]:
-        method.__dict__["renders"] = model
-        return method
+        rendering = method if only is None else _guarded(method, only)
+        rendering.__dict__["renders"], rendering.__dict__["only"] = model, only
+        return rendering
 
     return mark
+
+
+def _guarded(
+    method: Callable[[A, O, View], Iterator[Fact]], only: Callable[[O, Me], bool]
+) -> Callable[[A, O, View], Iterator[Fact]]:
+    @wraps(method)
+    def rendering(self: A, found: O, view: View) -> Iterator[Fact]:
+        return method(self, found, view) if only(found, view.me) else iter(())
+
+    return rendering
 
 
 def answers(

@@ -9,7 +9,7 @@ from dragonflow.apps.external import External
 from dragonflow.apps.firewall.guard import Guard
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.metadata import Metadata, proxy_ofport
-from dragonflow.apps.wiring import interfaces, wired
+from dragonflow.apps.wiring import interfaces, is_here, wired
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, SOURCE, Fact, Local, Place, Stage, Table, Trouble, load, match
@@ -45,10 +45,11 @@ class Classification(App):
     ports = Table(
         "ports",
         Stage.CLASSIFICATION,
-        purpose="Find out where the packet comes from: a local port, a known chassis, a physical bridge, or the metadata proxy. "
+        purpose="Find out where the packet comes from: a local port, a known chassis (of another region: in which network too), "
+        "a physical bridge, or the metadata proxy. "
         "Others are dropped.",
-        matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src"),
-        next=(tunnelled, physical, Guard.claims, Metadata.replies),
+        matches=("in_port", "vlan_vid", "tun_ipv4_src", "tun_ipv6_src", "tunnel_id"),
+        next=(L2.lookup, tunnelled, physical, Guard.claims, Metadata.replies),
     )
 
     @renders(Me)
@@ -59,7 +60,7 @@ class Classification(App):
         if proxy is not None:
             yield self.ports.flow(20, match(in_port=proxy), goto=Metadata.replies)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The port's place and the marking of what it sends."""
         if port.parent is not None:

@@ -12,6 +12,9 @@ taken. Two floating IPs reach each other by these addresses too: from ``neighbou
 ICMP errors quote the packet that they complain of, which flows can't translate: the controller does (``packet.nat``). It tells
 senders outside, too, that a packet is too big for the guest's network, or has no lifetime left: from the floating IP.
 
+A floating IP may stand for an unbound port, which only reserves an address that guests share (``shared``): then its guest is the
+one who holds the address, and it moves with that.
+
 Cost: 15 flows and 5 meters on the guest's chassis, and a meter a direction under a QoS policy; 1 flow on each other chassis that
 knows the guest.
 """
@@ -29,7 +32,8 @@ from dragonflow.apps.external import External
 from dragonflow.apps.l3 import ETHERNET, L3
 from dragonflow.apps.qos import Limits, held, limits
 from dragonflow.apps.resolution import answer_all
-from dragonflow.apps.wiring import bridge_of, floating_policy, physical_ofport
+from dragonflow.apps.shared import carrier, holder_of, is_owned
+from dragonflow.apps.wiring import World, bridge_of, floating_policy, physical_ofport
 from dragonflow.controller.view import View
 from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch, QosPolicy
 from dragonflow.packet import icmp, nat
@@ -96,7 +100,7 @@ class Dnat(App):
 
     name = "dnat"
     places = "floating IPs' ports, where the port is that they stand for"
-    follows = ("classification", "tunnel", "provider")
+    follows = ("classification", "tunnel", "regions", "provider")
 
     @renders(FloatingIp)
     def floating(self, floating: FloatingIp, view: View) -> Iterator[Fact]:
@@ -104,7 +108,7 @@ class Dnat(App):
         it = _served(floating, view)
         if it is None:
             return
-        ofport, where = physical_ofport(it.network, view.me.bridge_mappings, view), view.locality(it.fixed.id)
+        ofport, where = physical_ofport(it.network, view.me.bridge_mappings, view), view.locality(it.guest.id)
         if isinstance(where, Remote):
             chassis = view.get(Chassis, where.chassis)
             if (
@@ -159,13 +163,13 @@ class Dnat(App):
 
     def _outbound(self, it: _Served, where: Local) -> Iterator[Fact]:
         packets = {**_IPV4, "ipv4_src": it.fixed_ip}
-        guest = (ROUTER, it.router.key), (SOURCE, it.fixed.key)
+        guest = (ROUTER, it.router.key), (SOURCE, it.guest.key)
         for kind in nat.ERRORS:
             errors = match(*guest, **packets, ip_proto=1, icmpv4_type=kind)
             yield L3.departure.flow(_ERROR_OUT, errors, DecTtl(), *_punt(PuntKind.FLOATING_ERROR_OUT, where, it.id))
         leave: tuple[Action, ...] = (DecTtl(), *set_field(ipv4_src=it.address, eth_src=it.own.mac))
         yield L3.departure.flow(_OURS_OUT, match(*guest, **packets), *held(it.limits.sent), *leave, goto=L3.neighbours)
-        unresolved = match((NETWORK, it.network.key), (SOURCE, it.fixed.key), **_IPV4)
+        unresolved = match((NETWORK, it.network.key), (SOURCE, it.guest.key), **_IPV4, ipv4_src=it.address)
         yield L3.neighbours.flow(_UNRESOLVED, unresolved, *_punt(PuntKind.NEIGHBOUR_WANTED, where, it.own.id))
 
     @answers(PuntKind.FLOATING_ERROR_IN)
@@ -199,18 +203,18 @@ class Dnat(App):
             return
         with suppress(Malformed):
             frame = nat.translate_outbound(punted.packet, IPv4Address(it.fixed_ip), IPv4Address(it.address))
-            bits = load(NETWORK, it.network.key), load(SOURCE, it.fixed.key)
+            bits = load(NETWORK, it.network.key), load(SOURCE, it.guest.key)
             hop = load(NEXT_HOP[0], punted.read(NEXT_HOP[0]))
             yield PacketOut(frame, (*bits, hop, *set_field(eth_src=it.own.mac), Resubmit(L3.neighbours.number)))
 
 
 class _Served(NamedTuple):
-    """A floating IP and what it needs: the port that it stands for, its own, their router, and its network."""
+    """A floating IP and what it needs: the port of its guest, its own, their router, and its network."""
 
     id: str
     address: str
     fixed_ip: str
-    fixed: LogicalPort
+    guest: LogicalPort
     own: LogicalPort
     router: LogicalRouter
     network: LogicalSwitch
@@ -243,7 +247,17 @@ def _served(floating: FloatingIp, view: View) -> _Served | None:
     mtu = inside.mtu if inside is not None and inside.mtu < network.mtu else None
     policy = floating_policy(floating, network)
     bandwidth = limits(own, None if policy is None else view.get(QosPolicy, policy))
-    return _Served(floating.id, floating.address, floating.fixed_ip, fixed, own, router, network, mtu, bandwidth)
+    guest = guest_of(fixed, floating.fixed_ip, view)
+    return _Served(floating.id, floating.address, floating.fixed_ip, guest, own, router, network, mtu, bandwidth)
+
+
+def guest_of(fixed: LogicalPort, address: str, world: World) -> LogicalPort:
+    """The port at which packets to a floating IP's fixed address arrive: usually the one that it stands for.
+
+    If that only reserves the address, it is the one that holds it just now, as one of those that share it.
+    """
+    holder = None if is_owned(fixed) else holder_of(fixed.network, address, world)
+    return fixed if holder is None else carrier(holder, world) or fixed
 
 
 def _punt(kind: PuntKind, where: Local, name: str, *first: int) -> tuple[Action, ...]:

@@ -32,9 +32,17 @@ from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External, Speaker, hearing
 from dragonflow.apps.l3 import L3, complaints, served
 from dragonflow.apps.resolution import answer_all
-from dragonflow.apps.wiring import addresses, chassis_mac, keeper, link_local, physical_ofport
+from dragonflow.apps.wiring import (
+    addresses,
+    chassis_mac,
+    is_a_routers,
+    keeper,
+    link_local,
+    own_address,
+    physical_ofport,
+)
 from dragonflow.controller.view import Me, View
-from dragonflow.model import ROUTER_GATEWAY, LogicalPort, LogicalSwitch
+from dragonflow.model import LogicalPort, LogicalSwitch
 from dragonflow.packet import arp, icmpv6, nd
 from dragonflow.pipeline import (
     DESTINATION,
@@ -95,7 +103,7 @@ class Door(App):
         yield from hearing(network, own, ofport)
         yield from answer_all(External.arrival, network, link_local(own), own, **_ON_LINK)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_a_routers)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The doorkeeper's part: questions for the interface's addresses, and packets to its MAC."""
         network = kept(port, view)
@@ -129,6 +137,14 @@ def claims(port: LogicalPort) -> Iterator[bytes]:
         yield arp.announcement(mac, ip) if isinstance(ip, IPv4Address) else nd.announcement(mac, ip)
 
 
+def own_claim(network: LogicalSwitch, view: View) -> Iterator[bytes]:
+    """The frame that tells an external network which address the chassis has there, if it has any of its own."""
+    address = own_address(network, view.me.snat_addresses, view)
+    if address is not None:
+        mac = bytes.fromhex(chassis_mac(view.me.chassis).replace(":", ""))
+        yield arp.announcement(mac, IPv4Address(address))
+
+
 def to_outside(network: LogicalSwitch) -> tuple[Action, ...]:
     """What the controller does with a frame that it has made for the network's physical network."""
     return load(NETWORK, network.key), Resubmit(Delivery.outside.number)
@@ -139,7 +155,9 @@ def voice(network: LogicalSwitch, version: int, view: View) -> Speaker | None:
     if way(network, view) is None:
         return None
     own = chassis_mac(view.me.chassis)
-    return Speaker(network, own, IPv4Address(0) if version == 4 else IPv6Address(link_local(own)))
+    if version == 6:
+        return Speaker(network, own, IPv6Address(link_local(own)))
+    return Speaker(network, own, IPv4Address(own_address(network, view.me.snat_addresses, view) or 0))
 
 
 def voices(view: View) -> Iterator[Speaker]:
@@ -165,7 +183,7 @@ def way(network: LogicalSwitch, view: View) -> int | None:
 
 def kept(port: LogicalPort, view: View) -> LogicalSwitch | None:
     """The network in which the port is an interface whose doorkeeper this chassis is, or a gateway that it serves."""
-    if port.router is None and port.device_owner != ROUTER_GATEWAY:
+    if not is_a_routers(port, view.me):
         return None
     network = view.get(LogicalSwitch, port.network)
     if network is None or way(network, view) is None or served(port, network, view) is None:

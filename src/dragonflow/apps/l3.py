@@ -29,8 +29,11 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.delivery import Delivery
+from dragonflow.apps.firewall.ingress import Ingress
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.wiring import BACK_TO_SENDER, addresses, floats_here, plugged
 from dragonflow.controller.view import Me, View
@@ -131,8 +134,16 @@ class L3(App):
         Stage.ROUTING,
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
-        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", *NEXT_HOP),
-        next=(L2.lookup, Delivery.outside),
+        matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ipv4_src", *NEXT_HOP),
+        next=(L2.lookup, Delivery.outside, Ingress.track),
+    )
+    translated = Table(
+        "translated",
+        Stage.ROUTING,
+        slot=5,
+        purpose="Let what leaves under an address of its router's pass, as far as the bandwidth limit goes.",
+        matches=(ROUTER, "eth_type", "ipv4_src"),
+        next=(neighbours,),
     )
     departure = Table(
         "departure",
@@ -140,7 +151,7 @@ class L3(App):
         slot=4,
         purpose="Find the address under which a packet leaves for an external network, or who sees to that.",
         matches=(ROUTER, SOURCE, TOO_BIG, "eth_type", "ip_proto", "ipv4_src", "ipv6_src", "icmpv4_type"),
-        next=(neighbours, Delivery.outside),
+        next=(translated, neighbours, Delivery.outside),
     )
     paths = Table(
         "paths",
@@ -445,6 +456,12 @@ def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
 def _of(port: LogicalPort, complaint: Complaint) -> Punt:
     """To the handler: what is wrong with a packet, and whose it is."""
     return Punt(PuntKind.UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
+
+
+def came_from(sender: LogicalPort, punted: Punted, complaint: Complaint) -> Punted:
+    """A packet of the sender's, punted for another reason, as if it had been for this one."""
+    to = _of(sender, complaint)
+    return replace(punted, kind=to.kind, data=to.data)
 
 
 @lru_cache(maxsize=2)

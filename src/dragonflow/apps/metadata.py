@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l3 import L3
+from dragonflow.apps.wiring import is_here, plugged
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata import address
 from dragonflow.model import DHCP_PORT, LogicalPort, OvsPort
@@ -26,7 +27,6 @@ from dragonflow.pipeline import (
     ApplyMeter,
     Fact,
     InternalPort,
-    Local,
     Meter,
     Output,
     Stage,
@@ -77,11 +77,11 @@ class Metadata(App):
         if me.metadata:
             yield InternalPort(address.INTERFACE)
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Both ways between a port of this chassis and the proxy. Nova knows ports by their device, so it must have one."""
-        where = view.locality(port.id)
-        if not isinstance(where, Local) or not serves(port):
+        where = plugged(port, view)
+        if where is None or not serves(port):
             return
         proxy = proxy_ofport(view)
         if proxy is None:

@@ -33,6 +33,8 @@ from dragonflow.apps.wiring import (
     UNTAGGED,
     bridge_of,
     chassis_mac,
+    is_a_routers,
+    is_elsewhere,
     keeper,
     patch_name,
     patch_ofport,
@@ -40,7 +42,7 @@ from dragonflow.apps.wiring import (
     tag_of,
 )
 from dragonflow.controller.view import Me, View
-from dragonflow.model import PHYSICAL_TYPES, ROUTER_GATEWAY, Chassis, LogicalPort, LogicalSwitch
+from dragonflow.model import PHYSICAL_TYPES, Chassis, LogicalPort, LogicalSwitch
 from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
@@ -111,7 +113,7 @@ class Provider(App):
         for kind in (GroupKind.FLOOD, GroupKind.UNKNOWN):
             yield Bucket(group_id(kind, network.key), _BUCKET, (Resubmit(Delivery.outside.number),))
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda port, me: is_elsewhere(port, me) or is_a_routers(port, me))
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Place the ports of other chassis on the physical network, and send to them there; hide the MACs of routers from it."""
         network = view.get(LogicalSwitch, port.network)
@@ -120,8 +122,7 @@ class Provider(App):
         ofport = physical_ofport(network, view.me.bridge_mappings, view)
         if ofport is None:
             return
-        routes = port.router is not None or port.device_owner == ROUTER_GATEWAY
-        if routes and keeper(port, network, view, view.me.chassis) != view.me.chassis:
+        if is_a_routers(port, view.me) and keeper(port, network, view, view.me.chassis) != view.me.chassis:
             routed = match((NETWORK, network.key), eth_src=port.mac, vlan_vid=UNTAGGED)
             own = set_field(eth_src=chassis_mac(view.me.chassis))
             yield Delivery.outside.flow(20, routed, *own, *_out(tag, ofport))

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.delivery import Delivery
-from dragonflow.apps.resolution import Resolution
-from dragonflow.apps.wiring import qos_policy
+from dragonflow.apps.shared import Shared
+from dragonflow.apps.wiring import is_here, qos_policy
 from dragonflow.controller.view import View
 from dragonflow.model import BandwidthLimit, LogicalPort, LogicalSwitch, QosPolicy
 from dragonflow.pipeline import (
@@ -62,15 +62,13 @@ class Qos(App):
         Stage.QOS,
         purpose="Hold what a port sends to its bandwidth limit, and mark it.",
         matches=(SOURCE, "eth_type"),
-        next=(Resolution.known,),
-        miss=Resolution.known,
+        next=(Shared.heard,),
+        miss=Shared.heard,
     )
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Of a port that is here, what its policy says."""
-        if port.chassis != view.me.chassis:  # most ports of a large network, which needn't cost a look at their places
-            return
         where = view.locality(port.id)
         if not isinstance(where, Local):
             return
@@ -82,11 +80,11 @@ class Qos(App):
         yield from (*sent, *got)
         limit = held(sent)
         if limit:
-            yield self.sent.flow(10, match((SOURCE, port.key)), *limit, goto=Resolution.known)
+            yield self.sent.flow(10, match((SOURCE, port.key)), *limit, goto=Shared.heard)
         if policy.dscp is not None:
             for eth_type in _IP:
                 marked = match((SOURCE, port.key), eth_type=eth_type)
-                yield self.sent.flow(20, marked, *limit, *set_field(ip_dscp=policy.dscp), goto=Resolution.known)
+                yield self.sent.flow(20, marked, *limit, *set_field(ip_dscp=policy.dscp), goto=Shared.heard)
         if got:
             count = *held(got), load(LIMITED, 1), Resubmit(Delivery.delivery.number)
             # A clone, for a meter that drops this port's copy of a flood mustn't take those of the ports after it.

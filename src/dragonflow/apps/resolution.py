@@ -14,7 +14,8 @@ What is answered, and what isn't:
 - For an address of a distributed port, such as a router's interface, and of a floating IP that is here, everything: questions
   to itself and probes too, for nobody else could answer.
 - For the metadata service's addresses, in every network, if this chassis serves it and no port has such an address.
-- Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP).
+- Not for an address that another port names in its allowed address pairs: who has it is for the ports to say (VRRP). That holds
+  even where it is known who does (``shared``): a fail-over in the network must not wait for a row.
 
 A claim to somebody else's address (an ARP announcement by another port) is answered in the owner's name, as RFC 5227 §2.4 lets
 the owner defend itself, and not spread.

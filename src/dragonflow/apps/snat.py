@@ -2,7 +2,7 @@
 
 ::
 
-    out   … ──► departure ──┬─► tracked, source translated ──► neighbours ──► outside       on the gateway's chassis
+    out   … ──► departure ──┬─► tracked ──► translated ──► neighbours ──► outside           on the gateway's chassis
                             └─► to the gateway's chassis, as the guest sent it              on any other
           l2_lookup ──► router_local ──► …                                                  as it arrives there
     in    external ──► router: tracked, translated back ──► router_local ──► routes ──► …   on the gateway's chassis
@@ -16,14 +16,22 @@ who has the gateway can't play ping-pong.
 Where nothing is translated (IPv6, or a router without SNAT) nothing is remembered: each chassis that has a way to the physical
 network sends straight there, and only what comes back has to come by the gateway's chassis.
 
+A chassis with an address of its own in the external network needs no other for its own guests: see ``chassis_snat``.
+
 Some ports of a floating IP may be forwarded (Neutron's port forwarding): connections to them begin in the same zone with a new
 destination, and are translated back on their way out. So such a floating IP is where its router's gateway is.
 
+What comes out of the zone with another source than an address of the router's, because the router has all the connections that it
+may have, or because it belongs to none, is dropped: Open vSwitch lets it pass as it was.
+
+Under a QoS policy (Neutron's ``qos-gateway-ip``) what leaves and comes under the gateway's IPv4 address is limited, without what
+goes under floating IPs, those with forwarded ports included, which have limits of their own.
+
 No translation leaves an address as it is: see ``Translate``. So a guest's packet from the gateway's own address is dropped.
 
-Cost in flows: a gateway has 1 an address on each chassis that knows the router and has a way outside; where it is served, 9 more,
-1 an address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 9 on the gateway's chassis, and 1 for
-each block of ports (or for each port, where the port changes).
+Cost in flows: a gateway has 1 an address on each chassis that knows the router and has a way outside; where it is served, 10
+more, 1 an address, 1 a network of the router; elsewhere 2. A floating IP with forwarded ports has 10 on the gateway's chassis,
+and 1 for each block of ports (or for each port, where the port changes). A bandwidth limit is a meter a direction.
 """
 
 from __future__ import annotations
@@ -32,14 +40,25 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from dragonflow.apps.base import App, answers, renders
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External, hearing
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import ETHERNET, L3, echo, is_next, served
+from dragonflow.apps.qos import Limits, held, limits
 from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.tunnel import way_to
-from dragonflow.apps.wiring import bridge_of, chassis_mac, gateway_chassis, physical_ofport
+from dragonflow.apps.wiring import (
+    bridge_of,
+    chassis_mac,
+    floating_policy,
+    gateway_chassis,
+    gateway_policy,
+    physical_ofport,
+)
+from dragonflow.apps.zones import router_zone
 from dragonflow.controller.view import View
 from dragonflow.model import (
     ROUTER_GATEWAY,
@@ -49,6 +68,7 @@ from dragonflow.model import (
     LogicalRouter,
     LogicalSwitch,
     PortForwarding,
+    QosPolicy,
 )
 from dragonflow.packet import icmp
 from dragonflow.packet.icmp import Complaint
@@ -98,13 +118,16 @@ _OWN_ANSWER, _TRANSIT, _FORWARDED_OUT, _UNTRANSLATABLE, _OUT = 12, 11, 9, 8, 7
 _HANDED_OVER = 50
 """Priority of packets that other chassis hand over."""
 
+_LEAVES, _AS_IT_IS = 10, 5
+"""Priorities of what leaves under an address of the router's, and, where it translates nothing, of what leaves as it is."""
+
 _OWN, _ECHO = 40, 50
 """Priorities of what is for the router itself (see ``L3``)."""
 
 _TOLD = {Complaint.TIME_EXCEEDED: 25, Complaint.TOO_BIG: 35}
 """Priorities of packets from outside that go no further, of which the sender is told."""
 
-_COMPLAINTS = tuple(_TOLD)
+_COMPLAINTS = (*_TOLD, Complaint.NO_HOST)
 """By their number in it a flow tells the handler what is wrong with the packet."""
 
 _RATE, _BURST = 20, 40
@@ -118,11 +141,13 @@ class _Gateway(NamedTuple):
     port: LogicalPort
     network: LogicalSwitch
     chassis: str
+    limits: Limits
+    """Of the traffic under its address, on the chassis that serves it."""
 
     @property
     def zone(self) -> int:
-        """The conntrack zone of the router: unique as long as the region's routers have no more than 65535 numbers."""
-        return 1 + (self.router.key - 1) % 0xFFFF
+        """The conntrack zone of the router."""
+        return router_zone(self.router.key)
 
     @property
     def translates(self) -> bool:
@@ -141,11 +166,9 @@ class Snat(App):
     name = "snat"
     places = "floating IPs' ports, where the gateway of their router is, if single ports are forwarded"
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda port, _: port.device_owner == ROUTER_GATEWAY)
     def gateway(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """The ways out and in by a router's gateway."""
-        if port.device_owner != ROUTER_GATEWAY:
-            return
         network, router = view.get(LogicalSwitch, port.network), view.get(LogicalRouter, port.device_id)
         if network is None or not network.admin_up or router is None:  # to others' gateways, ARP and ND lead
             return
@@ -190,19 +213,20 @@ class Snat(App):
                 yield Delivery.delivery.flow(10, match((DESTINATION, own.key), (FROM_TUNNEL, 0)), goto=Delivery.outside)
         if here and ofport is not None:
             yield Serve(own.id)
-            yield from self._forward(floating, own, it, ofport, _entering(it, view))
+            yield from self._forward(floating, own, it, ofport, view)
             if not it.translates:
-                back = Track(it.zone, L3.neighbours.number, translate=Translate())
+                back = Track(it.zone, L3.translated.number, translate=Translate())
                 yield from _answers(floating, it, _Way((DecTtl(), back), None))
         elif not it.translates and (way := _handing_over(it, view)) is not None:
             yield from _answers(floating, it, way)
 
     def _inbound(self, it: _Gateway, ofport: int, view: View) -> Iterator[Fact]:
         frames, enter = {"eth_dst": it.port.mac}, _entering(it, view)
+        yield from (*it.limits.sent, *it.limits.got)
         yield L3.entry.flow(_ROUTED, match((NETWORK, it.network.key), **frames), *enter, goto=L3.local)
         if it.address is not None:
             packets = match((NETWORK, it.network.key), **frames, **_IPV4, ipv4_dst=it.address)
-            yield L3.entry.flow(_TRACKED, packets, *enter, *_tracked(it))
+            yield L3.entry.flow(_TRACKED, packets, *held(it.limits.got), *enter, *_tracked(it))
         for inside in _inside(it, view):
             handed_over = match((NETWORK, inside.key), (FROM_TUNNEL, 1), **frames)
             begin = load(FROM_TUNNEL, 0), load(ROUTER, it.router.key), FORGET_PORT
@@ -214,7 +238,7 @@ class Snat(App):
             (Complaint.TIME_EXCEEDED, [match(outside, **family, ip_ttl=1) for family in (_IPV4, _IPV6)]),
             (Complaint.TOO_BIG, [match(outside, (TOO_BIG, 1))]),
         ):
-            tell = Punt(PuntKind.GATEWAY_UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + it.port.id.encode())
+            tell = _of(it.port, complaint)
             for packet in them:
                 yield L3.local.flow(_TOLD[complaint], packet, ApplyMeter(meter.id), tell)
 
@@ -228,10 +252,14 @@ class Snat(App):
             if family is _IPV4 and it.translates and it.address is not None:
                 own = match(router, **_IPV4, ipv4_src=it.address)
                 yield L3.departure.flow(_UNTRANSLATABLE, own)
-                nat = Track(it.zone, L3.neighbours.number, commit=True, translate=Translate(source=it.address))
+                nat = Track(it.zone, L3.translated.number, commit=True, translate=Translate(source=it.address))
                 yield L3.departure.flow(_OUT, match(router, **_IPV4), DecTtl(), nat)
+                translated = match(router, **_IPV4, ipv4_src=it.address)
+                yield L3.translated.flow(_LEAVES, translated, *held(it.limits.sent), goto=L3.neighbours)
             else:
                 yield L3.departure.flow(_OUT, match(router, **family), DecTtl(), goto=L3.neighbours)
+                if family is _IPV4:
+                    yield L3.translated.flow(_AS_IT_IS, match(router, **family), goto=L3.neighbours)
 
     def _to_chassis(self, it: _Gateway, ofport: int | None, view: View) -> Iterator[Fact]:
         """On other chassis: straight out where nothing is translated and there is a way, all else to the gateway's chassis."""
@@ -245,9 +273,13 @@ class Snat(App):
         if handing_over is None:
             yield Trouble(f"router {it.router.id}: no network leads to its gateway's chassis {it.chassis}")
 
-    def _forward(
-        self, floating: FloatingIp, own: LogicalPort, it: _Gateway, ofport: int, enter: tuple[Action, ...]
-    ) -> Iterator[Fact]:
+    def _forward(self, floating: FloatingIp, own: LogicalPort, it: _Gateway, ofport: int, view: View) -> Iterator[Fact]:
+        policy = floating_policy(floating, it.network)
+        bandwidth = limits(own, None if policy is None else view.get(QosPolicy, policy))
+        yield from (*bandwidth.sent, *bandwidth.got)
+        enter = (*held(bandwidth.got), *_entering(it, view))
+        translated = match((ROUTER, it.router.key), **_IPV4, ipv4_src=floating.address)
+        yield L3.translated.flow(_LEAVES, translated, *held(bandwidth.sent), goto=L3.neighbours)
         here, frames = (NETWORK, it.network.key), {"eth_dst": own.mac}
         yield from answer_all(External.arrival, it.network, floating.address, own.mac)
         yield External.arrival.flow(10, match(here, **frames), load(FROM_TUNNEL, 0), goto=L3.entry)
@@ -291,6 +323,17 @@ class Snat(App):
             yield PacketOut(told, (load(ROUTER, it.router.key), Resubmit(L3.routes.number)))
 
 
+def _of(port: LogicalPort, complaint: Complaint) -> Punt:
+    """To the handler: what is wrong with a packet, and by which gateway it came."""
+    return Punt(PuntKind.GATEWAY_UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
+
+
+def came_by(gateway: LogicalPort, punted: Punted, complaint: Complaint) -> Punted:
+    """A packet that came by the gateway, punted for another reason, as if it had been for this one."""
+    to = _of(gateway, complaint)
+    return replace(punted, kind=to.kind, data=to.data)
+
+
 class _Way(NamedTuple):
     """What is done with a packet that leaves the router, and where it goes then."""
 
@@ -302,7 +345,11 @@ def _gateway(port: LogicalPort, network: LogicalSwitch, view: View) -> _Gateway 
     """The router's gateway, if the port is one that is to be served now, and some chassis can."""
     router = served(port, network, view)
     chassis = None if router is None else gateway_chassis(port, network, view, view.me.chassis)
-    return None if router is None or chassis is None else _Gateway(router, port, network, chassis)
+    if router is None or chassis is None:
+        return None
+    policy = gateway_policy(router.gateway, network) if chassis == view.me.chassis else None
+    bandwidth = limits(port, None if policy is None else view.get(QosPolicy, policy))
+    return _Gateway(router, port, network, chassis, bandwidth)
 
 
 def _handing_over(it: _Gateway, view: View) -> _Way | None:

@@ -59,11 +59,9 @@ class Trunk(App):
     name = "trunk"
     places = "children of trunks whose parent port is wired on this chassis"
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda port, _: port.trunked)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """Of a child its place and all that carries its frames; of a parent what keeps the children's frames apart."""
-        if not port.trunked:
-            return
         ofport, network = wired(port, view.me.chassis, view), view.get(LogicalSwitch, port.network)
         if ofport is None or network is None:
             return

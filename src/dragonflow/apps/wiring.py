@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Protocol, TypeVar
 
-from dragonflow.controller.view import View
+from dragonflow.controller.view import Me, View
 from dragonflow.model import (
     GATEWAY_NODE,
     PHYSICAL_TYPES,
@@ -31,6 +31,10 @@ from dragonflow.model import (
     LogicalSwitch,
     OvsPort,
     Presence,
+    RemoteEnd,
+    RouterGateway,
+    Subnet,
+    remote_vtep,
 )
 from dragonflow.pipeline import DESTINATION, FROM_TUNNEL, SOURCE, Action, Local, Locality, load, move
 from dragonflow.pipeline.action import FORGET_PORT
@@ -79,6 +83,11 @@ def floating_policy(floating: FloatingIp, network: LogicalSwitch | None) -> str 
     return floating.qos or (None if network is None else network.qos)
 
 
+def gateway_policy(gateway: RouterGateway | None, network: LogicalSwitch | None) -> str | None:
+    """The QoS policy that holds for what leaves and comes under a router's address: its own, else its external network's."""
+    return None if gateway is None else gateway.qos or (None if network is None else network.qos)
+
+
 def addresses(port: LogicalPort) -> tuple[str, ...]:
     """The addresses that the DF DB knows to be the port's: its fixed ones, and of a router's IPv6 interface its link-local one.
 
@@ -88,6 +97,26 @@ def addresses(port: LogicalPort) -> tuple[str, ...]:
     if port.router is not None and any(":" in ip for ip in ips) and (own := link_local(port.mac)) not in ips:
         return (*ips, own)
     return ips
+
+
+def is_here(port: LogicalPort, me: Me) -> bool:
+    """Whether Neutron has the port on this chassis, or this one is prepared for it."""
+    return port.chassis == me.chassis or me.chassis in port.standby
+
+
+def is_elsewhere(port: LogicalPort, me: Me) -> bool:
+    """Whether Neutron has the port on another chassis of this region."""
+    return port.chassis is not None and port.chassis != me.chassis and not is_of_other_region(port, me)
+
+
+def is_of_other_region(port: LogicalPort, _me: Me) -> bool:
+    """Whether the port is one of another region."""
+    return remote_vtep(port.chassis) is not None
+
+
+def is_a_routers(port: LogicalPort, _me: Me) -> bool:
+    """Whether a router stands in a network by the port: as its interface, or its gateway."""
+    return port.router is not None or port.device_owner == ROUTER_GATEWAY
 
 
 def plugged(port: LogicalPort, view: View) -> Local | None:
@@ -160,6 +189,14 @@ def chassis_mac(chassis: str) -> str:
     return (b"\x02" + blake2b(chassis.encode(), digest_size=5).digest()).hex(":")
 
 
+def own_address(network: LogicalSwitch, addresses: Sequence[str], world: World) -> str | None:
+    """Of a chassis's own ``addresses`` the first that lies in a subnet of the external network."""
+    if not (addresses and network.external):
+        return None
+    subnets = [ip_network(it.cidr) for it in world.where(Subnet, network=network.id)]
+    return next((it for it in addresses if any(ip_address(it) in subnet for subnet in subnets)), None)
+
+
 def reached(networks: Iterable[str], world: World) -> tuple[set[str], dict[str, LogicalRouter | None]]:
     """The networks that routers join to these, themselves among them; and the routers, as far as they are known."""
     found, routers = set(networks), dict[str, LogicalRouter | None]()
@@ -183,8 +220,7 @@ def doorkeeper(interface: LogicalPort, network: LogicalSwitch, world: World) -> 
     alike. If none is known to be alive, it is one of all of them: leases ran out while the DF DB was away.
     """
     candidates = _ranked(interface.id, _with_a_way(network, _behind((network.id,), world), world))
-    alive = (it for it in candidates if world.get(Alive, it) is not None)
-    return next(alive, candidates[0] if candidates else None)
+    return _first_alive(candidates, world)
 
 
 def keeper(port: LogicalPort, network: LogicalSwitch, world: World, me: str | None = None) -> str | None:
@@ -237,14 +273,19 @@ def heard(chassis: str, world: World) -> bool | None:
 
     False: it was heard and fell silent. None: there is no session, or it has never come up; then ``Alive`` must do.
     """
-    interface = world.get(OvsPort, peer_name(chassis))
-    if interface is None or not is_peer_port(interface) or interface.bfd is None:
+    return session(peer_name(chassis), world)
+
+
+def session(interface: str, world: World) -> bool | None:
+    """What the BFD session says that an interface of ours has, see ``heard``."""
+    found = world.get(OvsPort, interface)
+    if found is None or not is_peer_port(found) or found.bfd is None:
         return None
-    return interface.bfd == "up"
+    return found.bfd == "up"
 
 
-_PEER = "df-b"
-"""How the names of interfaces to peers begin, and no other name of ours."""
+_PEER, REMOTE_PEER = "df-b", "df-r"
+"""How the names of interfaces to peers begin, here and in other regions, and no other names of ours."""
 
 
 @lru_cache(maxsize=4096)
@@ -256,9 +297,19 @@ def peer_name(chassis: str) -> str:
     return _PEER + blake2b(chassis.encode(), digest_size=5).hexdigest()
 
 
+@lru_cache(maxsize=4096)
+def remote_peer_name(encapsulation: str, vtep: str, ipsec: str | None = None) -> str:
+    """The name of the tunnel interface that leads to one chassis of another region; the same holds.
+
+    One that is encrypted otherwise is another one: what was heard in clear says nothing of it.
+    """
+    about = "|".join(filter(None, (encapsulation, vtep, ipsec)))
+    return REMOTE_PEER + blake2b(about.encode(), digest_size=5).hexdigest()
+
+
 def is_peer_port(interface: OvsPort) -> bool:
-    """Whether it is an interface of ours that leads to one chassis alone, for a BFD session."""
-    return interface.tunnel is not None and interface.id.startswith(_PEER)
+    """Whether it is an interface of ours that leads to one chassis alone, with a BFD session."""
+    return interface.tunnel is not None and interface.id.startswith((_PEER, REMOTE_PEER))
 
 
 def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ...]:
@@ -277,6 +328,27 @@ def sessions(router: LogicalRouter, chassis: str, world: World) -> tuple[str, ..
     if chassis not in listeners:
         return ()
     return tuple(sorted((listeners if chassis in first else first) - {chassis}))
+
+
+def remote_end(port: LogicalPort, network: LogicalSwitch) -> tuple[str, int | None]:
+    """By what encapsulation and VNI the region of a port of another one knows its network."""
+    there = port.remote or RemoteEnd()
+    return there.encapsulation or network.network_type, there.vni or network.segmentation_id
+
+
+def remote_server(port: LogicalPort, world: World) -> str | None:
+    """The one chassis that says of a port of another region that it is reached: one of those with ports of its network.
+
+    The best that is alive; all that can be it follow the network, and choose alike. None if nobody here needs the port.
+    """
+    presence = world.get(Presence, port.network)
+    return None if presence is None else _first_alive(_ranked(port.id, tuple(sorted(presence.chassis))), world)
+
+
+def _first_alive(candidates: Sequence[str], world: World) -> str | None:
+    """The first that is known to be alive; if none is, the first of all. None if there is no candidate."""
+    alive = (it for it in candidates if world.get(Alive, it) is not None)
+    return next(alive, candidates[0] if candidates else None)
 
 
 def _servers(router: str, world: World) -> frozenset[str]:

@@ -67,6 +67,9 @@ def up(  # noqa: PLR0917 - typer calls it, by names
     bus: Bus = "zmq",
     regions: Annotated[int, typer.Option(help="Independent regions, each with its own Neutron and DF DB.")] = 1,
     neutron_servers: Annotated[int, typer.Option(help="Neutron's API servers in each region.")] = 1,
+    orchestrators: Annotated[
+        int | None, typer.Option(help="Instances of the orchestrator; default one, where there are several regions.")
+    ] = None,
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Have a bus that `lab lose` can tell to lose messages.")
     ] = False,
@@ -78,19 +81,21 @@ def up(  # noqa: PLR0917 - typer calls it, by names
     with errors():
         from dragonflow.lab import Lab  # noqa: PLC0415
 
-        Lab.up(
+        lab = Lab.up(
             name,
             hosts=hosts,
             store=store,
             bus=bus,
             regions=regions,
             neutron_servers=neutron_servers,
+            orchestrators=orchestrators,
             lossy=lossy,
             disk=disk,
             progress=_say,
         )
     option = "" if name == DEFAULT else f" --name {name}"
     _say(f"lab {name!r} is up; `dragonflow lab info{option}` shows it, `dragonflow lab down{option}` takes it down")
+    _say(f"`export OS_CLIENT_CONFIG_FILE={lab.between.clouds}`, then `openstack --os-cloud {lab.region().name} …`")
 
 
 @app.command()
@@ -245,6 +250,34 @@ def heal(
 
 
 @app.command()
+def sever(
+    one: Annotated[str, typer.Argument(metavar="REGION", help="A region.")],
+    other: Annotated[str, typer.Argument(metavar="REGION", help="Another one.")],
+    tunnels: Annotated[
+        bool,
+        typer.Option("--tunnels", help="Drop tunnels' packets only (UDP and GRE), as a firewall does: pings pass."),
+    ] = False,
+    name: Name = DEFAULT,
+) -> None:
+    """Cut the underlays of two regions apart, until `lab rejoin`: packets between them are dropped."""
+    with errors():
+        from dragonflow.lab.between import ALL, TUNNELS  # noqa: PLC0415 - see errors()
+
+        _lab(name).sever(one, other, TUNNELS if tunnels else ALL)
+
+
+@app.command()
+def rejoin(
+    one: Annotated[str, typer.Argument(metavar="REGION", help="A region.")],
+    other: Annotated[str, typer.Argument(metavar="REGION", help="The one that it was cut off from.")],
+    name: Name = DEFAULT,
+) -> None:
+    """Let packets pass again between two regions."""
+    with errors():
+        _lab(name).rejoin(one, other)
+
+
+@app.command()
 def lose(
     percent: Annotated[float, typer.Argument(help="How many of 100 messages; 0 ends it.", min=0, max=100)],
     region: Region = None,
@@ -291,6 +324,7 @@ def _become(line: list[str]) -> None:
 
 def _print(content: dict[str, Any]) -> None:
     console = Console(highlight=False)
+    console.print(f"clouds.yaml: {content['clouds']}", soft_wrap=True)
     for region in content["regions"]:
         console.print(
             f"[bold]{region['name']}[/]  Neutron {region['neutron_url']}  DF DB {region['dfdb_url']}  bus {region['pubsub_url']}",
@@ -298,6 +332,11 @@ def _print(content: dict[str, Any]) -> None:
         )
         _table(console, region["hosts"], "name", "netns", "vtep", "openflow", "uplink")
         _table(console, region["processes"], "name", "pid", "role", "log")
+    if content["processes"]:
+        console.print("[bold]between the regions[/]")
+        _table(console, content["processes"], "name", "pid", "role", "log")
+    for cut in content["cuts"]:
+        console.print(f"[bold red]cut apart[/] {' and '.join(cut['regions'])}: {cut['what']}")
     if content["vms"]:
         _table(console, content["vms"], "port_id", "region", "host", "netns", "mac", "ips")
 

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from dragonflow import __version__
-from dragonflow.cli import controller, demo, events, explain, lab, metadata, port, repair, servers, show
+from dragonflow.cli import (
+    controller,
+    demo,
+    demo_region,
+    events,
+    explain,
+    lab,
+    metadata,
+    orchestrator,
+    port,
+    repair,
+    servers,
+    show,
+    stretch,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,14 +32,17 @@ show.app.command("port")(port.port)
 show.app.command("servers")(servers.servers)
 app.add_typer(show.app, name="show")
 app.add_typer(lab.app, name="lab")
+app.add_typer(stretch.app, name="stretch")
 app.command("controller")(controller.controller)
 app.command("status")(controller.status)
 app.command("shutdown")(controller.shutdown)
 app.command("metadata-proxy")(metadata.metadata_proxy)
+app.command("orchestrator")(orchestrator.orchestrator)
 app.command("events")(events.events)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)
 app.command("demo")(demo.demo)
+app.command("demo-region")(demo_region.demo_region)
 
 
 def _version(wanted: bool) -> None:

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from dragonflow.cli.common import ConfigFiles, Contents, Json, StoreUrl, fail, print_rows, printable, read, store_url
 from dragonflow.config import CONTROLLER_OPTS, GROUP, ConfigError, load
-from dragonflow.model import Alive, Binding, FloatingIp, LogicalPort, PortStatus
+from dragonflow.model import Alive, Binding, FloatingIp, LogicalPort, PortStatus, remote_vtep
 from dragonflow.observe.control import ControlError, ask
 
 _BASES = {
@@ -73,12 +73,13 @@ def _ask(port_id: str, sockets: list[str] | None, config_file: list[str] | None)
 def _bound(port: LogicalPort, contents: Contents) -> LogicalPort | None:
     """The port of whose binding hosts speak when they speak of the port: of a floating IP's it is the one that it stands for.
 
-    None if there is no such binding: for a router's gateway, and for a floating IP that forwards ports.
+    None if there is no such binding: for a router's gateway, a floating IP that forwards ports or stands for an unbound one
+    (whose address guests share), and a port of another region.
     """
     if port.is_floating:
         fixed = {it.fixed_port for it in contents.of(FloatingIp) if it.port == port.id}
-        return next((it for it in contents.of(LogicalPort) if it.id in fixed), None)
-    return None if port.gateway_network is not None else port
+        return next((it for it in contents.of(LogicalPort) if it.id in fixed and it.chassis is not None), None)
+    return None if port.gateway_network is not None or remote_vtep(port.chassis) is not None else port
 
 
 def _status(status: PortStatus, port: LogicalPort | None) -> dict[str, Any]:

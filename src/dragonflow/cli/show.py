@@ -21,6 +21,9 @@ from dragonflow.model import (
     LogicalSwitch,
     PortStatus,
     Subnet,
+    TunnelState,
+    remote_chassis,
+    remote_vtep,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Show what the DF DB holds.")
@@ -32,13 +35,17 @@ def ports(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json
     contents = read(store_url(config_file, store))
     statuses = {(row.id, row.chassis): row for row in contents.of(PortStatus)}
     names = {row.id: row.name or row.id for row in contents.of(LogicalSwitch)}
-    rows = [_port(port, names, statuses) for port in contents.of(LogicalPort)]
+    serving = _serving(contents)
+    rows = [_port(port, names, statuses, serving.get(port.id)) for port in contents.of(LogicalPort)]
     columns = ["id", "name", "network", "mac", "ips", "chassis", "status", "reason"]
     print_rows(f"{len(rows)} ports at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
-def _port(port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus]) -> dict[str, Any]:
-    status = _word_of(port.id, port, statuses)
+def _port(
+    port: LogicalPort, names: dict[str, str], statuses: dict[tuple[str, str], PortStatus], serving: str | None
+) -> dict[str, Any]:
+    abroad = remote_vtep(port.chassis) is not None
+    status = statuses.get((port.id, serving or "")) if abroad else _word_of(port.id, port, statuses)
     return {
         "id": port.id,
         "name": port.name,
@@ -117,11 +124,13 @@ def routers(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             else f"{names.get(row.gateway.network, row.gateway.network)}: "
             + (" ".join(ports[row.gateway.port].ips) if row.gateway.port in ports else f"no port {row.gateway.port}"),
             "gateway_chassis": None if row.gateway is None else serving.get(row.gateway.port),
+            "snat_addresses": [f"{chassis}: {address}" for chassis, address in _own_addresses(row, contents)],
             "routes": [f"{route.destination} via {route.nexthop}" for route in row.routes],
         }
         for row in contents.of(LogicalRouter)
     ]
-    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "gateway_chassis", "routes"]
+    columns = ["id", "name", "key", "admin_up", "interfaces", "doorkeepers", "gateway", "gateway_chassis"]
+    columns += ["snat_addresses", "routes"]
     print_rows(f"{len(rows)} routers at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
@@ -135,6 +144,21 @@ def _doorkeepers(router: LogicalRouter, contents: Contents) -> Iterator[tuple[Lo
         port, network = known.get(LogicalPort, interface.port), known.get(LogicalSwitch, interface.network)
         if port is not None and network is not None and network.network_type in PHYSICAL_TYPES:
             yield port, doorkeeper(port, network, known)
+
+
+def _own_addresses(router: LogicalRouter, contents: Contents) -> Iterator[tuple[str, str]]:
+    """The chassis with an address of their own where the router's gateway leads, under which their guests behind it leave."""
+    from dragonflow.apps.wiring import bridge_of, own_address  # noqa: PLC0415 - the apps take time to load
+    from dragonflow.controller.expect import Rows  # noqa: PLC0415
+
+    known = Rows(contents.rows)
+    network = None if router.gateway is None else known.get(LogicalSwitch, router.gateway.network)
+    if router.gateway is None or not router.gateway.enable_snat or network is None:
+        return
+    for chassis in contents.of(Chassis):
+        address = own_address(network, chassis.snat_addresses, known)
+        if address is not None and bridge_of(network, chassis.bridge_mappings) is not None:
+            yield chassis.id, address
 
 
 def _serving(contents: Contents) -> dict[str, str]:
@@ -180,10 +204,13 @@ def _served_on(
     said: dict[tuple[str, str], PortStatus],
     serving: dict[str, str],
 ) -> str | None:
-    """Where it is served: where the port is that it stands for; or if it forwards ports, where its router's gateway is."""
+    """Where it is served: where the port is that it stands for, or who holds the address that this reserves; or if it forwards
+    ports, where its router's gateway is."""
     if floating.fixed_port is None:
         return serving.get(floating.port) if floating.forwardings else None
     fixed = ports.get(floating.fixed_port)
+    if fixed is not None and fixed.chassis is None:
+        return serving.get(floating.port)
     status = None if fixed is None else _word_of(floating.port, fixed, said)
     return status.chassis if status is not None and status.status == "ACTIVE" else None
 
@@ -212,6 +239,7 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             "tunnel_types": list(row.tunnel_types),
             "bridge_mappings": [f"{mapping.physical_network}:{mapping.bridge}" for mapping in row.bridge_mappings],
             "gateway": row.gateway,
+            "snat_addresses": list(row.snat_addresses),
             "bridge": row.bridge,
             "datapath_type": row.datapath_type,
             "version": row.version,
@@ -219,13 +247,23 @@ def chassis(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
         }
         for row in contents.of(Chassis)
     ]
-    columns = ["name", "alive", "tunnel_ip", "tunnel_types", "bridge_mappings", "gateway", "ports", "version"]
+    columns = [
+        "name",
+        "alive",
+        "tunnel_ip",
+        "tunnel_types",
+        "bridge_mappings",
+        "gateway",
+        "snat_addresses",
+        "ports",
+        "version",
+    ]
     print_rows(f"{len(rows)} chassis at revision {contents.revision}", rows, columns, as_json=as_json)
 
 
 @app.command()
 def tunnels(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Json = False) -> None:
-    """Which chassis speak to each other through tunnels, and for which networks."""
+    """Which chassis speak to each other through tunnels, and for which networks; and how those to other regions are."""
     contents = read(store_url(config_file, store))
     switches = {row.id: row for row in contents.of(LogicalSwitch) if row.network_type in TUNNEL_TYPES}
     hosts = {row.id: row for row in contents.of(Chassis)}
@@ -246,11 +284,37 @@ def tunnels(config_file: ConfigFiles = None, store: StoreUrl = None, as_json: Js
             "peer": other,
             "peer_vtep": hosts[other].tunnel_ip,
             "networks": sorted(names),
+            **dict.fromkeys(("up", "rtt_ms", "mtu", "at")),
         }
         for (kind, one, other), names in sorted(pairs.items())
     ]
-    columns = ["type", "chassis", "vtep", "peer", "peer_vtep", "networks"]
+    rows += _to_other_regions(contents)
+    columns = ["type", "chassis", "vtep", "peer", "peer_vtep", "networks", "up", "rtt_ms", "mtu"]
     print_rows(f"{len(rows)} tunnels at revision {contents.revision}", rows, columns, as_json=as_json)
+
+
+def _to_other_regions(contents: Contents) -> Iterator[dict[str, Any]]:
+    """What chassis have written of their tunnels there; ``peer`` is the region, as far as its ports name it."""
+    from dragonflow.apps.wiring import remote_end  # noqa: PLC0415 - the apps take time to load
+
+    switches = {row.id: row for row in contents.of(LogicalSwitch)}
+    hosts = {row.id: row for row in contents.of(Chassis)}
+    bound = _ports_by_chassis(contents)
+    for state in sorted(contents.of(TunnelState), key=lambda row: row.id):
+        ports = [port for port in bound[remote_chassis(state.remote_ip)] if port.network in switches]
+        named = sorted({port.remote.region for port in ports if port.remote is not None and port.remote.region})
+        yield {
+            "type": "+".join(sorted({remote_end(port, switches[port.network])[0] for port in ports})),
+            "chassis": state.chassis,
+            "vtep": hosts[state.chassis].tunnel_ip if state.chassis in hosts else None,
+            "peer": f"region {' '.join(named)}".strip(),
+            "peer_vtep": state.remote_ip,
+            "networks": sorted({switches[port.network].name or port.network for port in ports}),
+            "up": state.up,
+            "rtt_ms": state.rtt_ms,
+            "mtu": state.mtu,
+            "at": state.at,
+        }
 
 
 def _ports_by_chassis(contents: Contents) -> dict[str, list[LogicalPort]]:

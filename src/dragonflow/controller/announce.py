@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
-from dragonflow.apps.door import claims
+from dragonflow.apps.door import claims, own_claim
 from dragonflow.apps.l2 import L2
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalPort, LogicalSwitch
+from dragonflow.model import PHYSICAL_TYPES, LogicalPort, LogicalSwitch
 from dragonflow.pipeline import NETWORK, PacketOut, Resubmit, load
 
 LOG = logging.getLogger(__name__)
@@ -68,11 +68,11 @@ class Heralds:
             yield from announcement(port, view)
 
 
-def announcement(port: str, view: View) -> Iterator[PacketOut]:
-    """Tell the port's network that its addresses are here now, if they are."""
-    row = view.get(LogicalPort, port) if port in view.serving else None
-    network = None if row is None else view.get(LogicalSwitch, row.network)
-    if row is None or network is None:
+def announcement(served: str, view: View) -> Iterator[PacketOut]:
+    """Tell the physical network of what is served that its addresses are here now, if they are; others need no telling."""
+    port, own = view.get(LogicalPort, served), view.get(LogicalSwitch, served)
+    network = own if port is None else view.get(LogicalSwitch, port.network)
+    if served not in view.serving or network is None or network.network_type not in PHYSICAL_TYPES:
         return
-    for frame in claims(row):
+    for frame in claims(port) if port is not None else own_claim(network, view):
         yield PacketOut(frame, (load(NETWORK, network.key), Resubmit(L2.lookup.number)))

@@ -19,7 +19,8 @@ from dragonflow.apps.base import Answer, App
 from dragonflow.controller.view import View
 from dragonflow.observe import metrics
 from dragonflow.pipeline.punt import PacketOut, Punted, PuntKind
-from dragonflow.switch.packet_in import Unreadable, decode_packet_in
+from dragonflow.switch.openflow.decode import Unreadable
+from dragonflow.switch.packet_in import decode_packet_in
 
 LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,7 @@ from dragonflow.apps.base import App, Render
 from dragonflow.controller.locality import LocalityEvent, Moved, difference
 from dragonflow.controller.replica import Change, Replica
 from dragonflow.controller.view import OWN_PLACE, Me, Read, View, locality_read, touched_reads
-from dragonflow.model import LogicalPort, Presence
+from dragonflow.model import DERIVED, LogicalPort
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Serve, Trouble
 
 LOG = logging.getLogger(__name__)
@@ -69,13 +69,13 @@ class Engine:
         self._order = {app.name: order for order, app in enumerate(apps)}
         self._renderings: list[dict[str, Render]] = []
         self._models: dict[str, type[Any]] = {}
-        self._kinds: dict[type[Any], list[tuple[int, str]]] = {}
+        self._kinds: dict[type[Any], list[_Renderer]] = {}
         for order, app in enumerate(apps):
             renderings = app.renderings()
             self._renderings.append({model.__name__: render for model, render in renderings.items()})
-            for model in renderings:
+            for model, render in renderings.items():
                 self._models[model.__name__] = model
-                self._kinds.setdefault(model, []).append((order, app.name))
+                self._kinds.setdefault(model, []).append(_Renderer(order, app.name, getattr(render, "only", None)))
         self._places = _Places(self._order)
         self._view = View(replica, self._places.winners, me)
         self._reads = _Reads()
@@ -86,7 +86,7 @@ class Engine:
         self._shown = False
         self._dirty: list[dict[Owner, float]] = [{} for _ in apps]
         """Who has to render, by app, and since when: the arrival of the oldest news that it hasn't seen."""
-        self._mark_object(Me, me.id, replica.clock())
+        self._mark_object(Me, me.id, replica.clock(), me)
 
     @property
     def places(self) -> Mapping[str, Locality]:
@@ -159,11 +159,11 @@ class Engine:
         """Take in what changed in the replica and add it to ``taken``; returns whether anything did."""
         changes = self._replica.take_changes()
         for change in changes:
-            self._mark_object(change.model, change.id, change.since)
+            self._mark_object(change.model, change.id, change.since, change.old, change.new)
             if self._reads:
                 for read in touched_reads(change):
                     self._mark_readers(read, change.since)
-        taken += (change for change in changes if change.model is not Presence)  # that only follows from ports' rows
+        taken += (change for change in changes if change.model not in DERIVED)  # those only follow from ports' rows
         return bool(changes)
 
     def _next_app(self) -> int | None:
@@ -173,11 +173,12 @@ class Engine:
                 return order
         return None
 
-    def _mark_object(self, model: type[Any], id: str, since: float) -> None:
-        for order, name in self._kinds.get(model, ()):
-            self._dirty[order].setdefault(
-                Owner(name, model.__name__, id), since
-            )  # changes come in order: the first is oldest
+    def _mark_object(self, model: type[Any], id: str, since: float, *sides: object) -> None:
+        """Have the apps render the object that have something to say of what it was or what it is (``sides``)."""
+        for order, name, only in self._kinds.get(model, ()):
+            if only is None or any(side is not None and only(side, self._me) for side in sides):
+                # changes come in order: the first is oldest
+                self._dirty[order].setdefault(Owner(name, model.__name__, id), since)
 
     def _mark_readers(self, read: Read, since: float) -> None:
         for owner in self._reads.readers(read):
@@ -185,7 +186,7 @@ class Engine:
 
     def _mark_readers_of_place(self, port: str, since: float) -> None:
         self._mark_readers(locality_read(port), since)
-        for order, name in self._kinds.get(LogicalPort, ()):
+        for order, name, _ in self._kinds.get(LogicalPort, ()):
             owner = Owner(name, LogicalPort.__name__, port)
             if OWN_PLACE in self._reads.of(owner):
                 self._mark(order, owner, since)
@@ -258,6 +259,14 @@ def _sorted_out(
             if isinstance(fact, Serve):
                 serves.append(fact.port)
     return tuple(facts), places, tuple(serves), tuple(troubles)
+
+
+class _Renderer(NamedTuple):
+    """An app that renders a kind of object: its place in the order, its name, and of which objects it does (None: all)."""
+
+    order: int
+    app: str
+    only: Callable[[Any, Me], bool] | None
 
 
 _Moves = tuple[Locality | None, float]

@@ -23,15 +23,16 @@ from dragonflow.model import (
     Binding,
     Chassis,
     FloatingIp,
+    Holder,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
     OvsPort,
     PortStatus,
-    Presence,
     Row,
     Subnet,
-    presences,
+    place_of,
+    worked_out,
 )
 from dragonflow.pipeline.facts import Locality
 
@@ -59,6 +60,7 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
     floating = known.where(FloatingIp, port=port.id)
     stands_for = {it.fixed_port for it in floating}
     family += [it for it in known.all(LogicalPort) if it.id in stands_for]
+    family += _holding(family, known)
     forwards = [it.router for it in floating if it.forwardings and it.router is not None]
     family += (it for router in forwards for it in _around_gateway(router, known))
     networks = {it.scope for it in family}
@@ -71,6 +73,13 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
             seen = [row for row in near if row.scope in scopes]
             peers = [it for it in known.all(Chassis) if forwards or it is chassis or it.id in named]
             yield _expect(port, chassis, (*seen, *peers, *(known.all(Alive) if forwards else ())), known)
+
+
+def _holding(ports: Iterable[LogicalPort], known: Rows) -> list[LogicalPort]:
+    """The ports that hold addresses which these reserve."""
+    places = {place_of(port.network, ip) for port in ports for ip in port.ips}
+    names = {holder.port for place in places for holder in known.where(Holder, place=place)}
+    return [port for name in sorted(names) if (port := known.get(LogicalPort, name)) is not None]
 
 
 def _around_gateway(name: str, known: Rows) -> Iterator[LogicalPort]:
@@ -127,9 +136,10 @@ class Rows:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._of: dict[type[Any], list[Any]] = {}
-        for row in sorted(rows, key=lambda row: row.id):
-            self._of.setdefault(type(row), []).append(row)
-        self._of[Presence] = list(presences(self.all(LogicalPort)))
+        rows = tuple(rows)
+        derived = worked_out(row for row in rows if isinstance(row, LogicalPort))
+        for it in sorted((*rows, *derived), key=lambda it: it.id):
+            self._of.setdefault(type(it), []).append(it)
         self._indices: dict[tuple[type[Any], str], dict[Any, list[Any]]] = {}
 
     def all(self, model: type[M]) -> Sequence[M]:

@@ -8,10 +8,12 @@
                                                                         │
     Open vSwitch <── Switch.send <── Answerer (apps, Replica) <─────────┘  packets that flows punt
                                      Neighbours ──> Replica                who is in external networks
+                                     Tunnels ──> Report                    ways to other regions, measured
+                                     Holders ──> DF DB                     who holds shared addresses
 
 One task settles: it renders what changed, sends the difference, and only after the barrier tells anybody. What comes in meanwhile
-waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, and the answerer
-answers packets.
+waits for the next turn and is taken in one go. Beside it the prover asks Open vSwitch whether ports do work, the limiter has it
+keep routers to their share of connections, and the answerer answers packets.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,13 +38,19 @@ from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.apps.door import PERIOD as DOOR_PERIOD
 from dragonflow.apps.door import Door
+from dragonflow.apps.zones import MOST_ADDRESSES
 from dragonflow.config import ConfigError
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
+from dragonflow.controller.holders import PERIOD as HOLDER_PERIOD
+from dragonflow.controller.holders import Holders
 from dragonflow.controller.instances import instance_of
 from dragonflow.controller.intake import NOT_WHOLE, Intake
+from dragonflow.controller.ipsec import Mode as IpsecMode
+from dragonflow.controller.ipsec import Watch, read_psk
+from dragonflow.controller.limits import Limiter
 from dragonflow.controller.locality import plain
 from dragonflow.controller.neighbours import PERIOD as NEIGHBOUR_PERIOD
 from dragonflow.controller.neighbours import Neighbours
@@ -51,12 +60,23 @@ from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.sessions import Sessions
 from dragonflow.controller.topology import needed_scopes
+from dragonflow.controller.tunnels import Tunnels
 from dragonflow.controller.view import Me, View
 from dragonflow.metadata import interface
 from dragonflow.metadata.address import INTERFACE
 from dragonflow.metadata.settings import Settings as Nova
 from dragonflow.metadata.whose import Asker, Whose
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, host_scope, status_scope
+from dragonflow.model import (
+    BridgeMapping,
+    Chassis,
+    Holder,
+    Ipsec,
+    LogicalPort,
+    Neighbour,
+    OvsPort,
+    host_scope,
+    status_scope,
+)
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline import PacketOut
@@ -94,12 +114,17 @@ class Settings(msgspec.Struct, frozen=True):
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
+    connections_per_router: int = 0
+    region_ipsec: IpsecMode | None = None
+    region_ipsec_psk_file: str | None = None
 
     @classmethod
     def of(cls, options: Any) -> Settings:
         """Read the option group. :raises ConfigError: names the option and the fix."""
         if options.gateway and not options.bridge_mappings:
             raise ConfigError("[df] gateway: name the way to the external networks in [df] bridge_mappings")
+        if options.snat_addresses and not options.bridge_mappings:
+            raise ConfigError("[df] snat_addresses: name the way to the external networks in [df] bridge_mappings")
         chassis = Chassis(
             id=options.host,
             tunnel_ip=_address(options.tunnel_ip),
@@ -109,6 +134,7 @@ class Settings(msgspec.Struct, frozen=True):
             datapath_type=options.datapath_type,
             vhostuser_socket_dir=options.vhostuser_socket_dir,
             gateway=options.gateway,
+            snat_addresses=_own_addresses(options.snat_addresses),
             version=__version__,
         )
         return cls(
@@ -125,6 +151,9 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_lease_time=options.dhcp_lease_time,
             dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
             metadata=_serves_metadata(options),
+            connections_per_router=options.connections_per_router,
+            region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
+            region_ipsec_psk_file=options.region_ipsec_psk_file,
         )
 
     @property
@@ -135,7 +164,22 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_lease_time=self.dhcp_lease_time,
             dhcp_dns_servers=self.dhcp_dns_servers,
             metadata=self.metadata,
+            region_ipsec=self.region_ipsec,
         )
+
+    def read_psk(self) -> str | None:
+        """The key of tunnels to other regions, None if they need none. It stays out of the settings: those may be shown.
+
+        :raises ConfigError: it can't be read, or isn't kept secret.
+        """
+        if self.region_ipsec != "psk":
+            return None
+        if self.region_ipsec_psk_file is None:
+            raise ConfigError("[df] region_ipsec = psk needs [df] region_ipsec_psk_file")
+        try:
+            return read_psk(Path(self.region_ipsec_psk_file))
+        except ValueError as error:
+            raise ConfigError(f"[df] region_ipsec_psk_file: {error}") from None
 
 
 def _address(text: str | None) -> str:
@@ -152,6 +196,19 @@ def _dns_server(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
+
+
+def _own_addresses(texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            address = IPv4Address(text)
+        except ValueError:
+            raise ConfigError(f"[df] snat_addresses: {text!r} must be an IPv4 address") from None
+        if not 0x01000000 <= int(address) < 0xE0000000 or address.is_loopback or address.is_link_local:
+            raise ConfigError(f"[df] snat_addresses: {text} is no address that a host may have in an external network")
+    if len(set(texts)) < len(texts) or len(texts) > MOST_ADDRESSES:
+        raise ConfigError(f"[df] snat_addresses: name each address once, and at most {MOST_ADDRESSES}")
+    return tuple(texts)
 
 
 def _serves_metadata(options: Any) -> bool:
@@ -198,18 +255,33 @@ class Controller:
         self._me = settings.me
         self._engine = Engine(APPS, self._replica, self._me)
         self._neighbours = Neighbours(self._replica, self._news.set)
-        self._answerer = Answerer(APPS, self._view, self._neighbours.handlers())
+        self._holders = Holders(self._store, self._bus, self._replica, self._name, self._news.set)
+        handlers = {**self._neighbours.handlers(), **self._holders.handlers()}
+        self._answerer = Answerer(APPS, self._view, handlers)
         self._switch = Switch(
             settings.openflow,
             settings.ovsdb,
             settings.chassis.bridge,
             datapath_type=settings.chassis.datapath_type,
+            psk=settings.read_psk(),
             on_ports=self._ports,
             on_connect=self._news.set,
             on_packet=self._answerer.take,
             on_read=self._neighbours.recall,
         )
-        self._report = Report(self._store, self._bus, self._replica, settings.chassis, now=time.time)
+        self._ipsec = (
+            None
+            if settings.region_ipsec is None
+            else Watch(
+                *(settings.region_ipsec, settings.chassis.datapath_type, settings.ovsdb),
+                lambda: self._switch.other_config,
+                self._found_ipsec,
+            )
+        )
+        self._tunnels = Tunnels(self._replica, self._me, self._wake_report)
+        self._report = Report(
+            *(self._store, self._bus, self._replica, settings.chassis), now=time.time, tunnels=self._tunnels.states
+        )
         self._liveness = Liveness(self._store, self._name, settings.lease_ttl, now=time.time)
         self._prover = Prover(
             Unixctl(settings.ovsdb, settings.vswitchd_control),
@@ -219,6 +291,11 @@ class Controller:
             on_verdicts=self._tell,
             on_fault=self._doubt,
             now=time.time,
+        )
+        self._limiter = Limiter(
+            Unixctl(settings.ovsdb, settings.vswitchd_control),
+            settings.chassis.datapath_type,
+            settings.connections_per_router,
         )
         self._log = EventLog(self._name, secrets.token_hex(8), self._name_of)
         self._control = ControlServer(
@@ -244,6 +321,13 @@ class Controller:
         self._heralds = Heralds(self._view, self._switch.send)
         self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._heralds]
 
+    def _found_ipsec(self, found: Ipsec) -> None:
+        self._replica.set_ipsec(found)
+        self._news.set()
+
+    def _wake_report(self) -> None:
+        self._report.wake()
+
     def _view(self) -> View:
         """The world as handlers of packets see it, which record nothing."""
         return View(self._replica, self._engine.places, self._me, self._engine.serving)
@@ -265,9 +349,14 @@ class Controller:
                 announce(Door().unasked, self._view, self._switch.send, DOOR_PERIOD),
                 announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
                 announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
+                announce(self._ask_holders, self._view, self._switch.send, HOLDER_PERIOD),
                 self._drive(),
                 self._prover.run(),
+                self._limiter.run(),
                 self._report.run(),
+                self._tunnels.run(),
+                *(() if self._ipsec is None else (self._ipsec.run(),)),
+                self._holders.run(),
                 self._liveness.run(),
                 self._control.run(),
             )
@@ -284,6 +373,11 @@ class Controller:
         """Not before the switch has all: until then nobody is known to be here, in whose name to ask."""
         if self._confirmed:
             yield from self._neighbours.tick(view)
+
+    def _ask_holders(self, view: View) -> Iterator[PacketOut]:
+        """Nor these: until then no port is known to be here."""
+        if self._confirmed:
+            yield from self._holders.tick(view)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:
@@ -345,6 +439,7 @@ class Controller:
         metrics.OWNERS_DEGRADED.set(len(broken))
         self._said = without(broken, said)
         self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
+        self._limiter.want(self._switch.zones, self._switch.connections)
         self._tell()
         tell(self.subscribers, self._unconfirmed.confirm(at, broken))
         return True
@@ -419,12 +514,15 @@ class Controller:
             "bus": msgspec.to_builtins(self._bus.stats),
             "metadata": await self._metadata_proxy(),
             "probe": self._prover.status(),
+            "connection_limits": self._limiter.status,
             "revision": self._intake.revision,
             "mods_since_start": self._mods,
             "places": len(self._engine.places),
             "scopes": sorted(self._intake.arrived),
             "bfd_sessions": self._sessions.status(),
             "neighbours": {it.id: it.mac for it in self._replica.all(Neighbour)},
+            "shared_addresses": {it.place: it.port for it in self._replica.where(Holder, chassis=self._name)},
+            "holders": self._holders.trouble or "written",
             "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }

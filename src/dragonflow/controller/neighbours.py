@@ -5,12 +5,13 @@
     punted: nobody knows the next hop ──► wanted ──► a question               the packet waits
     punted: an answer, an announcement ──► heard ──► Neighbour in the replica ──► flows (``apps.external``)
                                                 └──► the packets that waited
-    every second ──► tick ──► questions: gateways, who has not answered yet, who has not been heard of for long
+    every second ──► tick ──┬► questions: gateways, who has not answered yet, who has not been heard of for long
+                            └► to senders: there is no such host (``apps.unanswered``)
 
 It speaks in the name of floating IPs that are here, or of the chassis (``apps.door``). What nobody asked for is not believed.
 Everything is bounded: how many are known, how many are asked for, how many packets wait. Who answers no more is forgotten after
-three questions, one a second; a packet that wants it then begins anew. After a restart of the controller it goes on with what the
-switch has in its flows.
+three questions, one a second; whose packet waited in vain is told, and the next packet begins anew. After a restart of the
+controller it goes on with what the switch has in its flows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from dragonflow.apps import unanswered
 from dragonflow.apps.base import Answer
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.door import voice, voices
@@ -53,10 +55,10 @@ class _Known:
 
 
 class _Asked:
-    """One who has yet to answer: in whose name it is asked, how often it was, and the frames that wait."""
+    """One who has yet to answer: in whose name it is asked, how often it was, and the packets that wait."""
 
     def __init__(self, speaker: Speaker) -> None:
-        self.speaker, self.tries, self.frames = speaker, 0, list[bytes]()
+        self.speaker, self.tries, self.packets = speaker, 0, list[Punted]()
 
 
 _Address = IPv4Address | IPv6Address
@@ -118,8 +120,8 @@ class Neighbours:
             asked = self._asked[it] = _Asked(found)
             asked.tries = 1
             yield _ask(found, it[1])
-        if len(asked.frames) < WAITING:
-            asked.frames.append(punted.packet)
+        if len(asked.packets) < WAITING:
+            asked.packets.append(punted)
 
     def heard(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """Somebody on the physical network says which MAC it has. It counts if it was asked for, now or before."""
@@ -138,8 +140,8 @@ class Neighbours:
             return
         self._asked.pop(it, None)
         self._learn(it, mac)
-        for frame in () if asked is None else asked.frames:
-            yield _send(frame, mac, network)
+        for waited in () if asked is None else asked.packets:
+            yield _send(waited.packet, mac, network)
 
     def tick(self, view: View) -> Iterator[PacketOut]:
         """What to ask now. To be called every ``PERIOD`` seconds."""
@@ -147,7 +149,7 @@ class Neighbours:
         for found in (*speakers(view), *voices(view)):
             here.setdefault((found.network.id, found.address.version), []).append(found)
         self._want_gateways(here, view)
-        yield from self._ask_on()
+        yield from self._ask_on(view)
         yield from self._ask_again(here, view)
 
     def _want_gateways(self, here: _Here, view: View) -> None:
@@ -161,10 +163,12 @@ class Neighbours:
                 if len(self._asked) < ASKED:
                     self._asked[it] = _Asked(_best(its, gateway, view))
 
-    def _ask_on(self) -> Iterator[PacketOut]:
+    def _ask_on(self, view: View) -> Iterator[PacketOut]:
         for it, asked in list(self._asked.items()):
             if asked.tries >= TRIES:
                 del self._asked[it]
+                for waited in asked.packets:
+                    yield from unanswered.tell(waited, view)
                 continue
             asked.tries += 1
             yield _ask(asked.speaker, it[1])

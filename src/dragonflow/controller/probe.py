@@ -16,7 +16,7 @@ import msgspec
 from dragonflow.apps import APPS
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.tunnel import tunnel_name
-from dragonflow.apps.wiring import TAGGED, physical_ofport, tag_of
+from dragonflow.apps.wiring import TAGGED, physical_ofport, remote_end, tag_of
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import PHYSICAL_TYPES, TUNNEL_TYPES, Chassis, LogicalPort, LogicalSwitch, OvsPort
@@ -100,7 +100,7 @@ class Planner:
             if place.address is None:
                 out = Out(place.ofport, vlan=_vlan(network))
             else:
-                out = Out(place.ofport, network.segmentation_id, place.address)
+                out = Out(place.ofport, remote_end(peer, network)[1], place.address)
         about = f"a packet from this port to port {peer.id} ({where})"
         return Probe(about, f"{_enters(ofport, port.vlan)},{_frame(port, peer)}", out)
 
@@ -126,29 +126,27 @@ class Planner:
             about = f"a packet to this port from physical network {network.physical_network}"
             return Probe(about, f"in_port={physical},{tagged}{_frame(sender, port)}", out)
         if isinstance(place, Remote) and place.address is not None:
-            entry: tuple[str, int, str] | None = (place.chassis, place.ofport, place.address)
+            entry: tuple[str, str] | None = (place.chassis, place.address)
         else:
             entry = self._any_tunnel(network)
-        if entry is None or network.segmentation_id is None:
+        entered = self._replica.get(OvsPort, tunnel_name(network.network_type))
+        if entry is None or network.segmentation_id is None or not entered or not entered.tunnel or not entered.ofport:
             return None
-        chassis, entered, vtep = entry
+        chassis, vtep = entry
         family = "tun_ipv6" if ":" in vtep else "tun"
         tunnel = f"{family}_src={vtep},{family}_dst={self._me.tunnel_ip}"
-        flow = f"in_port={entered},tun_id={network.segmentation_id},{tunnel},{_frame(sender, port)}"
+        flow = f"in_port={entered.ofport},tun_id={network.segmentation_id},{tunnel},{_frame(sender, port)}"
         return Probe(f"a packet to this port by tunnel from {chassis}", flow, out)
 
-    def _any_tunnel(self, network: LogicalSwitch) -> tuple[str, int, str] | None:
-        """A chassis from which packets of the network may come: its name, our tunnel port, its VTEP."""
-        interface = self._replica.get(OvsPort, tunnel_name(network.network_type))
-        if interface is None or interface.tunnel is None or interface.ofport is None:
-            return None
+    def _any_tunnel(self, network: LogicalSwitch) -> tuple[str, str] | None:
+        """A chassis from which packets of the network may come by tunnel: its name and its VTEP."""
         for name in islice(self._replica.ids(Chassis), _PEERS * 2):
             chassis = self._replica.get(Chassis, name)
             if chassis is None or chassis.id == self._me.chassis or network.network_type not in chassis.tunnel_types:
                 continue
             here, there = ip_address(self._me.tunnel_ip), ip_address(chassis.tunnel_ip)
             if here.version == there.version and here != there:
-                return chassis.id, interface.ofport, chassis.tunnel_ip
+                return chassis.id, chassis.tunnel_ip
         return None
 
     # Whom to talk to

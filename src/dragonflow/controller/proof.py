@@ -38,6 +38,9 @@ _BATCH = 24
 _ROUND = 1.0
 """Seconds between two looks at ports that are proven already: one costs vswitchd and us about half a millisecond each."""
 
+_UNSURE = 0.05
+"""Seconds until a port that waits for its first verdict is tried again, if the switch was changing while it was asked."""
+
 _AGAIN = (0.1, 2.0)
 """Seconds until a port that failed is tried again, at first and at the most."""
 
@@ -89,6 +92,7 @@ class Prover:
         """The ports to prove, and on what that rests now."""
         self._proofs: dict[str, Proof] = {}
         self._queue: dict[str, None] = {}
+        self._unsure: dict[str, float] = {}
         self._again: dict[str, float] = {}
         self._round: deque[str] = deque()
         self._next_round = 0.0
@@ -122,12 +126,14 @@ class Prover:
                 self._rests[port] = Rests(claim.revision, claim.generation, network, claim.ofport, connection)
         for port in self._proofs.keys() - self._rests.keys():
             del self._proofs[port]
-        for port in self._again.keys() - self._rests.keys():
-            del self._again[port]
+        for times in (self._again, self._unsure):
+            for port in times.keys() - self._rests.keys():
+                del times[port]
         for port, rests in self._rests.items():
             proof = self._proofs.get(port)
             if proof is None or proof.rests != rests:
                 self._queue[port] = None
+        self._unsure = dict.fromkeys(self._unsure, 0.0)
         if changed:
             self._again = dict.fromkeys(self._again, 0.0)
         if self._unreachable is not None:
@@ -186,11 +192,12 @@ class Prover:
         """Until something is due. While the switch changes, only what waits for its first proof is."""
         while True:
             now = _clock()
-            due = None
-            if self._queue or (self._quiet and self._rests):
-                due = max(self._retry_at, now if self._queue else min((self._next_round, *self._again.values())))
-                if due <= now:
-                    return
+            times = [now] if self._queue else [*self._unsure.values()]
+            if self._quiet and self._rests:
+                times += [self._next_round, *self._again.values()]
+            due = max(self._retry_at, min(times)) if times else None
+            if due is not None and due <= now:
+                return
             self._wake.clear()
             try:
                 async with asyncio.timeout(None if due is None else due - now):
@@ -205,6 +212,11 @@ class Prover:
             for port in waiting:
                 del self._queue[port]
             return [port for port in waiting if port in self._rests]
+        unsure = [port for port, due in self._unsure.items() if due <= now][:_BATCH]
+        for port in unsure:
+            del self._unsure[port]
+        if unsure or not self._quiet:
+            return unsure
         failed = [port for port, due in self._again.items() if due <= now]
         if failed:
             return failed[:_BATCH]
@@ -238,7 +250,11 @@ class Prover:
             if self._rests.get(port) != rests[port]:
                 continue  # what is now will be, or is being, proven by itself
             if fault.reason and not self._unmoved(epoch):
-                self._again[port] = 0.0  # to be looked at when the switch is quiet
+                proof = self._proofs.get(port)
+                if proof is None or proof.rests != rests[port]:
+                    self._unsure[port] = _clock() + _UNSURE  # somebody waits for it, and the switch may never rest
+                else:
+                    self._again[port] = 0.0  # to be looked at when the switch is quiet
                 continue
             changed |= self._file(port, rests[port], fault)
         if changed:

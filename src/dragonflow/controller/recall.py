@@ -10,11 +10,9 @@ from dragonflow.apps.external import LEARNT, next_hop
 from dragonflow.apps.l3 import L3
 from dragonflow.pipeline import NETWORK, set_field
 from dragonflow.pipeline.fields import FIELDS, Field
-from dragonflow.switch.openflow.encode import encode_actions, table_and_priority
-from dragonflow.switch.packet_in import Unreadable, read_fields
-
-_MATCH = 28
-"""Where the fields of the match begin in a flow's name."""
+from dragonflow.switch.openflow.decode import Unreadable
+from dragonflow.switch.openflow.encode import encode_actions, match_of, table_and_priority
+from dragonflow.switch.packet_in import read_fields
 
 _VERSION = {0x0800: 4, 0x86DD: 6}
 _MAC = 6
@@ -35,9 +33,8 @@ def recall(flows: Mapping[bytes, bytes]) -> Iterator[Recalled]:
     for name, contents in flows.items():
         if table_and_priority(name) != (L3.neighbours.number, LEARNT):
             continue
-        length = int.from_bytes(name[_MATCH - 2 : _MATCH], "big") - 4
         try:
-            network, address = _where(dict(read_fields(name[_MATCH : _MATCH + length])))
+            network, address = _where(dict(read_fields(match_of(name))))
         except (Unreadable, KeyError):
             continue
         at = contents.find(_SET_MAC)

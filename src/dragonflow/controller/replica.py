@@ -1,7 +1,8 @@
 """The controller's copy of its part of the world: rows of the followed scopes, and what it found out on its own host.
 
 The latter are the interfaces on the integration bridge, and neighbours in external networks. Of the ports it also works out on
-which chassis networks are (``Presence``), and of the security groups which classes their rules make (``RuleClass``).
+which chassis networks are (``Presence``) and share addresses (``Sharing``), and which chassis of other regions there are
+(``RemoteChassis``); of the security groups, which classes their rules make (``RuleClass``).
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -13,32 +14,38 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from msgspec.structs import replace
 
-from dragonflow.controller.numbering import Numbering
 from dragonflow.model import (
+    DERIVED,
+    Derived,
+    Ipsec,
     LogicalPort,
     Neighbour,
     OvsPort,
-    Presence,
     Row,
     RuleClass,
+    Seat,
     SecurityGroup,
     by_class,
     rule_class,
+    seats,
 )
-from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Subnet
+from dragonflow.model.numbering import Numbering
+from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, Subnet
+from dragonflow.model.rule_classes import NUMBERS
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RuleClass")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
-Object = Row | OvsPort | Neighbour | Presence | RuleClass
+Object = Row | OvsPort | Ipsec | Neighbour | Derived
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     Chassis: ("role",),
-    FloatingIp: ("fixed_port",),
+    FloatingIp: ("fixed_port", "fixed_ip", "forwarding_router"),
+    Holder: ("chassis", "place", "port"),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
     OvsPort: ("iface_id", "tunnel"),
@@ -46,9 +53,6 @@ INDICES: dict[type[Object], tuple[str, ...]] = {
     Subnet: ("network",),
 }
 """The fields by which ``where`` finds objects."""
-
-RULE_CLASSES = 1, (1 << 32) - 1
-"""The numbers that classes of rules may have: those of conjunctions."""
 
 TOMBSTONES = 10_000
 """How many deletions are remembered. The feed delivers in order, so only overtaken messages need any at all."""
@@ -83,7 +87,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Neighbour, Presence, RuleClass)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Ipsec, Neighbour, *DERIVED)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -92,9 +96,9 @@ class Replica:
         self._floors: dict[str, int] = {}
         self._members: dict[str, set[tuple[type[Row], str]]] = {}
         self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
-        self._bound: Counter[tuple[str, str]] = Counter()
-        """How many ports there are by network and chassis."""
-        self._classes = Numbering(*RULE_CLASSES)
+        self._classes = Numbering(*NUMBERS)
+        self._seated: Counter[Seat] = Counter()
+        """How many ports there are that add the same to what is worked out."""
         self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
         """What changed since changes were last taken: how it was, and when the first news came."""
 
@@ -220,6 +224,10 @@ class Replica:
         for name in gone:
             self.remove_port(name)
 
+    def set_ipsec(self, ipsec: Ipsec) -> None:
+        """Take in whether this host can encrypt tunnels."""
+        self._set(Ipsec, ipsec.id, ipsec)
+
     # What the controller asked the external networks themselves
 
     def upsert_neighbour(self, neighbour: Neighbour) -> None:
@@ -293,10 +301,11 @@ class Replica:
         if model is SecurityGroup:
             self._classify(old, new)
         if model is LogicalPort:
-            was, now = _where_bound(old), _where_bound(new)
-            if was != now:
-                self._count(now, 1)
-                self._count(was, -1)
+            was, now = seats(old), seats(cast("LogicalPort | None", new))
+            for seat in now if was != now else ():
+                self._count(seat, 1)
+            for seat in was if was != now else ():
+                self._count(seat, -1)
 
     def _classify(self, old: Any, new: Any) -> None:
         """Keep ``RuleClass`` true for a group that changed."""
@@ -311,21 +320,15 @@ class Replica:
             elif known is not None:  # another group's, whose number collided
                 self._set(RuleClass, name, replace(known, number=number))
 
-    def _count(self, where: tuple[str, str] | None, step: int) -> None:
-        """Count a port that is bound there, or is no more, and keep ``Presence`` true."""
-        if where is None:
-            return
-        network, chassis = where
-        before, after = self._bound[where], self._bound[where] + step
-        self._bound[where] = after
+    def _count(self, where: Seat, step: int) -> None:
+        """Count a port that adds this, or does no more, and keep what is worked out true."""
+        before, after = self._seated[where], self._seated[where] + step
+        self._seated[where] = after
         if not after:
-            del self._bound[where]
+            del self._seated[where]
         if not before or not after:
-            known = self.get(Presence, network)
-            others = (known.chassis if known else frozenset[str]()) - {chassis}
-            there = others | {chassis} if after else others
-            self._set(Presence, network, Presence(id=network, chassis=there) if there else None)
-
-
-def _where_bound(port: Any) -> tuple[str, str] | None:
-    return None if port is None or port.chassis is None else (port.network, port.chassis)
+            kind, name, member = where
+            known = self._objects[kind].get(name)
+            others: frozenset[Any] = (known.members if known else frozenset()) - {member}
+            there = others | {member} if after else others
+            self._set(kind, name, kind(id=name, members=there) if there else None)

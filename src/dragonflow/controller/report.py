@@ -1,7 +1,8 @@
 """The way back: this chassis's own rows of the DF DB say what is, whatever was lost in between.
 
-Level-triggered: the rows that should stand (the chassis itself, the status of each port bound here) are compared with those that
-stand in the replica, and the difference is written. No lost write, lost row or restart changes what should stand.
+Level-triggered: the rows that should stand (the chassis itself, the status of each port bound here, the state of each tunnel to
+another region) are compared with those that stand in the replica, and the difference is written. No lost write, lost row or
+restart changes what should stand.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from dragonflow.apps.wiring import bridge_of, interfaces, is_standby, physical_o
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
+    KINDS,
     PHYSICAL_TYPES,
     ROUTER_GATEWAY,
     Alive,
@@ -31,7 +33,9 @@ from dragonflow.model import (
     OvsPort,
     PortStatus,
     Row,
+    TunnelState,
     encode,
+    remote_vtep,
     status_scope,
 )
 from dragonflow.observe import metrics
@@ -75,8 +79,8 @@ def claims(
 
     Of a port that is only prepared here (an inactive binding) ACTIVE says that it is wired. Of a floating IP's own port it says,
     for the binding of the port that it stands for, that the floating IP works; while it doesn't, nothing is said of it. Nor is
-    of routers' gateways, and of floating IPs that only forward ports, but by the chassis that serves them: these have no binding,
-    so their generation is 0.
+    of routers' gateways, of floating IPs that only forward ports, and of ports of other regions, but by the chassis that serves
+    them: these have no binding, so their generation is 0.
     """
     said, chassis = {}, me.chassis
     for binding in replica.where(Binding, host=chassis):
@@ -101,7 +105,7 @@ def claims(
                 said[floating.port] = Claim(floating.network, port.generation, "ACTIVE", revision, owner=floating.id)
     for served in serving:
         port = replica.get(LogicalPort, served)
-        if port is not None and port.device_owner == ROUTER_GATEWAY:
+        if port is not None and (port.device_owner == ROUTER_GATEWAY or remote_vtep(port.chassis) is not None):
             said[served] = Claim(port.network, 0, "ACTIVE", replica.revision(LogicalPort, served))
         elif port is not None and port.is_floating and served not in said:
             revision = replica.revision(FloatingIp, port.device_id)
@@ -160,7 +164,7 @@ def without(broken: Mapping[str, str], said: Mapping[str, Claim]) -> dict[str, C
 
 
 class Report:
-    """Writes the rows of ``chassis``: itself, and the status of the ports bound to it."""
+    """Writes the rows of ``chassis``: itself, the status of the ports bound to it, and what ``tunnels`` says of those now."""
 
     def __init__(
         self,
@@ -170,7 +174,9 @@ class Report:
         chassis: Chassis,
         *,
         now: Callable[[], float],
+        tunnels: Callable[[], Iterable[TunnelState]] = tuple,
     ) -> None:
+        self._tunnels = tunnels
         self._store = store
         self._bus = bus
         self._replica = replica
@@ -250,7 +256,17 @@ class Report:
         for port in self._replica.ids(PortStatus):
             if port not in self._claims and self._replica.get(Binding, port) is None:
                 different.append((Key(status_scope(self._chassis.id), PortStatus.__name__, port), None))
-        return different
+        return [*different, *self._tunnel_difference()]
+
+    def _tunnel_difference(self) -> Iterator[tuple[Key, Row | None]]:
+        wanted = {state.id: state for state in self._tunnels()}
+        for name, state in wanted.items():
+            row = self._replica.get(TunnelState, name)
+            if row is None or msgspec.structs.replace(row, at=state.at) != state:
+                yield _key(state), msgspec.structs.replace(state, at=self._now())
+        for name in self._replica.ids(TunnelState):
+            if name not in wanted:
+                yield Key(status_scope(self._chassis.id), TunnelState.__name__, name), None
 
     def _says(self, row: PortStatus, claim: Claim) -> bool:
         return (row.chassis, row.generation, row.status, row.revision, row.reason) == (
@@ -275,7 +291,7 @@ class Report:
         metrics.STATUS_WRITES.inc(len(writes))
         for key, row in batch:
             if row is None:
-                self._replica.remove(PortStatus, key.id, revision)
+                self._replica.remove(KINDS[key.kind], key.id, revision)
             else:
                 self._replica.upsert(row, revision)
         statuses = tuple(

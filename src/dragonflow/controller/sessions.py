@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from dragonflow.apps.wiring import is_peer_port, peer_name
+from dragonflow.apps.wiring import is_peer_port, peer_name, remote_peer_name
 from dragonflow.controller.replica import Replica
-from dragonflow.model import Chassis, OvsPort
+from dragonflow.model import TUNNEL_TYPES, Chassis, OvsPort, RemoteChassis
 from dragonflow.observe import metrics
 
 LOG = logging.getLogger(__name__)
@@ -59,7 +59,11 @@ class Sessions:
             LOG.log(level, "BFD session with %s is %s", self._names().get(name, name), state)
 
     def _names(self) -> dict[str, str]:
-        return {peer_name(chassis.id): chassis.id for chassis in self._replica.all(Chassis)}
+        names = {peer_name(chassis.id): chassis.id for chassis in self._replica.all(Chassis)}
+        for remote in self._replica.all(RemoteChassis):
+            for how in (None, "psk", "certificates"):
+                names.update({remote_peer_name(it, remote.vtep, how): f"{remote.id} ({it})" for it in TUNNEL_TYPES})
+        return names
 
 
 def _clock(at: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dragonflow.apps.wiring import World, floating_policy, gateways, qos_policy, reached
+from dragonflow.apps.wiring import World, bridge_of, floating_policy, gateway_policy, gateways, qos_policy, reached
 from dragonflow.model import (
     ALIVE_SCOPE,
     CHASSIS_SCOPE,
@@ -16,11 +16,14 @@ from dragonflow.model import (
     Chassis,
     ExternalNetwork,
     FloatingIp,
+    Holder,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
     SecurityGroup,
+    Sharing,
     address_group_scope,
+    holder_scope,
     host_scope,
     members_scope,
     network_scope,
@@ -43,6 +46,9 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
 
     A gateway node follows all external networks to which it has a way. There it finds the gateways; it follows the routers of
     those that it could serve, and what they lead to, as if it had a port behind each.
+
+    Which of the ports that share an address of a followed network holds it, their chassis say, each in a scope of its own. Such
+    an address may have a floating IP, whose policy holds where the address is.
     """
     bindings, row = rows.where(Binding, host=chassis), rows.get(Chassis, chassis)
     external = set() if row is None or not row.gateway else _external(row, rows)
@@ -56,13 +62,23 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     floating = (it for binding in bindings for it in rows.where(FloatingIp, fixed_port=binding.id))
     policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in floating}
     groups = {group for port in ports if port is not None for group in port.security_groups}
+    held = (
+        it for holder in rows.where(Holder, chassis=chassis) for it in rows.where(FloatingIp, fixed_ip=holder.address)
+    )
+    policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in (*floating, *held)}
+    for router in routers.values():
+        policies |= _gateway_policies(router, row, rows)
+    followed = networks | outside | external
+    sharing = (found for network in followed if (found := rows.get(Sharing, network)) is not None)
     return {
         CHASSIS_SCOPE,
         ALIVE_SCOPE,
         host_scope(chassis),
         status_scope(chassis),
         *((EXTERNAL_SCOPE,) if row is not None and row.gateway else ()),
-        *map(network_scope, networks | outside | external),
+        holder_scope(chassis),
+        *(holder_scope(other) for it in sharing for other in it.members),
+        *map(network_scope, followed),
         *map(router_scope, served.union(routers)),
         *(qos_scope(policy) for policy in policies if policy is not None),
         *map(security_group_scope, groups),
@@ -79,6 +95,15 @@ def _remote_scopes(groups: Iterable[str], rows: World) -> Iterator[str]:
                 yield members_scope(rule.remote_group)
             elif rule.address_group is not None:
                 yield address_group_scope(rule.address_group)
+
+
+def _gateway_policies(router: LogicalRouter | None, chassis: Chassis | None, rows: World) -> set[str | None]:
+    """Those of the router's gateway, and of floating IPs that forward ports there, if the chassis may come to serve them."""
+    network = None if router is None or router.gateway is None else rows.get(LogicalSwitch, router.gateway.network)
+    if router is None or network is None or chassis is None or bridge_of(network, chassis.bridge_mappings) is None:
+        return set()
+    forwarding = rows.where(FloatingIp, forwarding_router=router.id)
+    return {gateway_policy(router.gateway, network), *(floating_policy(it, network) for it in forwarding)}
 
 
 def _external(chassis: Chassis, rows: World) -> set[str]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from dragonflow.controller.replica import INDICES, Change, Replica
-from dragonflow.model import BridgeMapping, Chassis, LogicalPort, Neighbour, OvsPort, Presence, Row, RuleClass
+from dragonflow.model import (
+    BridgeMapping,
+    Chassis,
+    Derived,
+    Ipsec,
+    LogicalPort,
+    Neighbour,
+    OvsPort,
+    Row,
+)
 from dragonflow.pipeline.facts import Locality
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RuleClass")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,9 +30,12 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     tunnel_ip: str
     tunnel_types: tuple[str, ...] = ("geneve",)
     bridge_mappings: tuple[BridgeMapping, ...] = ()
+    snat_addresses: tuple[str, ...] = ()
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
+    region_ipsec: Literal["psk", "certificates"] | None = None
+    """How tunnels to other regions are encrypted; None: they aren't."""
 
     @classmethod
     def of(cls, chassis: Chassis, **settings: Any) -> Me:
@@ -33,6 +45,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
             tunnel_ip=chassis.tunnel_ip,
             tunnel_types=chassis.tunnel_types,
             bridge_mappings=chassis.bridge_mappings,
+            snat_addresses=chassis.snat_addresses,
             **settings,
         )
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from dragonflow.lab.canvas import BAD, FAINT, GOOD, LINE, MARGIN, NEUTRAL, PANEL, TUNNEL, WIDTH, Canvas
 from dragonflow.lab.scenario import FAMILIES, Machine, Reached, Tenant, wanted
 
-WIDTH = 1180
-MARGIN = 40
 GAP = 30
 CHIP_HEIGHT, CHIP_STEP = 74, 86
 CELL = 34
 BUS = 26
 """How far above the chassis the line runs on which rows come down from the DF DB."""
 
-INK, FAINT, LINE, PAPER, PANEL = "#1c2733", "#66788a", "#c9d3dd", "#f6f8fa", "#ffffff"
-GOOD, BAD, NEUTRAL = "#2f9e63", "#d64545", "#e6ebf0"
-TUNNEL = "#7a5fd0"
 TENANT_COLOURS = (("#fff3d6", "#c98a00"), ("#dfeeff", "#2b74c7"))
 """Fill and edge, by tenant in order of appearance."""
 
-
-Rect = tuple[float, float, float, float]
-"""x, y, width, height."""
 
 Hosts = Sequence[tuple[str, str]]
 """Name and VTEP of each."""
@@ -31,57 +23,9 @@ Hosts = Sequence[tuple[str, str]]
 Colours = dict[Tenant, tuple[str, str]]
 
 
-class _Canvas:
-    """Collects elements; the y axis points down, units are pixels."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-
-    def box(self, rect: Rect, fill: str, edge: str, radius: int = 10) -> None:
-        x, y, width, height = rect
-        self.parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius}" '
-            f'fill="{fill}" stroke="{edge}" stroke-width="1.3"/>'
-        )
-
-    def text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        size: int = 13,
-        colour: str = INK,
-        *,
-        weight: int = 400,
-        anchor: str = "start",
-    ) -> None:
-        self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}" font-weight="{weight}" '
-            f'text-anchor="{anchor}">{escape(text)}</text>'
-        )
-
-    def path(self, path: str, colour: str, *, width: float = 1.6, dashed: bool = False, arrow: bool = False) -> None:
-        extra = ' stroke-dasharray="5 5"' if dashed else ""
-        extra += ' marker-end="url(#arrow)"' if arrow else ""
-        self.parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{extra}/>')
-
-    def svg(self, height: float) -> str:
-        return "\n".join(
-            (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
-                f"height=\"{height:.0f}\" font-family=\"'Inter','Segoe UI','Helvetica Neue',Arial,sans-serif\">",
-                '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-                f'orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" fill="{FAINT}"/></marker></defs>',
-                f'<rect width="100%" height="100%" fill="{PAPER}"/>',
-                *self.parts,
-                "</svg>\n",
-            )
-        )
-
-
 def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: int, store: str = "SQLite") -> str:
     """The whole drawing, as the text of an SVG file. ``failures`` says how many expectations were not met."""
-    canvas = _Canvas()
+    canvas = Canvas()
     tenants = list(dict.fromkeys(machine.tenant for machine in machines))
     colours = {tenant: TENANT_COLOURS[number % len(TENANT_COLOURS)] for number, tenant in enumerate(tenants)}
 
@@ -99,7 +43,7 @@ def draw(hosts: Hosts, machines: Sequence[Machine], reached: Reached, failures: 
     return canvas.svg(end + MARGIN)
 
 
-def _control_plane(canvas: _Canvas, top: float, store: str) -> float:
+def _control_plane(canvas: Canvas, top: float, store: str) -> float:
     """Neutron, the DF DB and Nova in a row, and how news goes between them; returns where it ends."""
     boxes = (("Nova", "a stand-in"), ("Neutron", "ML2 driver df, MariaDB"), ("DF DB", store))
     width = (WIDTH - 2 * MARGIN - 2 * 150) / len(boxes)
@@ -119,7 +63,7 @@ def _control_plane(canvas: _Canvas, top: float, store: str) -> float:
     return top + height
 
 
-def _chassis(canvas: _Canvas, top: float, hosts: Hosts, machines: Sequence[Machine], colours: Colours) -> float:
+def _chassis(canvas: Canvas, top: float, hosts: Hosts, machines: Sequence[Machine], colours: Colours) -> float:
     """A panel a host with its VMs on br-int, fed from above, and tunnels between all of them; returns where it ends."""
     width = (WIDTH - 2 * MARGIN - GAP * (len(hosts) - 1)) / len(hosts)
     most = max(sum(machine.host == host for machine in machines) for host, _ in hosts)
@@ -163,13 +107,11 @@ def _chassis(canvas: _Canvas, top: float, hosts: Hosts, machines: Sequence[Machi
     return top + height
 
 
-def _chip(
-    canvas: _Canvas, corner: tuple[float, float], width: float, machine: Machine, colour: tuple[str, str]
-) -> None:
+def _chip(canvas: Canvas, corner: tuple[float, float], width: float, machine: Machine, colour: tuple[str, str]) -> None:
     (x, y), (fill, edge) = corner, colour
     canvas.box((x, y, width, CHIP_HEIGHT), fill, edge, 8)
     good = machine.status == "ACTIVE"
-    canvas.parts.append(f'<circle cx="{x + width - 14:.1f}" cy="{y + 15:.1f}" r="5" fill="{GOOD if good else BAD}"/>')
+    canvas.dot(x + width - 14, y + 15, 5, GOOD if good else BAD)
     canvas.text(x + 10, y + 20, machine.name, 13, weight=600)
     for line, ip in enumerate(machine.ips.values()):
         canvas.text(x + 10, y + 39 + 16 * line, ip, 11)
@@ -177,7 +119,7 @@ def _chip(
     canvas.text(x + width - 10, y + 39 + 16, took, 11, FAINT if good else BAD, anchor="end")
 
 
-def _matrix(canvas: _Canvas, top: float, machines: Sequence[Machine], reached: Reached, colours: Colours) -> float:
+def _matrix(canvas: Canvas, top: float, machines: Sequence[Machine], reached: Reached, colours: Colours) -> float:
     """Senders down, receivers across, each cell split in IPv4 (left) and IPv6 (right); returns where it ends."""
     canvas.text(MARGIN, top, "Who reaches whom", 17, weight=700)
     canvas.text(MARGIN, top + 20, "row pings column; left half IPv4, right half IPv6", 12, FAINT)
@@ -211,7 +153,7 @@ def _matrix(canvas: _Canvas, top: float, machines: Sequence[Machine], reached: R
     return end
 
 
-def _times(canvas: _Canvas, top: float, machines: Sequence[Machine], colours: Colours) -> float:
+def _times(canvas: Canvas, top: float, machines: Sequence[Machine], colours: Colours) -> float:
     """A bar a port: from the plug to ACTIVE in Neutron's API; returns where it ends."""
     x0, right = WIDTH / 2 + 30, WIDTH - MARGIN
     canvas.text(x0, top, "From plug to ACTIVE", 17, weight=700)

@@ -44,6 +44,11 @@ def gateway(region: int) -> str:
     return f"198.18.{region}.254"
 
 
+def subnet(region: int) -> str:
+    """The subnet in which a region's tunnel addresses are."""
+    return f"198.18.{region}.0/24"
+
+
 class Fabric:
     """A namespace with a bridge per region, and routing between the bridges; and with a physical network per region."""
 

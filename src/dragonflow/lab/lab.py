@@ -7,11 +7,9 @@ object is only a view: any process may make another one with ``Lab.open``, and `
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,24 +20,20 @@ from typing import Any
 import httpx
 import msgspec
 
-from dragonflow.lab import state, system
+from dragonflow.lab import shape, state, system
+from dragonflow.lab.between import ALL, Between
 from dragonflow.lab.daemon import end_all, marked, started_at
-from dragonflow.lab.host import INTEGRATION_BRIDGE, MAX_HOSTS, MAX_REGIONS, Fabric, Host, Uplink
+from dragonflow.lab.host import INTEGRATION_BRIDGE, Fabric, Host, Uplink
 from dragonflow.lab.migration import Migrated, migrate
 from dragonflow.lab.process import Process
 from dragonflow.lab.region import Region
-from dragonflow.lab.servers import BUSES, PORTS, STORES, Room
-from dragonflow.lab.state import Known, RegionState, State, Vm
+from dragonflow.lab.servers import Room
+from dragonflow.lab.state import Known, Vm
 from dragonflow.lab.system import LabError, listed
 from dragonflow.lab.uplink import BLACKHOLE, OPEN, REFUSED
 from dragonflow.lab.vm import Address, give_address, plug, remove, unplug
 
 DEFAULT_NAME = "lab"
-MAX_NEUTRONS = 9
-FIRST_PORT, LAST_PORT = 19600, 29999
-"""Where ports for servers are looked for: below those that the kernel lends to clients, so they stay free while a
-killed server is down."""
-
 Progress = Callable[[str], None]
 
 
@@ -55,6 +49,7 @@ class Lab:
         self.home = state.home_of(name)
         self._state = state.load(name)
         self.regions = {each.name: Region(self._state, each, self.home) for each in self._state.regions}
+        self.between = Between(self._state, self.home, self.regions, self._fabric.netns)
 
     @classmethod
     def open(cls, name: str = DEFAULT_NAME) -> Lab:
@@ -80,11 +75,14 @@ class Lab:
         bus: str = "zmq",
         regions: int = 1,
         neutron_servers: int = 1,
+        orchestrators: int | None = None,
         lossy: bool = False,
         disk: int | None = None,
         progress: Progress = _silent,
     ) -> Lab:
         """Bring a lab up, after cleaning away what a crashed one of that name left.
+
+        Without another word several regions get one of the ``orchestrators``, and one region none.
 
         ``lose`` needs a ``lossy`` one, and ``fill_disk`` one whose store has a ``disk`` of its own, of so many MiB: for Redis a
         real one, in memory, and for etcd its quota.
@@ -92,23 +90,24 @@ class Lab:
         :raises LabError: it is up already, or can't be brought up; then nothing of it stays but its directory's logs.
         """
         system.require_root("dragonflow lab")
-        _check(store, bus, disk, hosts=hosts, regions=regions, neutron_servers=neutron_servers)
+        orchestrators = int(regions > 1) if orchestrators is None else orchestrators
+        numbers = {
+            "hosts": hosts,
+            "regions": regions,
+            "neutron_servers": neutron_servers,
+            "orchestrators": orchestrators,
+        }
+        shape.check(store, bus, disk, **numbers)
         with state.locked(name):
             _refuse_living(name)
             if clean(name):
                 progress(f"cleaned away what an earlier lab {name!r} had left")
             with state.allocating():
                 maker = (os.getpid(), started_at(os.getpid()) or 0)
-                shape = State(
-                    name=name,
-                    store=store,
-                    bus=bus,
-                    regions=_regions(hosts, store, bus, regions, neutron_servers),
-                    lossy=lossy,
-                    disk=disk,
-                    maker=maker,
+                planned = msgspec.structs.replace(
+                    shape.planned(name, store, bus, **numbers), lossy=lossy, disk=disk, maker=maker
                 )
-                state.save(shape)
+                state.save(planned)
             lab = cls(name)
             try:
                 lab._bring_up(progress)
@@ -116,7 +115,7 @@ class Lab:
                 progress(f"lab {name!r} did not come up; its logs are kept in {_keep_logs(lab)}")
                 clean(name, logs=False)
                 raise
-            state.save(msgspec.structs.replace(shape, maker=None))
+            state.save(msgspec.structs.replace(planned, maker=None))
         return cls(name)
 
     @property
@@ -129,6 +128,7 @@ class Lab:
         with ThreadPoolExecutor() as pool:
             for each in [pool.submit(region.up, fabric, progress) for region in self.regions.values()]:
                 each.result()
+        self.between.up(progress)
 
     def down(self) -> None:
         """Take it down: no process, namespace or file of it stays."""
@@ -180,7 +180,9 @@ class Lab:
 
         :raises LabError: there is none of that name.
         """
-        processes = {key: each for region in self.regions.values() for key, each in region.processes.items()}
+        processes = dict(self.between.processes)
+        for region in self.regions.values():
+            processes |= region.processes
         if name not in processes:
             raise LabError(f"no process {name!r}; there are: {listed(processes)}")
         return processes[name]
@@ -189,6 +191,9 @@ class Lab:
         """What ``dragonflow lab info --json`` prints. A process that doesn't run has the pid None, and most have no role."""
         return {
             "name": self.name,
+            "clouds": str(self.between.clouds),
+            "processes": _shown(self.between),
+            "cuts": [cut._asdict() for cut in self.between.cuts()],
             "regions": [
                 {
                     "name": region.name,
@@ -384,6 +389,14 @@ class Lab:
             )
         return found
 
+    def sever(self, one: str, other: str, what: str = ALL) -> None:
+        """Cut two regions' underlays apart (see ``between``), until ``rejoin``. :raises LabError: no such regions or cut."""
+        self.between.sever(self.region(one), self.region(other), what)
+
+    def rejoin(self, one: str, other: str) -> None:
+        """Let packets pass again between two regions. :raises LabError: there are none of these names."""
+        self.between.rejoin(self.region(one), self.region(other))
+
     def lose(self, share: float, region: str | None = None) -> None:
         """Have every process lose such a share (0 to 1) of the messages it gets.
 
@@ -416,7 +429,7 @@ class Lab:
         return [msgspec.json.decode(line) for line in lines]
 
 
-def _shown(region: Region) -> list[dict[str, Any]]:
+def _shown(region: Region | Between) -> list[dict[str, Any]]:
     roles = region.roles()
     return [
         {
@@ -441,7 +454,9 @@ def clean(name: str, *, logs: bool = True) -> bool:
     spaces = list(_netns_of(name))
     found = home.exists() or bool(spaces)
     with contextlib.suppress(LabError):
-        for region in Lab(name).regions.values():
+        lab = Lab(name)
+        lab.between.down()
+        for region in lab.regions.values():
             region.down()
     strays = marked(home)
     for netns in spaces:
@@ -474,72 +489,6 @@ def _refuse_living(name: str) -> None:
         return
     if any(process.pid for region in lab.regions.values() for process in region.processes.values()):
         raise LabError(f"lab {name!r} is up already; `dragonflow lab down --name {name}` takes it down")
-
-
-def _check(store: str, bus: str, disk: int | None, *, hosts: int, regions: int, neutron_servers: int) -> None:
-    for what, name, known in (("store", store, STORES), ("bus", bus, BUSES)):
-        if name not in known:
-            raise LabError(f"no {what} {name!r}; there are: {listed(known)}")
-    for what, number, most in (
-        ("hosts", hosts, MAX_HOSTS),
-        ("regions", regions, MAX_REGIONS),
-        ("Neutron servers", neutron_servers, MAX_NEUTRONS),
-    ):
-        if not 1 <= number <= most:
-            raise LabError(f"{number} {what}: 1 to {most} are possible")
-    if disk is not None and (store == "sqlite" or disk < 1):
-        raise LabError("a disk of its own, of at least 1 MiB, is for the stores etcd and redis")
-
-
-def _regions(hosts: int, store: str, bus: str, regions: int, neutron_servers: int) -> tuple[RegionState, ...]:
-    for_store = 0 if store == "sqlite" else PORTS
-    for_bus = PORTS if bus == "redis" and store != "redis" else 0
-    ports = iter(_free_ports(regions * (neutron_servers + 1 + for_store + for_bus)))
-
-    def take(count: int) -> tuple[int, ...]:
-        return tuple(itertools.islice(ports, count))
-
-    return tuple(
-        RegionState(
-            name=f"region{index}",
-            index=index,
-            hosts=tuple(f"host{number}" for number in range(1, hosts + 1)),
-            neutron_ports=take(neutron_servers),
-            nova_port=next(ports),
-            store_ports=take(for_store),
-            bus_ports=take(for_bus),
-        )
-        for index in range(1, regions + 1)
-    )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Loopback TCP ports that nobody listens on and no other lab has as its own."""
-    taken = set(_ports_of_labs())
-    free = []
-    for port in range(FIRST_PORT, LAST_PORT):
-        if port not in taken and _bindable(port):
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise LabError(f"no {count} free TCP ports from {FIRST_PORT} to {LAST_PORT}")
-
-
-def _ports_of_labs() -> Iterator[int]:
-    for name in state.names():
-        with contextlib.suppress(LabError):
-            for region in state.load(name).regions:
-                yield from region.ports
-
-
-def _bindable(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _port(region: Region, port_id: str) -> Known:

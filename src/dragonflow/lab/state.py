@@ -70,7 +70,8 @@ class Known(NamedTuple):
 class State(msgspec.Struct, frozen=True):
     """A lab. ``maker`` is the process (id and start time) that brings it up; None once it is up.
 
-    ``lossy`` says that the bus can be told to lose messages; ``disk`` is the size of the store's own disk in MiB, if it has one.
+    ``lossy`` says that the bus can be told to lose messages; ``disk`` is the size of the store's own disk in MiB, if it has one;
+    ``orchestrator_ports`` are the TCP ports on which instances of the orchestrator answer, one each.
     """
 
     name: str
@@ -79,8 +80,14 @@ class State(msgspec.Struct, frozen=True):
     regions: tuple[RegionState, ...]
     lossy: bool = False
     disk: int | None = None
+    orchestrator_ports: tuple[int, ...] = ()
     vms: tuple[Vm, ...] = ()
     maker: tuple[int, int] | None = None
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All TCP ports of the lab's servers."""
+        return (*(port for region in self.regions for port in region.ports), *self.orchestrator_ports)
 
 
 def home_of(name: str) -> Path:

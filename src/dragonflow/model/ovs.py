@@ -28,6 +28,16 @@ class OvsPort(msgspec.Struct, frozen=True, kw_only=True):
     bfd: Literal["up", "down"] | None = None
 
 
+class Ipsec(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether Open vSwitch on this host encrypts tunnels for which that is wanted; ``trouble`` says why not.
+
+    There is one, and none before the host was looked at.
+    """
+
+    id: str = "ipsec"
+    trouble: str | None = None
+
+
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody in an external network of whom the DF DB knows nothing, above all its gateway; found by ARP or ND.
 

@@ -7,6 +7,7 @@ schema number; any other change of a row's shape raises it (see ``codec``).
 from __future__ import annotations
 
 import sys
+from ipaddress import ip_address
 from typing import ClassVar, Literal
 
 import msgspec
@@ -91,6 +92,11 @@ def host_scope(host: str) -> str:
 def status_scope(chassis: str) -> str:
     """The port statuses that one chassis writes, and nobody else."""
     return f"status:{chassis}"
+
+
+def holder_scope(chassis: str) -> str:
+    """Which of its ports hold addresses that they share with others; the chassis writes it, and nobody else."""
+    return f"holds:{chassis}"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="schema"):
@@ -315,12 +321,14 @@ class RouterInterface(msgspec.Struct, frozen=True):
 class RouterGateway(msgspec.Struct, frozen=True):
     """How a router stands in an external network: by a port, which holds its addresses there.
 
-    With ``enable_snat``, those without a floating IP reach out under the router's address.
+    With ``enable_snat``, those without a floating IP reach out under the router's address. ``qos`` is the policy that limits what
+    they send and get.
     """
 
     port: str
     network: str
     enable_snat: bool = True
+    qos: str | None = None
 
 
 class LogicalRouter(Row, frozen=True, kw_only=True, tag="LogicalRouter/1"):
@@ -380,6 +388,11 @@ class FloatingIp(Row, frozen=True, kw_only=True, tag="FloatingIp/1"):
     @property
     def scope(self) -> str:
         return network_scope(self.network)
+
+    @property
+    def forwarding_router(self) -> str | None:
+        """The router that forwards some of its ports; None if it stands for a whole port, or serves nobody."""
+        return self.router if self.forwardings and self.fixed_port is None else None
 
 
 class BandwidthLimit(msgspec.Struct, frozen=True):
@@ -514,7 +527,7 @@ class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
     """A host with Open vSwitch and a controller; ``id`` is its host name, ``tunnel_ip`` its VTEP.
 
     With ``gateway`` it is a gateway node: it serves routers' gateways in the external networks to which it has a way, whether it
-    has VMs or not.
+    has VMs or not. ``snat_addresses`` are its own in external networks, under which its guests leave for them (IPv4).
     """
 
     tunnel_ip: str
@@ -524,6 +537,7 @@ class Chassis(Row, frozen=True, kw_only=True, tag="Chassis/1"):
     datapath_type: str = "system"
     vhostuser_socket_dir: str | None = None
     gateway: bool = False
+    snat_addresses: tuple[str, ...] = ()
     version: str = ""
 
     @property
@@ -568,6 +582,77 @@ class PortStatus(Row, frozen=True, kw_only=True, tag="PortStatus/1"):
     @property
     def scope(self) -> str:
         return status_scope(self.chassis)
+
+
+class TunnelState(Row, frozen=True, kw_only=True, tag="TunnelState/1"):
+    """What ``chassis`` finds of its tunnel to a chassis of another region, at VTEP ``remote_ip``.
+
+    ``id`` is ``chassis/remote_ip``. ``up`` is what BFD says: None as long as the other end has never answered.
+    ``rtt_ms`` (there and back, in milliseconds) and ``mtu`` (the largest IP packet, in bytes, that arrives whole) are those of
+    the underlay; None if not known. ``at`` is in seconds of the epoch.
+    """
+
+    pooled = ("chassis", "remote_ip")
+
+    chassis: str
+    remote_ip: str
+    up: bool | None = None
+    rtt_ms: float | None = None
+    mtu: int | None = None
+    at: float
+
+    @property
+    def scope(self) -> str:
+        return status_scope(self.chassis)
+
+
+LAST_TURN = (1 << 53) - 1
+"""The greatest ``turn``: what JSON's readers can tell apart. Nobody gets there who counts."""
+
+
+class Holder(Row, frozen=True, kw_only=True, tag="Holder/1"):
+    """Says that ``port`` has ``address`` just now, which its allowed address pairs let it share with others, and with which MAC.
+
+    ``chassis`` has heard it say so. Of several rows of one address the one with the greatest ``turn`` counts: who writes one sees
+    to it that it is greater than all that are known. Whether a row counts at all, ``apps.shared`` says. ``at`` is in seconds of
+    the epoch, and only for people to read.
+    """
+
+    pooled = ("chassis", "network", "port")
+
+    chassis: str
+    network: str
+    port: str
+    address: str
+    mac: str
+    turn: int
+    at: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if str(ip_address(self.address)) != self.address or not 0 <= self.turn <= LAST_TURN:
+            raise ValueError(f"address {self.address} or turn {self.turn} is not as it is written")
+        if self.id != self.name(self.chassis, self.port, self.address):
+            raise ValueError("the id names another chassis, port or address")  # it would stand in the way of theirs
+
+    @classmethod
+    def name(cls, chassis: str, port: str, address: str) -> str:
+        """The id of such a row. It names the chassis, for of a port that migrates two may have one."""
+        return f"{chassis}/{port}/{address}"
+
+    @property
+    def scope(self) -> str:
+        return holder_scope(self.chassis)
+
+    @property
+    def place(self) -> str:
+        """The address in its network, by which all who say that they have it are found (see ``place_of``)."""
+        return place_of(self.network, self.address)
+
+
+def place_of(network: str, address: str) -> str:
+    """An address in its network, in one word."""
+    return f"{network}/{address}"
 
 
 class Server(Row, frozen=True, kw_only=True, tag="Server/1"):
@@ -625,6 +710,8 @@ ROWS: tuple[type[Row], ...] = (
     Chassis,
     Alive,
     PortStatus,
+    TunnelState,
+    Holder,
     Server,
     Leader,
     Region,

@@ -13,6 +13,9 @@ import msgspec
 
 from dragonflow.model.rows import SecurityGroup, SecurityRule
 
+NUMBERS = 1, (1 << 32) - 1
+"""The numbers that classes of rules may have: those of conjunctions."""
+
 
 class RuleClass(msgspec.Struct, frozen=True, kw_only=True):
     """A class of rules of security group ``group``; its id says all that makes it one. ``number`` is its own on this chassis."""

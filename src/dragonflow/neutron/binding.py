@@ -97,6 +97,7 @@ def configurations(chassis: Chassis) -> dict[str, Any]:
         "integration_bridge": chassis.bridge,
         "datapath_type": chassis.datapath_type,
         "gateway": chassis.gateway,
+        "snat_addresses": list(chassis.snat_addresses),
         "version": chassis.version,
     }
     if chassis.vhostuser_socket_dir is not None:
@@ -119,5 +120,6 @@ def chassis_of_agent(agent: Mapping[str, Any]) -> Chassis:
         datapath_type=shown["datapath_type"],
         vhostuser_socket_dir=shown.get("vhostuser_socket_dir"),
         gateway=shown.get("gateway", False),
+        snat_addresses=tuple(shown.get("snat_addresses", ())),
         version=shown["version"],
     )

@@ -72,6 +72,10 @@ class Hosts:
         """Have ``run`` return within a second."""
         self._stop.set()
 
+    def chassis(self) -> list[Chassis] | None:
+        """All chassis, without asking anybody; None as long as nothing was learnt."""
+        return [row for row in self._table if isinstance(row, Chassis)] if self._ready.is_set() else None
+
     def look(self, host: str) -> HostNow:
         """What is known of the host."""
         if self._ready.is_set():

@@ -27,20 +27,24 @@ from neutron_lib.plugins import directory
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 
+from dragonflow.model import Chassis
 from dragonflow.neutron import agents, binding, config, db
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.hosts import Hosts
 from dragonflow.neutron.journal import Journal
 from dragonflow.neutron.keeper import Keeper
-from dragonflow.neutron.leader import Election
+from dragonflow.neutron.leader import DOES, KEY
 from dragonflow.neutron.mender import Mender
 from dragonflow.neutron.mirror import Mirror
 from dragonflow.neutron.nova import NovaKeeper, watch_answers
 from dragonflow.neutron.presence import Presence, server_name
+from dragonflow.neutron.profile import remote
 from dragonflow.neutron.qos import DragonflowQos
+from dragonflow.neutron.remote import RemotePortDoor
 from dragonflow.neutron.source import NETWORK_KIND, PORT_KIND, SUBNET_KIND, Plugin
 from dragonflow.neutron.status import ACTIVE, Neutron, StatusKeeper
 from dragonflow.neutron.trunk import DragonflowTrunks, TrunkKeeper
+from dragonflow.store.election import Election
 
 LOG = logging.getLogger(__name__)
 
@@ -87,7 +91,13 @@ class Workers:
         self.hosts = Hosts(self.dfdb, agents.host_by_agent, self.journal.doubt)
         self.presence = Presence(self.dfdb.store, options.leader_ttl)
         self.election = Election(
-            self.dfdb.store, self._duties, options.leader_ttl, name=server_name(), patience=options.leader_patience
+            self.dfdb.store,
+            self._duties,
+            options.leader_ttl,
+            key=KEY,
+            name=server_name(),
+            does=DOES,
+            patience=options.leader_patience,
         )
 
     def _duties(self) -> _Duties:
@@ -165,9 +175,13 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         db.listen_to_security_groups()
         self.workers = Workers(cfg.CONF.df)
         self.trunks, self.qos = DragonflowTrunks(), DragonflowQos()
+        RemotePortDoor(self._chassis).open()
         self._refused = ("", "")
         registry.subscribe(self._after_init, resources.PROCESS, events.AFTER_INIT)
         registry.subscribe(self._recorded, db.RECORDED, events.AFTER_CREATE)
+
+    def _chassis(self) -> list[Chassis] | None:
+        return self.workers.hosts.chassis()
 
     def _after_init(self, _resource: str, _event: str, trigger: object, payload: object = None) -> None:
         if trigger is wsgi.WorkerService:
@@ -247,7 +261,8 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         """See ``MechanismDriver``. A port that was switched off goes DOWN at once; ML2 alone would leave it ACTIVE."""
         self.workers.wake()
         port = context.current
-        if not port["admin_state_up"] and port["status"] == ACTIVE and context.vif_type in _OUR_VIF_TYPES:
+        ours = context.vif_type in _OUR_VIF_TYPES or remote(port.get(portbindings.PROFILE), context.host)
+        if not port["admin_state_up"] and port["status"] == ACTIVE and ours:
             Neutron().set(port["id"], "DOWN")
 
     def bind_port(self, context: Any) -> None:

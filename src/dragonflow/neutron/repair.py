@@ -26,7 +26,7 @@ from dragonflow.neutron.dfdb import DfDb
 from dragonflow.neutron.founding import REGION, Founding, is_whole
 from dragonflow.neutron.mirror import Mirror, same
 from dragonflow.neutron.source import KINDS, POINTER_SCOPES, POINTERS, PORT_KIND, Found, Plugin, RowMaker, pointed
-from dragonflow.neutron.strays import SCOPES, strays
+from dragonflow.neutron.strays import SCOPES, spoken_of, strays
 from dragonflow.store.keycheck import Audit
 from dragonflow.store.keys import Pool
 from dragonflow.store.protocol import ABSENT, Check, Conflict, Delete, Key, Put, Record, StoreCorrupt, Txn
@@ -234,7 +234,7 @@ class Repair:
     def _strays(self, fix: bool) -> Iterator[Finding]:
         """What hosts and servers have left behind."""
         records = self._store.snapshot(SCOPES).records
-        ports = {record.key.id for record in records if record.key.kind == "PortStatus"}
+        ports = {port for record in records if (port := spoken_of(record)) is not None}
         known = {port for port in ports if self._neutron.revision(PORT_KIND, port) is not None}
         for record, difference in strays(records, known):
             yield Finding(record.key.kind, record.key.id, difference, fix and self._remove(record))

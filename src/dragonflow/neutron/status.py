@@ -8,6 +8,9 @@ A floating IP's status follows likewise from the row that is written of its own 
 A router's gateway, and a floating IP that forwards ports, are bound nowhere: the chassis find out for themselves which of them
 serves it, and that one writes a row of the gateway's or the floating IP's own port, for generation 0. They are ACTIVE while any
 says so. Of a gateway OVN shows the same in Neutron, and L2 agents do by binding it to their network node.
+
+A port of another region is bound nowhere here, either. One of the chassis that reach it says likewise that it is ACTIVE, while
+its own region does and the tunnel there isn't down.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
 
     Only the host to which the port is bound now may say anything, and only about its present binding. A port that is switched
     off is DOWN whatever its host says. A router's interface is on no host and on all: it is ACTIVE as soon as all can know of it.
-    Of a gateway see ``gateway_turn``.
+    Of what is bound nowhere see ``unbound_turn``.
     """
     if not port.routing and (not port.ours or port.vif_type in UNBOUND_VIF_TYPES):
         return None
@@ -85,8 +88,10 @@ def turn(port: PortNow, row: PortStatus | None) -> Turn | None:
     return "DOWN" if port.status == ACTIVE else None
 
 
-def gateway_turn(port: PortNow, rows: Iterable[PortStatus]) -> Turn | None:
-    """The status to which a router's gateway must turn now, by all rows of it that there are; None if it stands right.
+def unbound_turn(port: PortNow, rows: Iterable[PortStatus]) -> Turn | None:
+    """The status to which what is bound nowhere must turn now, by all rows of it that there are; None if it stands right.
+
+    That is a router's gateway, or a port of another region.
 
     While one chassis takes over from another, two may have written a row, or none.
     """
@@ -98,9 +103,9 @@ def floating_turn(floating: FloatingNow, rows: Iterable[PortStatus]) -> Turn | N
     """The status to which a floating IP must turn now, by all rows of its own port that there are; None if it stands right.
 
     It is ACTIVE only while the host of the port that it stands for says so, for that port's present binding. If it forwards
-    ports to several, any chassis may say so.
+    ports to several, or stands for one that is bound nowhere, any chassis may say so.
     """
-    if floating.forwards:
+    if floating.anywhere:
         serving = any(map(_serves, rows))
     else:
         present = (floating.host, floating.generation, "ACTIVE")
@@ -353,13 +358,13 @@ class StatusKeeper(Keeper):
         for port in ports:
             if port.migrating:
                 self._tell_of_standby(port.id)
-        guests = {port.id for port in ports if port.ours}
+        guests = {port.id for port in ports if port.ours or port.remote}
         if self._all_told and (others := [port for port in ids if port not in guests]):
             self._turn_floating(others)
 
     def _turn(self, port: PortNow) -> Turn | None:
-        if port.gateway:
-            return gateway_turn(port, self._rows.named(port.id)) if self._all_told else None
+        if port.gateway or port.remote:
+            return unbound_turn(port, self._rows.named(port.id)) if self._all_told else None
         return turn(port, self._row(port.id, port.host))
 
     def _floating_turn(self, floating: FloatingNow) -> Turn | None:

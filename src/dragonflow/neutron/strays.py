@@ -14,19 +14,24 @@ from dragonflow.model import (
     SERVER_SCOPE,
     Alive,
     Chassis,
+    CodecError,
     Corrupt,
+    Holder,
     NewerSchema,
     PortStatus,
+    TunnelState,
     UnknownKind,
     decode,
+    holder_scope,
+    status_scope,
 )
 from dragonflow.store.protocol import Record
 
-SCOPES = (CHASSIS_SCOPE, ALIVE_SCOPE, SERVER_SCOPE, LEADER_SCOPE, "status:*")
+SCOPES = (CHASSIS_SCOPE, ALIVE_SCOPE, SERVER_SCOPE, LEADER_SCOPE, status_scope("*"), holder_scope("*"))
 
 
 def strays(records: Iterable[Record], ports: Collection[str]) -> Iterator[tuple[Record, str]]:
-    """The records of ``SCOPES`` that can go, and why. ``ports`` are Neutron's, as far as any status row speaks of them.
+    """The records of ``SCOPES`` that can go, and why. ``ports`` are Neutron's, as far as any of the records speaks of them.
 
     What a newer Dragonflow wrote is none of them.
     """
@@ -36,17 +41,32 @@ def strays(records: Iterable[Record], ports: Collection[str]) -> Iterator[tuple[
     for record in records:
         key = record.key
         try:
-            decode(key.kind, key.id, record.data or b"", key.scope)
+            row = decode(key.kind, key.id, record.data or b"", key.scope)
         except (NewerSchema, UnknownKind):
             continue
         except Corrupt as error:
             yield record, f"corrupt: {error}"
             continue
-        if key.kind == PortStatus.__name__:
-            host = key.scope.removeprefix("status:")
-            if key.id not in ports:
-                yield record, f"orphan: {host} speaks of a port that Neutron has not"
-            elif host not in chassis and host not in alive:
-                yield record, f"orphan: there is no chassis {host}"
+        if isinstance(row, PortStatus | Holder):
+            if spoken_of(record) not in ports:
+                yield record, f"orphan: {row.chassis} speaks of a port that Neutron has not"
+            elif row.chassis not in chassis and row.chassis not in alive:
+                yield record, f"orphan: there is no chassis {row.chassis}"
+        elif isinstance(row, TunnelState):
+            if row.chassis not in chassis and row.chassis not in alive:
+                yield record, f"orphan: there is no chassis {row.chassis}"
         elif key.kind == Alive.__name__ and key.id not in chassis:
             yield record, "orphan: alive, but there is no such chassis"
+
+
+def spoken_of(record: Record) -> str | None:
+    """The port of which a chassis speaks in the record, as far as it can be read; None if it is no such record."""
+    if record.key.kind == PortStatus.__name__:
+        return record.key.id
+    if record.key.kind != Holder.__name__:
+        return None
+    try:
+        row = decode(record.key.kind, record.key.id, record.data or b"", record.key.scope)
+    except CodecError:
+        return None
+    return row.port if isinstance(row, Holder) else None

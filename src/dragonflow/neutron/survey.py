@@ -27,6 +27,7 @@ from neutron_lib.plugins import directory
 from dragonflow.neutron import translate
 from dragonflow.neutron.db import PortGeneration
 from dragonflow.neutron.db.retry import retry_deadlocks
+from dragonflow.neutron.profile import decoded
 from dragonflow.neutron.source import (
     NETWORK_KIND,
     PORT_KIND,
@@ -109,6 +110,7 @@ def _ports(context: Any, ids: list[str]) -> list[tuple[dict[str, Any], int, list
             active.host.label("binding:host_id"),
             active.vif_type.label("binding:vif_type"),
             active.vnic_type.label("binding:vnic_type"),
+            active.profile.label("binding:profile"),
             sa.func.coalesce(psec.port_security_enabled, True).label("port_security_enabled"),
             policy.policy_id.label("qos_policy_id"),
             sa.func.coalesce(PortGeneration.generation, 0).label("generation"),
@@ -130,6 +132,7 @@ def _ports(context: Any, ids: list[str]) -> list[tuple[dict[str, Any], int, list
     found = []
     for each in ports:
         name = each["id"]
+        each["binding:profile"] = decoded(each["binding:profile"])
         each["fixed_ips"] = [{"subnet_id": subnet, "ip_address": ip} for subnet, ip in ips[name]]
         each["security_groups"] = [security_group for (security_group,) in groups[name]]
         each["allowed_address_pairs"] = [{"ip_address": ip, "mac_address": mac} for ip, mac in pairs[name]]

@@ -37,6 +37,7 @@ from dragonflow.model import (
     SecurityRule,
     Subnet,
 )
+from dragonflow.neutron.profile import remote
 
 UNBOUND_VIF_TYPES = frozenset({"unbound", "binding_failed", "distributed"})
 """With these, no host has the port (``distributed``: bound per host elsewhere)."""
@@ -126,6 +127,8 @@ def logical_port(
 
     A trunk's child is where its parent is, at once; Neutron binds it there by itself a little later. Only if Neutron couldn't,
     it is nowhere.
+
+    A port of another region is on its chassis there.
     """
     mac = str(port["mac_address"])
     vif_type, host = port.get("binding:vif_type") or "unbound", port.get("binding:host_id")
@@ -135,6 +138,8 @@ def logical_port(
         others = part.bindings
         if vif_type != "binding_failed":
             host, vif_type = active.host, active.vif_type
+    elsewhere = remote(port.get("binding:profile"), host) if part.parent is None else None
+    here = None if vif_type in UNBOUND_VIF_TYPES else host or None
     return LogicalPort(
         id=port["id"],
         key=key,
@@ -146,7 +151,7 @@ def logical_port(
         device_id=port["device_id"],
         device_owner=port["device_owner"],
         admin_up=port["admin_state_up"],
-        chassis=None if vif_type in UNBOUND_VIF_TYPES else host or None,
+        chassis=elsewhere.chassis if elsewhere else here,
         standby=tuple(
             sorted(
                 binding.host
@@ -179,6 +184,7 @@ def logical_port(
         parent=part.parent,
         vlan=part.vlan,
         qos=port.get("qos_policy_id"),
+        remote=elsewhere.end if elsewhere else None,
         revision=port.get("revision_number", 0),
     )
 
@@ -233,7 +239,7 @@ def _gateway(router: Mapping[str, Any]) -> RouterGateway | None:
     port, info = router.get("gw_port_id"), router.get("external_gateway_info")
     if not port or not info:
         return None
-    return RouterGateway(port, info["network_id"], info.get("enable_snat", True))
+    return RouterGateway(port, info["network_id"], info.get("enable_snat", True), info.get("qos_policy_id"))
 
 
 def qos_policy(policy: Mapping[str, Any]) -> QosPolicy:
@@ -315,8 +321,8 @@ def pointers(row: Row) -> tuple[Row, ...]:
 
 
 def _bindings(port: LogicalPort) -> tuple[Binding, ...]:
-    """One for each host that has the port or is prepared for it."""
-    hosts = ((port.chassis, True),) if port.chassis else ()
+    """One for each host of this region that has the port or is prepared for it."""
+    hosts = ((port.chassis, True),) if port.chassis and port.remote is None else ()
     return tuple(
         Binding(id=port.id, host=host, network=port.network, generation=port.generation, active=active)
         for host, active in (*hosts, *((host, False) for host in port.standby if host != port.chassis))

@@ -8,7 +8,17 @@ from typing import Any
 
 from dragonflow.apps import APPS
 from dragonflow.controller.view import Me
-from dragonflow.model import Chassis, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch, Row
+from dragonflow.model import (
+    Chassis,
+    Derived,
+    FloatingIp,
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    RemoteChassis,
+    Row,
+    worked_out,
+)
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
 
@@ -33,7 +43,10 @@ class Book:
     """Everything in the DF DB by the numbers that stand for it in flows."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._objects = {(type(row).__name__, row.id): row for row in rows}
+        rows = tuple(rows)
+        self._objects: dict[tuple[str, str], Row | Derived] = {
+            (type(it).__name__, it.id): it for it in (*rows, *worked_out(rows))
+        }
         self._networks = self._by_key(LogicalSwitch)
         self._ports = self._by_key(LogicalPort)
         self._routers = self._by_key(LogicalRouter)
@@ -61,7 +74,7 @@ class Book:
             "numbers": dict(self._numbers(line)),
         }
 
-    def _describe(self, owner: Owner) -> str:
+    def _describe(self, owner: Owner) -> str:  # noqa: PLR0911 - a list of kinds
         row = self._objects.get((owner.kind, owner.id))
         if isinstance(row, LogicalPort):
             return f"port {_named(row)} ({row.mac} {' '.join(row.ips)}, on {row.chassis or 'no chassis'})"
@@ -73,6 +86,8 @@ class Book:
             return f"floating IP {row.address} (for {row.fixed_ip or 'nobody'})"
         if isinstance(row, Chassis):
             return f"chassis {row.id} (VTEP {row.tunnel_ip})"
+        if isinstance(row, RemoteChassis):
+            return f"the chassis of another region at VTEP {row.vtep}"
         return f"the host {owner.id} itself" if owner.kind == Me.__name__ else f"{owner.kind} {owner.id}"
 
     def _numbers(self, line: str) -> Iterator[tuple[str, str]]:

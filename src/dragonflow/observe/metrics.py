@@ -1,4 +1,4 @@
-"""What a controller counts and times, for Prometheus. Names follow Prometheus's conventions; times are in seconds."""
+"""What controllers and orchestrators count and time, for Prometheus. Names follow its conventions; times are in seconds."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ OWNERS_DEGRADED = Gauge("dragonflow_owners_degraded", "Owners whose flows are le
 BFD_SESSIONS = Gauge("dragonflow_bfd_sessions", "BFD sessions with other chassis by what they say", ["state"])
 BUS = Gauge("dragonflow_bus_messages", "What the message bus has counted since the start", ["count"])
 IN_SYNC = Gauge("dragonflow_in_sync", "1 while the DF DB, OVSDB and the switch are all connected and in sync")
+
+REGION_UP = Gauge("dragonflow_region_up", "1 while the region's API answers the orchestrator", ["region"])
+REGION_LAG = Gauge("dragonflow_region_lag_seconds", "For how long a region hasn't been as it should be", ["region"])
+REGION_PORTS = Gauge(
+    "dragonflow_region_ports",
+    "Ports of other regions in a region: wanted there, announced, of those active, and troubled: wanted but impossible",
+    ["region", "which"],
+)
+REGION_STEPS = Counter("dragonflow_region_steps", "What an orchestrator did in a region", ["region", "step", "outcome"])
+REGION_READ_SECONDS = Histogram(
+    "dragonflow_region_read_seconds", "Reading what a region holds", ["region"], buckets=(*_FAST, 10.0, 30.0)
+)
+LEADS = Gauge("dragonflow_orchestrator_leads", "1 while this orchestrator leads")
 
 
 def follow_bus(stats: Stats) -> None:

@@ -19,10 +19,11 @@ BROADCAST = b"\xff" * 6
 
 
 class Arp(msgspec.Struct, frozen=True):
-    """Who says that it has which address; MACs are 6 bytes."""
+    """Who says that it has which address; MACs are 6 bytes. ``announced``: it asks, or answers, for nothing but that address."""
 
     mac: bytes
     address: IPv4Address
+    announced: bool = False
 
 
 def read(frame: bytes) -> Arp:
@@ -33,12 +34,12 @@ def read(frame: bytes) -> Arp:
     if len(frame) < _ETHERNET.size + _ARP.size:
         raise Malformed("too short for ARP")
     _, _, kind = _ETHERNET.unpack_from(frame)
-    *head, operation, mac, address, _, _ = _ARP.unpack_from(frame, _ETHERNET.size)
+    *head, operation, mac, address, _, target = _ARP.unpack_from(frame, _ETHERNET.size)
     if kind != _KIND or tuple(head) != _ETHERNET_IPV4 or operation not in (_REQUEST, _REPLY):
         raise Malformed("no ARP for IPv4 over Ethernet")
     if mac[0] & 1 or not any(mac):
         raise Malformed(f"{mac.hex(':')} is no host's MAC")
-    return Arp(mac, IPv4Address(address))
+    return Arp(mac, IPv4Address(address), address == target)
 
 
 def request(mac: bytes, address: IPv4Address, target: IPv4Address, to: bytes = BROADCAST) -> bytes:

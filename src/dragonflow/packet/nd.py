@@ -28,12 +28,13 @@ class Advertisement(msgspec.Struct, frozen=True):
     """Who says that it has which address.
 
     ``mac`` has 6 bytes; it may be left out for one who asked that MAC alone. Without ``override`` it is only for those who know
-    none yet.
+    none yet. ``announced``: nobody asked (RFC 4861 §7.2.6).
     """
 
     address: IPv6Address
     mac: bytes | None
     override: bool
+    announced: bool = False
 
 
 def read(frame: bytes) -> Advertisement:
@@ -56,7 +57,7 @@ def read(frame: bytes) -> Advertisement:
             mac = value[:6]
             if len(mac) < 6 or mac[0] & 1 or not any(mac):
                 raise Malformed(f"{mac.hex(':')} is no host's MAC")
-    return Advertisement(address, mac, bool(flags & OVERRIDE))
+    return Advertisement(address, mac, bool(flags & OVERRIDE), not flags & SOLICITED)
 
 
 def _options(data: bytes) -> Iterator[tuple[int, bytes]]:

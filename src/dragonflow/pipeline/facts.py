@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -86,15 +86,18 @@ class TunnelPort(msgspec.Struct, frozen=True):
 
 
 class PeerPort(msgspec.Struct, frozen=True):
-    """A tunnel interface on the integration bridge to one other chassis, for nothing but a BFD session with it (RFC 5880).
+    """A tunnel interface on the integration bridge to one other chassis, with a BFD session with it (RFC 5880).
 
-    Its VNI is 0, which no network has: what networks send between the same two ends goes through the ``TunnelPort``.
+    Flows may send by it, with the VNI that they say. By it comes only what has VNI 0, which no network has: BFD. What networks
+    get from the same chassis comes by the ``TunnelPort``, as if this one weren't there.
     """
 
     name: str
     type: str
     local: str
     remote: str
+    ipsec: Literal["psk", "certificates"] | None = None
+    """How all that goes by it is encrypted (Open vSwitch's IPsec how-to); None: not at all."""
 
 
 class PatchPort(msgspec.Struct, frozen=True):
@@ -147,9 +150,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Serve(msgspec.Struct, frozen=True):
-    """This chassis speaks for the port's addresses on the port's physical network: it answers for them and gets their packets.
+    """This chassis speaks for the port, and no other should: by its word the port is ACTIVE. To the switch it means nothing.
 
-    No other chassis should. When it begins to, it says so there (``controller.announce``). To the switch it means nothing.
+    On a physical network it answers for the port's addresses and gets their packets. When it begins to, it says so there
+    (``controller.announce``). An external network's id stands for the chassis's own address there.
     """
 
     port: str

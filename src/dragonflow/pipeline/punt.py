@@ -29,6 +29,10 @@ class PuntKind(IntEnum):
     NEIGHBOUR_WANTED = 34
     NEIGHBOUR_HEARD = 35
     GATEWAY_UNFORWARDED = 37
+    ADDRESS_HELD = 48
+    SHARED_ERROR_IN = 64
+    SHARED_ERROR_OUT = 65
+    SHARED_UNFORWARDED = 66
 
 
 class Punted(msgspec.Struct, frozen=True):

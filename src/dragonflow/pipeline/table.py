@@ -24,6 +24,7 @@ class Stage(IntEnum):
     CLASSIFICATION = 0
     EGRESS = 1
     QOS = 2
+    HEARING = 3
     RESOLUTION = 4
     SERVICES = 6
     ROUTING = 8

@@ -39,7 +39,7 @@ def _references(table: str) -> dict[str, Any]:
 
 
 SCHEMA: dict[str, dict[str, Any]] = {
-    "Open_vSwitch": {"bridges": _references("Bridge")},
+    "Open_vSwitch": {"bridges": _references("Bridge"), "other_config": _many("string", "string")},
     "Bridge": {
         "name": {"type": "string"},
         "ports": _references("Port"),

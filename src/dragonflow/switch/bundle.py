@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from dragonflow.pipeline.facts import Owner
+from dragonflow.switch.connections import Cut
 from dragonflow.switch.ledger import Change, Difference, Ledger, describe
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
-from dragonflow.switch.openflow.messages import Message
+from dragonflow.switch.openflow.messages import Message, zone_flush
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ class Synced(msgspec.Struct, frozen=True):
 
     mods: int
     refused: Mapping[Owner, str]
+    cuts: tuple[Cut, ...] = ()
+    """What was cut. For a moment the data path may go on by the flows before, and begin such connections anew."""
 
 
 class _Refusal(Exception):
@@ -40,9 +43,11 @@ async def bring_up_to_date(connection: Connection, ledger: Ledger, *, sweep: boo
     refused: dict[Owner, str] = {}
     mods = 0
     finely = False
+    cut: list[Cut] = []
     while difference := ledger.difference(sweep=sweep, finely=finely):
         try:
             mods += await _send(connection, ledger, difference)
+            cut += await _cut(connection, difference.cuts)
             break
         except _Refusal as refusal:
             change = refusal.change
@@ -58,7 +63,7 @@ async def bring_up_to_date(connection: Connection, ledger: Ledger, *, sweep: boo
                 logger.error("The switch refuses what %s wants: %s; going on without it", owner, refusal.reason)
                 refused[owner] = refusal.reason
                 ledger.refuse(owner, refusal.reason)
-    return Synced(mods, refused)
+    return Synced(mods, refused, tuple(cut))
 
 
 def _has_buckets(change: Change) -> bool:
@@ -74,17 +79,26 @@ async def _send(connection: Connection, ledger: Ledger, difference: Difference) 
             logger.warning("A bundle was refused without a word why (%s); looking for the reason step by step", error)
             await _halve(connection, ledger, difference.bundle)
     await _one_by_one(connection, ledger, difference.after)
-    return sum(len(change.messages) for part in msgspec.structs.astuple(difference) for change in part)
+    return sum(
+        len(change.messages) for part in (difference.before, difference.bundle, difference.after) for change in part
+    )
+
+
+async def _cut(connection: Connection, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]:
+    """Cut connections. Open vSwitch before 3.1 can only empty their whole zones."""
+    if cuts and await connection.send([cut.message for cut in cuts]):
+        await connection.send([zone_flush(zone) for zone in sorted({cut.zone for cut in cuts})])
+        return ()
+    return cuts
 
 
 async def _one_by_one(connection: Connection, ledger: Ledger, changes: Sequence[Change]) -> None:
-    """Send what can't ride in a bundle (meters)."""
-    if not changes:
-        return
-    refusals = {refused.index: refused for refused in await connection.send(_messages(changes))}
-    ledger.confirm(change for index, change in enumerate(changes) if index not in refusals)
-    for index, refused in refusals.items():
-        raise _Refusal(changes[index or 0], str(refused))
+    """Send what can't ride in a bundle (meters), and what no message makes."""
+    sent = _messages(changes)
+    refusals = {_change_at(changes, it.index or 0): it for it in (await connection.send(sent) if sent else ())}
+    ledger.confirm(change for change in changes if change not in refusals)
+    for change, refused in refusals.items():
+        raise _Refusal(change, str(refused))
 
 
 async def _bundle(connection: Connection, ledger: Ledger, changes: Sequence[Change]) -> None:

@@ -8,7 +8,8 @@ No I/O here, and no history: the difference depends only on the facts wanted now
 when they are set and kept as bytes only.
 
 Where owners disagree, the smallest claim wins, independent of who came first; of flows that is the one with the smallest
-cookie. The others are told by ``clashes`` and take over when the winner goes.
+cookie. The others are told by ``clashes`` and take over when the winner goes. Flows that differ in nothing but whose they are
+(two ports that share an address) are no disagreement.
 
 A group stands while an owner wants it (``Group``) or a wanted flow or bucket sends to it, so no flow is ever refused for want of
 a group; an empty group drops. Buckets alone make no group. A meter stays while a flow goes through it.
@@ -16,18 +17,17 @@ a group; an empty group drops. Buckets alone make no group. A meter stays while 
 Clauses of several owners that have one match make one flow. It is the ledger's own: its cookie is that of an owner named after
 the match, under which a refusal of the switch is told.
 
-A conntrack zone is emptied when a flow begins to translate sources in it, to another address than before, and when the last one
-is gone: no connection outlives its router's address, or meets it again in a router that gets the number later.
+A conntrack zone is emptied when flows begin to translate in it, and when the last one is gone: no connection meets its router
+again in one that gets the number later. Connections that flows in a zone wouldn't begin any more are cut (``connections``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from ipaddress import IPv4Address
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -46,6 +46,7 @@ from dragonflow.pipeline.facts import (
     TunnelPort,
 )
 from dragonflow.switch.claims import Claims
+from dragonflow.switch.connections import Begun, Cut, begun, begun_on, cuts
 from dragonflow.switch.openflow import messages
 from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
 from dragonflow.switch.openflow.encode import (
@@ -54,12 +55,14 @@ from dragonflow.switch.openflow.encode import (
     encode_actions,
     flow_contents,
     flow_name,
-    source_translation,
     table_and_priority,
+    translation,
 )
 from dragonflow.switch.openflow.messages import BucketBytes, Message
 
 _COOKIE_PREFIX = b"\xdf"
+_COOKIE = 8
+"""Bytes of a cookie, with which a flow's contents begin."""
 
 
 def cookie(owner: Owner) -> int:
@@ -93,17 +96,10 @@ class Clash(msgspec.Struct, frozen=True):
 class Kind:
     """What a claim or a change is about. Plain numbers: they are hashed for every fact, and an enum's hash is slow."""
 
-    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH, ZONE, CLAUSE = range(9)
+    FLOW, GROUP, BUCKET, METER, TUNNEL, METER_USE, PATCH, ZONE, BEGUN, CLAUSE = range(10)
     NAMES = (
-        "flow",
-        "group",
-        "bucket",
-        "meter",
-        "tunnel port",
-        "use of meter",
-        "patch port",
-        "conntrack zone",
-        "clause",
+        *("flow", "group", "bucket", "meter", "tunnel port", "use of meter", "patch port", "conntrack zone"),
+        *("beginning of connections", "clause"),
     )
 
 
@@ -121,11 +117,12 @@ class Change(NamedTuple):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What to send, in order: ``before`` one by one, ``bundle`` as one atomic bundle, ``after`` one by one."""
+    """What to send, in order: ``before`` one by one, ``bundle`` as one atomic bundle, ``after`` one by one; then the cuts."""
 
     before: tuple[Change, ...]
     bundle: tuple[Change, ...]
     after: tuple[Change, ...]
+    cuts: tuple[Cut, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.before or self.bundle or self.after)
@@ -144,6 +141,7 @@ class Tunnel(NamedTuple):
     type: str
     local: str | None = None
     remote: str | None = None
+    ipsec: Literal["psk", "certificates"] | None = None
 
 
 class Patch(NamedTuple):
@@ -188,11 +186,12 @@ class Ledger:
         self._tunnels: Claims[str, Tunnel] = Claims()
         self._meter_uses: Claims[int, bool] = Claims()
         self._patches: Claims[str, Patch] = Claims()
-        self._zones: Claims[int, bytes] = Claims()
+        self._zones: Claims[int, bool] = Claims()
+        self._begun: Claims[Begun, bytes] = Claims()
         self._claims: tuple[Claims[Any, Any], ...] = (
             *(self._flows, self._groups, self._buckets),
             *(self._meters, self._tunnels, self._meter_uses),
-            *(self._patches, self._zones),
+            *(self._patches, self._zones, self._begun),
         )
         self._members: dict[int, set[int]] = {}
         self._clauses: dict[bytes, Counter[bytes]] = {}
@@ -249,6 +248,11 @@ class Ledger:
     def patches(self) -> Mapping[str, Patch]:
         """The patch ports wanted, by name."""
         return {name: patch for name in self._patches if (patch := self._patches.wanted(name)) is not None}
+
+    @property
+    def zones(self) -> Collection[int]:
+        """The conntrack zones in which flows that are wanted translate."""
+        return tuple(self._zones)
 
     @property
     def clashes(self) -> Sequence[Clash]:
@@ -328,8 +332,9 @@ class Ledger:
             *(self._flow_deletes() if sweep else ()),
             *(self._group_deletes() if sweep else ()),
         )
-        after = (*self._zone_changes(sweep), *(self._meter_deletes() if sweep else ()))
-        return Difference(tuple(self._meter_changes()), bundle, after)
+        begun = tuple(self._begun_changes(sweep))
+        after = (*self._zone_changes(sweep), *(self._meter_deletes() if sweep else ()), *begun)
+        return Difference(tuple(self._meter_changes()), bundle, after, self._cuts(begun))
 
     def _group_changes(self, finely: bool) -> Iterator[Change]:
         for group in self._groups.unlike:
@@ -390,9 +395,24 @@ class Ledger:
 
     def _zone_changes(self, sweep: bool) -> Iterator[Change]:
         for zone in self._zones.unlike:
-            address = self._zones.wanted(zone)
-            if sweep or address is not None:
-                yield Change((messages.zone_flush(zone),), Kind.ZONE, zone, address)
+            used = self._zones.wanted(zone)
+            if sweep or used is not None:
+                yield Change((messages.zone_flush(zone),), Kind.ZONE, zone, used)
+
+    def _begun_changes(self, sweep: bool) -> Iterator[Change]:
+        """They come and go with flows: no message makes them."""
+        for name in self._begun.unlike:
+            target = self._begun.wanted(name)
+            if sweep or target is not None:
+                yield Change((), Kind.BEGUN, name, target)
+
+    def _cuts(self, changes: Sequence[Change]) -> tuple[Cut, ...]:
+        """What these changes leave without a flow that would begin it; but not where the whole zone is emptied."""
+        has = {change.name: self._begun.on_switch(change.name) for change in changes}
+        gone = {
+            name: target for name, target in has.items() if target is not None and name.zone not in self._zones.unlike
+        }
+        return tuple(cuts(gone, {change.name: change.value for change in changes if change.value is not None}))
 
     # What the switch has
 
@@ -425,7 +445,9 @@ class Ledger:
         ``groups`` None: it can't tell its groups; then all wanted are sent whole, and what else there may be is let be.
         """
         self._flows.saw_all(flows)
-        self._zones.saw_all(dict(filter(None, map(source_translation, flows.values()))))
+        translating = {name: its for name, contents in flows.items() if (its := translation(contents)) is not None}
+        self._zones.saw_all({its.zone: True for its in translating.values()})
+        self._begun.saw_all(dict(filter(None, (begun_on(name, flows[name]) for name in translating))))
         self._meters.saw_all({meter.id: meter.figures or (-1, -1, False) for meter in meters})
         found = {group.id: group.buckets for group in groups or ()}
         self._groups.saw_all({group: _FOREIGN if buckets is None else _PLAIN for group, buckets in found.items()})
@@ -441,7 +463,7 @@ class Ledger:
         if change.value is None:
             return ()
         if change.kind == Kind.FLOW:
-            return (self._held[change.value[:8]].owner,)
+            return (self._held[change.value[:_COOKIE]].owner,)
         if change.kind == Kind.BUCKET:
             names = {(change.name, bucket): actions for bucket, actions in change.value}
             return self._claimants(Kind.BUCKET, names)
@@ -459,13 +481,16 @@ class Ledger:
         contested = [(kind, name) for kind, claims in enumerate(self._claims) for name in claims.contested]
         self._clash_seen = {clash: self._clash_seen.get(clash, self._now()) for clash in contested}
         for kind, name in contested:
-            sides = [self._side(kind, name, value) for value in self._claims[kind].claimed(name)]
-            losers = tuple(owner for side in sides[1:] for owner in sorted(side))
-            yield Clash(describe(kind, name), min(sides[0]), losers, self._clash_seen[kind, name])
+            winning, *others = self._claims[kind].claimed(name)
+            losing = [value for value in others if kind != Kind.FLOW or value[_COOKIE:] != winning[_COOKIE:]]
+            losers = tuple(owner for value in losing for owner in sorted(self._side(kind, name, value)))
+            if losers:
+                winner = min(self._side(kind, name, winning))
+                yield Clash(describe(kind, name), winner, losers, self._clash_seen[kind, name])
 
     def _side(self, kind: int, name: Any, value: Any) -> Sequence[Owner]:
         if kind == Kind.FLOW:
-            return (self._held[value[:8]].owner,)
+            return (self._held[value[:_COOKIE]].owner,)
         return self._claimants(kind, {name: value})
 
 
@@ -489,6 +514,7 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
                 raise ValueError(f"a flow of {len(name) + len(contents)} bytes; a message holds {_LONGEST}")
             claims[Kind.FLOW, name, contents] = None
             _imply(claims, fact.actions)
+            _imply_connections(claims, fact, number)
         elif isinstance(fact, Bucket):
             actions = encode_actions(fact.actions)
             if len(actions) > _LONGEST:
@@ -504,7 +530,7 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, FLOW)] = None
         elif isinstance(fact, PeerPort):
-            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote)] = None
+            claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, fact.remote, fact.ipsec)] = None
         elif isinstance(fact, InternalPort):
             claims[Kind.TUNNEL, fact.name, Tunnel("internal")] = None
         elif isinstance(fact, PatchPort):
@@ -527,8 +553,14 @@ def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) 
             claims[Kind.METER_USE, action.meter, True] = None
         elif isinstance(action, Clone):
             _imply(claims, action.actions)
-        elif isinstance(action, Track) and action.commit and action.translate is not None and action.translate.source:
-            claims[Kind.ZONE, action.zone, IPv4Address(action.translate.source).packed] = None
+
+
+def _imply_connections(claims: dict[tuple[int, Any, Any], None], flow: Flow, owner: bytes) -> None:
+    for action in flow.actions:
+        if isinstance(action, Track) and action.commit and action.translate is not None:
+            claims[Kind.ZONE, action.zone, True] = None
+            if (it := begun(flow, action, owner)) is not None:
+                claims[Kind.BEGUN, *it] = None
 
 
 def describe(kind: int, name: Any) -> str:

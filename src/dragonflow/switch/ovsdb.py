@@ -34,6 +34,9 @@ _PROTOCOLS = ["OpenFlow10", "OpenFlow13", "OpenFlow14", OPENFLOW]
 _BFD = {"enable": "true", "min_rx": "250", "min_tx": "250"}
 """Of a session with a peer: who says nothing for three times 250 ms is gone (Open vSwitch's detect multiplier is 3)."""
 
+_IPSEC = ("psk", "remote_name", "egress_pkt_mark")
+"""The options of a port that encrypts: with which key, or whom a certificate must name; and the mark of what it sends."""
+
 _RETRY = 1.0
 """Seconds before a refused transaction is tried again."""
 
@@ -51,6 +54,8 @@ class _Port(NamedTuple):
 class Ovsdb:
     """One bridge's part of the database at ``remote`` (``unix:PATH`` or ``tcp:ADDRESS:PORT``).
 
+    ``psk`` is the key of tunnels that are encrypted by one; it is written there and nowhere else.
+
     ``on_ports(present, gone)`` gets the ports that are new or changed and the names of those that went; its first call holds
     all ports there are, and from then on ``in_sync`` is true.
     """
@@ -61,8 +66,12 @@ class Ovsdb:
         bridge: str,
         datapath_type: str,
         on_ports: Callable[[list[OvsPort], list[str]], None],
+        psk: str | None = None,
     ) -> None:
         self.in_sync = False
+        self.other_config: Mapping[str, str] = {}
+        """``Open_vSwitch.other_config``, as of the last news."""
+        self._psk = psk
         self._remote = remote
         self._bridge = bridge
         self._datapath_type = datapath_type
@@ -83,9 +92,11 @@ class Ovsdb:
     def want(self, tunnels: Mapping[str, Tunnel], patches: Mapping[str, Patch], *, sweep: bool) -> None:
         """These ports (of tunnels, internal ones, and patches) should stand; with ``sweep`` those of ours that nobody wants go.
 
+        Without it none goes for now: what may go when just these ports are wanted may go for good.
+
         A pair of patch ports stands only while the bridge at its other end does, and has the same type of data path.
         """
-        if (tunnels, patches, sweep) != (self._tunnels, self._patches, self._sweep):
+        if (tunnels, patches) != (self._tunnels, self._patches) or (sweep and not self._sweep):
             self._tunnels, self._patches, self._sweep = dict(tunnels), dict(patches), sweep
             self._unsettled = True
             self._wake.set()
@@ -142,6 +153,8 @@ class Ovsdb:
 
     def _take(self, idl: Idl) -> None:
         """Tell what changed on our bridge."""
+        for root in idl.tables["Open_vSwitch"].rows.values():
+            self.other_config = dict(root.other_config)
         bridge = self._find(idl)
         if bridge is None:
             self._settings, self._unsettled = None, True
@@ -255,10 +268,18 @@ class Ovsdb:
         """A tunnel port, or an internal one. Of two with the same ends Open vSwitch gives packets to the one with their key."""
         options, bfd = dict[str, str](), dict[str, str]()
         if tunnel.local is not None and tunnel.remote is not None:
-            flows = tunnel.remote == FLOW
-            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, "key": FLOW if flows else "0"}
-            bfd = {} if flows else _BFD
+            peer = tunnel.remote != FLOW
+            keys = {"in_key": "0", "out_key": FLOW} if peer else {"key": FLOW}
+            options = {"local_ip": tunnel.local, "remote_ip": tunnel.remote, **keys}
+            bfd = _BFD if peer else {}
+        if tunnel.ipsec is not None:
+            options |= self._encryption(tunnel)
         return _Port(self._bridge, tunnel.type, options, (TUNNEL_MARK, name), bfd)
+
+    def _encryption(self, tunnel: Tunnel) -> dict[str, str]:
+        """What has ovs-monitor-ipsec encrypt; by its mark the kernel drops what leaves in clear (``ipsec_skb_mark``)."""
+        who = {"psk": self._psk or ""} if tunnel.ipsec == "psk" else {"remote_name": tunnel.remote or ""}
+        return {"egress_pkt_mark": "1", **who}
 
     def _write_ports(self, idl: Idl, transaction: Any, wanted: Mapping[str, _Port]) -> None:
         there = {}
@@ -275,7 +296,8 @@ class Ovsdb:
                 self._find(idl, port.bridge).addvalue("ports", there[name])
             interface = there[name].interfaces[0]
             _assign(interface, "type", port.type)
-            _assign(interface, "options", {**_read(interface, "options", {}), **port.options})
+            others = {name: value for name, value in _read(interface, "options", {}).items() if name not in _IPSEC}
+            _assign(interface, "options", {**others, **port.options})
             _assign(interface, "bfd", {**_read(interface, "bfd", {}), **port.bfd})
             mark, value = port.mark
             _assign(interface, "external_ids", {**_read(interface, "external_ids", {}), mark: value})

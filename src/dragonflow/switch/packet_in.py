@@ -12,22 +12,13 @@ from struct import Struct
 from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.match import match
 from dragonflow.pipeline.punt import PacketOut, Punted
+from dragonflow.switch.openflow.decode import Unreadable, read_conditions
 from dragonflow.switch.openflow.encode import encode_actions, encode_match
 from dragonflow.switch.openflow.messages import Message, packet_out
 
 _PROPERTY = Struct(">HH")
 _PACKET, _METADATA, _USERDATA = 0, 6, 7
-_OXM = Struct(">HBB")
-_PKT_REG, _EXPERIMENTER = 0x8001, 0xFFFF
 _IN_PORT = FIELDS["in_port"]
-
-_BY_NUMBER: dict[tuple[int, int], Field] = {
-    (int.from_bytes(field.header[:2], "big"), field.header[2] >> 1): field for field in FIELDS.values()
-}
-
-
-class Unreadable(ValueError):
-    """What came is no packet that one of our flows has punted."""
 
 
 def decode_packet_in(body: bytes) -> Punted:
@@ -54,21 +45,7 @@ def _properties(body: bytes) -> Iterator[tuple[int, bytes]]:
 
 def read_fields(oxms: bytes) -> Iterator[tuple[Field, int]]:
     """The fields that are known to the pipeline; of a masked one, bits outside the mask are zero."""
-    at, end = 0, len(oxms)
-    while at < end:
-        if end - at < _OXM.size:
-            raise Unreadable(f"a field of {end - at} bytes")
-        oxm_class, number, length = _OXM.unpack_from(oxms, at)
-        start = at + _OXM.size
-        if start + length > end:
-            raise Unreadable(f"a field of {length} bytes, {end - start} are left")
-        value = oxms[start : start + (length // 2 if number & 1 else length)]
-        if oxm_class == _PKT_REG and len(value) == 8 and number >> 1 < 8:
-            for register, half in ((number & ~1, value[:4]), (number | 1, value[4:])):
-                yield FIELDS[f"reg{register}"], int.from_bytes(half, "big")
-        elif oxm_class != _EXPERIMENTER and (field := _BY_NUMBER.get((oxm_class, number >> 1))):
-            yield field, int.from_bytes(value, "big")
-        at = start + length
+    return ((field, value) for field, value, _ in read_conditions(oxms))
 
 
 def encode_packet_out(out: PacketOut) -> Message:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from dragonflow.model.ovs import OvsPort
 from dragonflow.pipeline.facts import Fact, Owner
 from dragonflow.pipeline.punt import PacketOut
 from dragonflow.switch.bundle import Synced, bring_up_to_date
+from dragonflow.switch.connections import Cut
 from dragonflow.switch.ledger import Clash, Degraded, Ledger
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
 from dragonflow.switch.ovsdb import Ovsdb
@@ -19,6 +21,10 @@ from dragonflow.switch.packet_in import encode_packet_out
 from dragonflow.switch.readback import Found, GroupsUnreadable, read_back
 
 logger = logging.getLogger(__name__)
+
+_REVALIDATED = 2.0
+"""Seconds after which the data path goes by the flows as they are. Open vSwitch looks its cache over as soon as flows change, and
+keeps no more than it can look over within a second or so."""
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 0.2
 """Seconds between two tries to connect: what OVS loses by a restart should be back as soon as it listens. A try costs little."""
@@ -40,6 +46,7 @@ class Switch:
         bridge: str,
         *,
         datapath_type: str = "system",
+        psk: str | None = None,
         on_ports: Callable[[list[OvsPort], list[str]], None],
         on_connect: Callable[[], None],
         on_packet: Callable[[bytes], None] = lambda _: None,
@@ -52,7 +59,7 @@ class Switch:
         self._on_packet = on_packet
         self._on_read = on_read
         self._ledger = Ledger(now)
-        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports)
+        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports, psk)
         self._connection: Connection | None = None
         self._syncing = asyncio.Lock()
         self._with_groups = True
@@ -69,6 +76,16 @@ class Switch:
     def ovsdb_in_sync(self) -> bool:
         """Whether ``on_ports`` has told of all ports that there are; stays true if the database goes away later."""
         return self._ovsdb.in_sync
+
+    @property
+    def zones(self) -> Collection[int]:
+        """The conntrack zones in which flows that are wanted translate."""
+        return self._ledger.zones
+
+    @property
+    def other_config(self) -> Mapping[str, str]:
+        """Open vSwitch's settings for all its bridges (``Open_vSwitch.other_config``), as far as known."""
+        return self._ovsdb.other_config
 
     @property
     def clashes(self) -> Sequence[Clash]:
@@ -90,7 +107,7 @@ class Switch:
         self._ledger.set(owner, facts)
 
     def ask_for_ports(self) -> None:
-        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of the first ``sync``; none is removed."""
+        """Have OVSDB make the tunnel and patch ports that are wanted so far, ahead of a ``sync``; none is removed."""
         self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=False)
 
     def doubt(self) -> None:
@@ -100,11 +117,12 @@ class Switch:
     async def sync(self, *, sweep: bool = True) -> Synced:
         """Bring the switch to what is wanted, in one bundle, and return when a barrier has confirmed it.
 
-        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Without ``sweep`` nothing is removed.
+        Tunnel and patch ports are only asked of OVSDB here; they show up in ``on_ports``. Those that nobody wants any more go
+        after the flows that sent to them. Without ``sweep`` nothing is removed.
 
         :raises Disconnected: there is no switch; ``on_connect`` will say when there is.
         """
-        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
+        self.ask_for_ports()
         async with self._syncing:
             connection = self._connection
             if connection is None:
@@ -112,12 +130,22 @@ class Switch:
             try:
                 if self._doubted:
                     await self._read_again(connection)
-                return await bring_up_to_date(connection, self._ledger, sweep=sweep)
+                synced = await bring_up_to_date(connection, self._ledger, sweep=sweep)
             except BaseException:
                 # what arrived is unknown: a new connection starts by reading
                 connection.close("broken off")
                 self._connection = None
                 raise
+            if synced.cuts:
+                asyncio.get_running_loop().call_later(_REVALIDATED, self._cut_again, connection, synced.cuts)
+        self._ovsdb.want(self._ledger.tunnels, self._ledger.patches, sweep=sweep)
+        return synced
+
+    def _cut_again(self, connection: Connection, cuts: Sequence[Cut]) -> None:
+        """Packets that came before the data path went by the new flows may have begun the connections anew."""
+        with suppress(Disconnected):
+            for cut in cuts:
+                connection.post(cut.message)
 
     def send(self, out: PacketOut) -> bool:
         """Send a packet. Returns whether it is on its way; it isn't without a switch, or with one that is slow to take more.

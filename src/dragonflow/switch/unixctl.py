@@ -1,4 +1,4 @@
-"""ovs-vswitchd's control socket: what ``ovs-appctl`` asks, without a process for each question.
+"""The control sockets of Open vSwitch's daemons: what ``ovs-appctl`` asks, without a process for each question.
 
 JSON-RPC (ovs-appctl(8), ``lib/unixctl.c``): ``{"id": N, "method": "ofproto/trace", "params": [...]}``, answered in order. Several
 questions may be on their way at once; vswitchd works them off between its other duties.
@@ -30,8 +30,8 @@ class CommandFailed(Exception):
     """ovs-vswitchd refuses the command; the message is its own."""
 
 
-def find(ovsdb: str, given: str | None = None) -> Path:
-    """Where ovs-vswitchd's control socket is now: ``given``, or beside the database's socket (``unix:PATH``).
+def find(ovsdb: str, given: str | None = None, daemon: str = "ovs-vswitchd") -> Path:
+    """Where a daemon's control socket is now: ``given``, or beside the database's socket (``unix:PATH``).
 
     The name holds the daemon's pid, which its pid file tells, unless it was started with ``--unixctl``.
     """
@@ -39,18 +39,20 @@ def find(ovsdb: str, given: str | None = None) -> Path:
         return Path(given.removeprefix("unix:"))
     directory = Path(ovsdb[5:]).parent if ovsdb.startswith("unix:") else RUN_DIRECTORY
     with contextlib.suppress(OSError, ValueError):
-        pid = int((directory / "ovs-vswitchd.pid").read_text())
-        path = directory / f"ovs-vswitchd.{pid}.ctl"
+        pid = int((directory / f"{daemon}.pid").read_text())
+        path = directory / f"{daemon}.{pid}.ctl"
         if path.exists():
             return path
-    return directory / "ovs-vswitchd.ctl"
+    return directory / f"{daemon}.ctl"
 
 
 class Unixctl:
     """Connects when it is first asked, and anew after a loss. One user at a time."""
 
-    def __init__(self, ovsdb: str, given: str | None = None, *, patience: float = 2.0) -> None:
-        self._ovsdb, self._given, self._patience = ovsdb, given, patience
+    def __init__(
+        self, ovsdb: str, given: str | None = None, *, patience: float = 2.0, daemon: str = "ovs-vswitchd"
+    ) -> None:
+        self._ovsdb, self._given, self._patience, self._daemon = ovsdb, given, patience, daemon
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._ids = itertools.count(1)
         self._decoder = json.JSONDecoder()
@@ -71,12 +73,12 @@ class Unixctl:
                 async with asyncio.timeout(self._patience):
                     data = await reader.read(_CHUNK)
                 if not data:
-                    raise ConnectionResetError("closed by ovs-vswitchd")
+                    raise ConnectionResetError(f"closed by {self._daemon}")
                 text = self._take(text + data.decode(errors="replace"), ids, answers)
         except BaseException as error:
             self.close()  # answers that are still on their way belong to nobody now
             if isinstance(error, OSError | TimeoutError | ValueError):
-                place = find(self._ovsdb, self._given)
+                place = find(self._ovsdb, self._given, self._daemon)
                 raise Unreachable(f"{place}: {error or 'no answer'}") from error
             raise
         return answers
@@ -89,7 +91,7 @@ class Unixctl:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         async with asyncio.timeout(self._patience):
-            return await asyncio.open_unix_connection(find(self._ovsdb, self._given), limit=_CHUNK)
+            return await asyncio.open_unix_connection(find(self._ovsdb, self._given, self._daemon), limit=_CHUNK)
 
     def _take(self, text: str, ids: Sequence[int], answers: list[str | CommandFailed]) -> str:
         """File the whole answers at the beginning of ``text``; returns what is left. :raises ValueError: another's answer."""

@@ -16,32 +16,20 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
 from dragonflow.apps.base import App
-from dragonflow.controller.numbering import Numbering
-from dragonflow.controller.replica import RULE_CLASSES, Object
+from dragonflow.controller.replica import Object
 from dragonflow.controller.view import Me, View
-from dragonflow.model import (
-    LogicalPort,
-    Neighbour,
-    OvsPort,
-    Presence,
-    Row,
-    RuleClass,
-    SecurityGroup,
-    by_class,
-    presences,
-    rule_class,
-)
+from dragonflow.model import Derived, Ipsec, Neighbour, OvsPort, Row, worked_out
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 from dragonflow.testing.worlds import World
 
-M = TypeVar("M", bound="Row | OvsPort | Neighbour | Presence | RuleClass")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
 _ROUNDS = 20
 """More than the longest chain of places that rest on each other."""
@@ -75,10 +63,7 @@ class _PlainView(View):
 
     def __init__(self, world: World, places: Mapping[str, Locality]) -> None:
         self.me = world.me
-        self._objects: dict[tuple[type[Any], str], Object] = {(type(it), it.id): it for it in world.objects}
-        worked_out = presences(it for it in world.rows if isinstance(it, LogicalPort))
-        self._objects.update({(Presence, it.id): it for it in worked_out})
-        self._objects.update({(RuleClass, it.id): it for it in _rule_classes(world)})
+        self._objects: dict[tuple[type[Any], str], Object] = {(type(it), it.id): it for it in _objects(world)}
         self._placed = places
 
     def get(self, model: type[M], id: str) -> M | None:
@@ -107,11 +92,16 @@ def compile_world(apps: Sequence[App], world: World) -> Compiled:
     raise Restless(f"places still change after {_ROUNDS} rounds: {places}")
 
 
+def _objects(world: World) -> tuple[Object, ...]:
+    """What the world holds, and what follows from its rows."""
+    return (*world.objects, *worked_out(world.rows))
+
+
 def _render_all(apps: Sequence[App], world: World, places: Mapping[str, Locality]) -> Compiled:
     view = _PlainView(world, places)
     facts: dict[Owner, tuple[Fact, ...]] = {}
     placed: dict[str, Locality] = {}
-    objects: list[Object | Me] = sorted((world.me, *world.objects), key=lambda it: (type(it).__name__, it.id))
+    objects: list[Object | Me] = sorted((world.me, *_objects(world)), key=lambda it: (type(it).__name__, it.id))
     for app in apps:
         renderings = app.renderings()
         for it in objects:
@@ -214,13 +204,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def _rule_classes(world: World) -> Iterator[RuleClass]:
-    """Those of the world's security groups, numbered as if all had come at once."""
-    groups = [it for it in world.rows if isinstance(it, SecurityGroup)]
-    found = {name: (group.id, rules) for group in groups for name, rules in by_class(group).items()}
-    for name, number in Numbering(*RULE_CLASSES).change(found).items():
-        group, rules = found[name]
-        if number is not None:
-            yield rule_class(group, rules, number)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dragonflow.apps.wiring import peer_name
+from dragonflow.apps.wiring import peer_name, remote_peer_name
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.metadata.address import INTERFACE
@@ -23,6 +23,7 @@ from dragonflow.model import (
     ROUTER_GATEWAY,
     ROUTER_INTERFACE,
     AddressGroup,
+    AddressPair,
     Alive,
     BandwidthLimit,
     Binding,
@@ -32,6 +33,8 @@ from dragonflow.model import (
     FixedIP,
     FloatingIp,
     GroupMember,
+    Holder,
+    Ipsec,
     LogicalPort,
     LogicalRouter,
     LogicalSwitch,
@@ -40,11 +43,14 @@ from dragonflow.model import (
     PortForwarding,
     PortStatus,
     QosPolicy,
+    RemoteEnd,
     RouterGateway,
     RouterInterface,
     Row,
     SecurityGroup,
     Subnet,
+    TunnelState,
+    remote_chassis,
 )
 from dragonflow.model.rows import ROWS
 
@@ -63,6 +69,8 @@ AnyRow = (
     | Chassis
     | Alive
     | PortStatus
+    | TunnelState
+    | Holder
 )
 
 T = TypeVar("T")
@@ -72,30 +80,32 @@ ME = Me(chassis="here", tunnel_ip="192.0.2.1", bridge_mappings=MAPPINGS)
 
 
 class World(msgspec.Struct, frozen=True):
-    """The rows that a controller follows, the interfaces on its bridge, the neighbours that it found, and who it is."""
+    """The rows that a controller follows, what it found out on its host and in external networks, and who it is."""
 
     me: Me
     rows: tuple[AnyRow, ...] = ()
     ports: tuple[OvsPort, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    ipsec: tuple[Ipsec, ...] = ()
 
     @classmethod
     def of(cls, me: Me, *objects: Object) -> World:
         """A world of these objects, in any order."""
         rows = tuple(it for it in objects if isinstance(it, AnyRow))
         ports = tuple(it for it in objects if isinstance(it, OvsPort))
-        return cls(me, rows, ports, tuple(it for it in objects if isinstance(it, Neighbour)))
+        neighbours = tuple(it for it in objects if isinstance(it, Neighbour))
+        return cls(me, rows, ports, neighbours, tuple(it for it in objects if isinstance(it, Ipsec)))
 
     @classmethod
     def held_by(cls, replica: Replica, me: Me) -> World:
         """The world as a replica holds it."""
         rows = [row for model in ROWS for row in replica.all(model)]
-        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour))
+        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour), *replica.all(Ipsec))
 
     @property
     def objects(self) -> tuple[Object, ...]:
         """Rows, interfaces and neighbours."""
-        return (*self.rows, *self.ports, *self.neighbours)
+        return (*self.rows, *self.ports, *self.neighbours, *self.ipsec)
 
 
 def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
@@ -105,6 +115,8 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
             replica.upsert_port(it)
         elif isinstance(it, Neighbour):
             replica.upsert_neighbour(it)
+        elif isinstance(it, Ipsec):
+            replica.set_ipsec(it)
         elif isinstance(it, Row):
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)
@@ -188,6 +200,14 @@ def neighbour(address: str, mac: str, net: str = "ext") -> Neighbour:
     return Neighbour(id=f"{net}/{address}", network=net, address=address, mac=mac)
 
 
+def holder(of: LogicalPort, address: str, turn: int = 1, **fields: Any) -> Holder:
+    """The chassis of a port has heard that it holds an address, with its own MAC."""
+    chassis = of.chassis or "here"
+    values = {"chassis": chassis, "network": of.network, "mac": of.mac, **fields}
+    name = Holder.name(values["chassis"], of.id, address)
+    return Holder(**{"id": name, "port": of.id, "address": address, "turn": turn, "at": 0.0, **values})
+
+
 def policy(name: str, **fields: Any) -> QosPolicy:
     """A QoS policy, without rules unless told otherwise."""
     return QosPolicy(**{"id": name, "revision": 1, **fields})
@@ -211,6 +231,20 @@ def tunnel_port(encapsulation: str = "geneve", ofport: int | None = 100) -> OvsP
 def peer_port(chassis: str, ofport: int | None = 120, **fields: Any) -> OvsPort:
     """The tunnel interface that the switch makes for a BFD session with a chassis."""
     name = peer_name(chassis)
+    return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
+
+
+def remote(name: str, key: int, vtep: str, net: str = "net", **fields: Any) -> LogicalPort:
+    """A port of another region. ``RemoteEnd`` has the fields ``encapsulation``, ``vni`` and ``up``."""
+    end = {it: fields.pop(it) for it in ("encapsulation", "vni", "up") if it in fields}
+    return port(name, key, on=remote_chassis(vtep), net=net, remote=RemoteEnd(region="far", **end), **fields)
+
+
+def remote_peer_port(
+    vtep: str, ofport: int | None = 130, encapsulation: str = "geneve", ipsec: str | None = None, **fields: Any
+) -> OvsPort:
+    """The tunnel interface that the switch makes for a chassis of another region."""
+    name = remote_peer_name(encapsulation, vtep, ipsec)
     return OvsPort(**{"id": name, "ofport": ofport, "tunnel": name, **fields})
 
 
@@ -281,6 +315,15 @@ TRUNKED: tuple[Object, ...] = (
     child("q1", 55, "q", 101, on="there", net="tags"),
 )
 """A trunk here with one child in a network of its own and one in its parent's, and one on the other chassis."""
+
+STRETCHED: tuple[Object, ...] = (
+    *ROUTED,
+    *(Alive(id="here", since=0.0), remote_peer_port("198.51.100.7")),
+    *(remote("s", 61, "198.51.100.7", vni=6001), remote("t", 62, "198.51.100.7", vni=6001)),
+    remote("u", 63, "198.51.100.8", vni=6003, port_security=False),
+    remote("y", 64, "198.51.100.8", net="far", vni=5001, fixed_ips=(FixedIP("far4", "10.1.0.64"),)),
+)
+"""Both routed networks have ports in another region, with other VNIs there."""
 
 OUTSIDE: tuple[Object, ...] = (external(), subnet("ext4", "203.0.113.0/24", "ext", gateway_ip="203.0.113.1"))
 
@@ -357,6 +400,33 @@ NODE: tuple[Object, ...] = (
 )
 """This chassis is a gateway node and has no ports: it serves both routers."""
 
+OWN: tuple[Object, ...] = (
+    *(it for it in GATEWAY if not isinstance(it, Chassis) or it.id != "there"),
+    chassis("there", "192.0.2.2", bridge_mappings=MAPPINGS, snat_addresses=("203.0.113.12",)),
+    *(network("other", 2), subnet("o4", "10.0.0.0/24", "other")),
+    router("q", 3, "other", gateway=RouterGateway("q-ext", "ext")),
+    interface("q", 23, FixedIP("o4", "10.0.0.1"), net="other"),
+    gateway("q", 33, FixedIP("ext4", "203.0.113.4")),
+    *(port("s", 14, net="other", fixed_ips=(FixedIP("o4", "10.0.0.11"),)), tap("s", 3)),
+)
+"""This chassis and the other have addresses of their own in the external network; two ports here have the same one inside."""
+
+OWNER = msgspec.structs.replace(ME, snat_addresses=("203.0.113.11",))
+"""This chassis in that world."""
+
+_PAIRS = (AddressPair("10.0.0.99"), AddressPair("fd00::99"), AddressPair("10.0.0.99", "00:00:5e:00:01:07"))
+_SHARING = tuple(port(name, key, on, address_pairs=_PAIRS) for name, key, on in (("a", 11, "here"), ("c", 13, "there")))
+
+SHARED: tuple[Object, ...] = (
+    *(it for it in FLOATING if it.id not in ("a", "c", "fa", "fc", "port-fa", "port-fc")),
+    *(*_SHARING, subnet("v6", "fd00::/64")),
+    port("vip", 99, on=None, fixed_ips=(FixedIP("v4", "10.0.0.99"),)),
+    *floating("fv", 61, "203.0.113.61", router="r", fixed_port="vip", fixed_ip="10.0.0.99"),
+    *(holder(_SHARING[0], "10.0.0.99", turn=2, mac="00:00:5e:00:01:07"), holder(_SHARING[1], "10.0.0.99")),
+    holder(_SHARING[1], "fd00::99"),
+)
+"""Two ports share addresses, one of which has a floating IP: it is here now, and was on the other chassis; the other is there."""
+
 LIMITED: tuple[Object, ...] = (
     network(qos="silver"),
     policy("silver", egress=BandwidthLimit(1000, 100), ingress=BandwidthLimit(2000, 200)),
@@ -397,9 +467,12 @@ STATES: dict[str, Callable[[], World]] = {
     "told": lambda: World.of(ME, *TOLD),
     "gateway": lambda: World.of(ME, *GATEWAY),
     "node": lambda: World.of(ME, *NODE),
+    "own": lambda: World.of(OWNER, *OWN),
     "limited": lambda: World.of(ME, *LIMITED),
     "trunked": lambda: World.of(ME, *TRUNKED),
     "floating": lambda: World.of(ME, *FLOATING),
+    "stretched": lambda: World.of(ME, *STRETCHED),
+    "shared": lambda: World.of(ME, *SHARED),
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
     "door": lambda: World.of(ME, *DOOR),

@@ -102,9 +102,9 @@ def test_its_cost_is_as_its_app_says() -> None:
     }
     addresses, networks, blocks = 2, 1, 1 + 3
     assert count == {
-        ("LogicalPort", "r-ext"): {"Flow": 9 + 2 * addresses + networks, "Meter": 1},
+        ("LogicalPort", "r-ext"): {"Flow": 10 + 2 * addresses + networks, "Meter": 1},
         ("LogicalPort", "u-ext"): {"Flow": addresses + 2},
-        ("FloatingIp", "fr"): {"Flow": 9 + blocks, "Meter": 1, "Serve": 1},
+        ("FloatingIp", "fr"): {"Flow": 10 + blocks, "Meter": 1, "Serve": 1},
         ("FloatingIp", "fu"): {"Flow": 1},
     }
 
@@ -116,7 +116,9 @@ def test_routers_have_zones_of_their_own_that_are_used_again() -> None:
         )
         return {it.zone for it in tracked(*its)}
 
-    assert [zone(1), zone(65535), zone(65536)] == [{1}, {65535}, {1}]
+    assert [zone(1), zone(65279), zone(65280)] == [{1}, {65279}, {1}], (
+        "the last 256 are for the chassis's own addresses"
+    )
 
 
 def test_no_translation_leaves_an_address_as_it_is() -> None:

@@ -22,12 +22,15 @@ from dragonflow.model import (
     LogicalSwitch,
     PortForwarding,
     PortStatus,
+    RemoteEnd,
     Route,
     RouterGateway,
     RouterInterface,
     Row,
     Subnet,
+    TunnelState,
     encode,
+    remote_chassis,
 )
 from dragonflow.observe.control import ControlServer
 from dragonflow.store import open_store
@@ -35,7 +38,17 @@ from dragonflow.store.protocol import Key, Put, Txn
 
 ROWS: list[Row] = [
     LogicalSwitch(id="n1", key=1, name="blue", network_type="geneve", segmentation_id=77, mtu=1442, revision=1),
-    LogicalSwitch(id="n2", key=2, name="flat", network_type="flat", physical_network="physnet1", mtu=1500, revision=1),
+    LogicalSwitch(
+        id="n2",
+        key=2,
+        name="flat",
+        network_type="flat",
+        physical_network="physnet1",
+        mtu=1500,
+        external=True,
+        revision=1,
+    ),
+    Subnet(id="s3", network="n2", cidr="203.0.113.0/24", revision=1),
     Subnet(id="s1", network="n1", cidr="10.0.0.0/24", revision=1),
     Subnet(id="s2", network="n1", cidr="2001:db8::/64", revision=1),
     LogicalPort(
@@ -61,6 +74,16 @@ ROWS: list[Row] = [
         generation=1,
         revision=1,
     ),
+    LogicalPort(
+        id="p7",
+        key=14,
+        network="n1",
+        mac="fa:16:3e:00:00:07",
+        chassis=remote_chassis("198.51.100.7"),
+        remote=RemoteEnd("east", "vxlan", 9),
+        revision=1,
+    ),
+    TunnelState(id="h1/198.51.100.7", chassis="h1", remote_ip="198.51.100.7", up=True, rtt_ms=1.5, mtu=1450, at=7.0),
     LogicalRouter(
         id="r1",
         key=3,
@@ -87,13 +110,20 @@ ROWS: list[Row] = [
     Binding(id="p1", host="h1", network="n1", generation=2),
     Binding(id="p2", host="h2", network="n1", generation=1),
     Binding(id="p3", host="h2", network="n2", generation=1),
-    Chassis(id="h1", tunnel_ip="192.0.2.1", bridge_mappings=(BridgeMapping("physnet1", "br-ex"),), gateway=True),
-    Chassis(id="h2", tunnel_ip="192.0.2.2"),
+    Chassis(
+        id="h1",
+        tunnel_ip="192.0.2.1",
+        bridge_mappings=(BridgeMapping("physnet1", "br-ex"),),
+        gateway=True,
+        snat_addresses=("198.51.100.11", "203.0.113.11"),
+    ),
+    Chassis(id="h2", tunnel_ip="192.0.2.2", snat_addresses=("203.0.113.12",)),
     Alive(id="h1", since=1.0),
     PortStatus(id="p1", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p2", chassis="h2", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p4", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p4", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
+    PortStatus(id="p7", chassis="h1", generation=0, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p5", chassis="h1", generation=2, status="ACTIVE", revision=5, at=1.0),
     PortStatus(id="p5", chassis="h2", generation=1, status="ACTIVE", revision=5, at=2.0),
     PortStatus(id="p6", chassis="h2", generation=0, status="ACTIVE", revision=5, at=2.0),
@@ -127,12 +157,13 @@ def shown(url: str, what: str) -> list[dict[str, Any]]:
 
 def test_ports_tell_their_network_and_the_status_of_their_present_binding(url: str) -> None:
     ports = {port["id"]: port for port in shown(url, "ports")}
-    assert list(ports) == ["p1", "p2", "p3", "p4"]
+    assert list(ports) == ["p1", "p2", "p3", "p4", "p7"]
     assert ports["p1"]["network"] == "blue"
     assert ports["p1"]["ips"] == ["10.0.0.5"]
     assert (ports["p1"]["status"], ports["p1"]["confirmed_revision"]) == ("ACTIVE", 5)
     assert ports["p2"]["status"] is None
     assert ports["p4"]["chassis"] is None
+    assert (ports["p7"]["chassis"], ports["p7"]["status"]) == ("RemoteChassis:198.51.100.7", "ACTIVE")
     assert (ports["p1"]["reason"], ports["p3"]["reason"]) == (None, "probe failed: too far")
 
 
@@ -235,7 +266,7 @@ def test_a_port_must_be_named_so_that_it_is_one(url: str, beginning: str, says: 
 
 def test_networks_tell_their_subnets_and_how_many_ports_they_have(url: str) -> None:
     blue, flat = shown(url, "networks")
-    assert (blue["subnets"], blue["ports"]) == (["10.0.0.0/24", "2001:db8::/64"], 3)
+    assert (blue["subnets"], blue["ports"]) == (["10.0.0.0/24", "2001:db8::/64"], 4)
     assert flat["physical_network"] == "physnet1"
 
 
@@ -243,6 +274,7 @@ def test_chassis_tell_whether_they_are_alive(url: str) -> None:
     h1, h2 = shown(url, "chassis")
     assert (h1["alive"], h2["alive"]) == (True, False)
     assert (h1["bridge_mappings"], h1["gateway"], h2["gateway"]) == (["physnet1:br-ex"], True, False)
+    assert h1["snat_addresses"] == ["198.51.100.11", "203.0.113.11"]
     assert h2["ports"] == 2
 
 
@@ -253,9 +285,21 @@ def test_of_a_gateway_the_word_of_any_chassis_counts_that_serves_it(url: str, tm
 
 
 def test_tunnels_join_the_chassis_of_a_tunnelled_network(url: str) -> None:
-    (tunnel,) = shown(url, "tunnels")
+    tunnel, abroad = shown(url, "tunnels")
     assert (tunnel["chassis"], tunnel["peer"], tunnel["peer_vtep"]) == ("h1", "h2", "192.0.2.2")
     assert tunnel["networks"] == ["blue"]
+    assert abroad == {
+        "type": "vxlan",
+        "chassis": "h1",
+        "vtep": "192.0.2.1",
+        "peer": "region east",
+        "peer_vtep": "198.51.100.7",
+        "networks": ["blue"],
+        "up": True,
+        "rtt_ms": 1.5,
+        "mtu": 1450,
+        "at": 7.0,
+    }
 
 
 def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
@@ -265,6 +309,7 @@ def test_routers_tell_where_they_stand_and_where_they_lead(url: str) -> None:
     assert edge["routes"] == ["0.0.0.0/0 via 10.0.0.9"]
     assert edge["gateway"] == "flat: "
     assert edge["gateway_chassis"] == "h1", "h2 says so too, and later, but is dead"
+    assert edge["snat_addresses"] == ["h1: 203.0.113.11"], "h2 has no way there"
     assert edge["doorkeepers"] == [], "its port on the physical network isn't there"
 
 

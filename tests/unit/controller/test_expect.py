@@ -11,7 +11,17 @@ from dragonflow.controller.expect import expect
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
-from dragonflow.model import Binding, Chassis, ExternalNetwork, FixedIP, LogicalPort, PortStatus, RouterGateway, Row
+from dragonflow.model import (
+    AddressPair,
+    Binding,
+    Chassis,
+    ExternalNetwork,
+    FixedIP,
+    LogicalPort,
+    PortStatus,
+    RouterGateway,
+    Row,
+)
 from dragonflow.pipeline.facts import Distributed, Local, Locality, Remote
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import compile_world
@@ -145,6 +155,23 @@ def test_a_floating_ip_is_where_its_fixed_port_is() -> None:
     joint = worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"))
     rows = [*mapped, *PEERS, *worlds.OUTSIDE, *bound(fixed), floating, own, edge, joint]
     assert places(own, rows) == {"h1": Local(0), "h2": Remote("h1", 0)}
+
+
+def test_a_floating_ip_of_a_reserved_address_is_where_the_port_is_that_holds_it() -> None:
+    mapped = [worlds.chassis(f"h{number}", f"192.0.2.{number}", bridge_mappings=worlds.MAPPINGS) for number in (1, 2)]
+    vip = worlds.port("vip", 99, on=None)
+    one, two = (
+        worlds.port(name, key, on=on, address_pairs=(AddressPair(vip.ips[0]),))
+        for name, key, on in (("a", 11, "h1"), ("e", 15, "h2"))
+    )
+    floating, own = worlds.floating("f", 61, "203.0.113.61", router="r", fixed_port="vip", fixed_ip=vip.ips[0])
+    edge = worlds.router("r", 1, "net", gateway=RouterGateway("r-ext", "ext"))
+    joint = worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"))
+    rows = [*mapped, *PEERS, *worlds.OUTSIDE, *bound(one), *bound(two), vip, floating, own, edge, joint]
+    assert places(own, rows) == {"h1": None, "h2": None}
+    held = worlds.holder(one, vip.ips[0])
+    assert places(own, [*rows, held]) == {"h1": Local(0), "h2": Remote("h1", 0)}
+    assert places(own, [*rows, held, worlds.holder(two, vip.ips[0], 2)]) == {"h1": Remote("h2", 0), "h2": Local(0)}
 
 
 def test_a_floating_ip_that_forwards_ports_is_where_the_gateway_is_served() -> None:

@@ -8,6 +8,7 @@ from dragonflow.apps.wiring import MOST_NODES, gateway_candidates, sessions
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.model import (
+    AddressPair,
     Alive,
     Binding,
     BridgeMapping,
@@ -16,11 +17,12 @@ from dragonflow.model import (
     FixedIP,
     LogicalPort,
     LogicalRouter,
+    PortForwarding,
     RouterGateway,
 )
 from dragonflow.testing import worlds
 
-OWN = {"alive", "chassis", "host:here", "status:here"}
+OWN = {"alive", "chassis", "host:here", "status:here", "holds:here"}
 BOUND = Binding(id="a", host="here", network="n1", generation=0)
 
 
@@ -74,6 +76,21 @@ def test_the_policies_of_its_own_ports_are_followed() -> None:
     assert needed(BOUND, worlds.port("a", 1, net="n1"), silver) == {"net:n1", "qos:silver"}
     other = worlds.port("b", 2, on="there", net="n1", qos="gold")
     assert needed(BOUND, worlds.port("a", 1, net="n1"), other) == {"net:n1"}
+
+
+def test_who_holds_shared_addresses_is_told_by_the_chassis_that_may_hear_it() -> None:
+    pairs = (AddressPair("10.0.0.99"),)
+    b, c, far, alone = (
+        worlds.port("b", 2, on="b1", net="n1", address_pairs=pairs, standby=("b2",)),
+        worlds.port("c", 3, on="c1", net="n1"),
+        worlds.port("d", 4, on="d1", net="n2", address_pairs=pairs),
+        worlds.port("e", 5, on=None, net="n1", address_pairs=pairs),
+    )
+    assert needed(BOUND, b, c, far, alone) == {"net:n1", "holds:b1", "holds:b2"}
+    held = worlds.holder(worlds.port("a", 1, net="n1"), "10.0.0.99")
+    floating, _ = worlds.floating("f", 61, "203.0.113.61", fixed_port="vip", fixed_ip="10.0.0.99", qos="gold")
+    assert needed(BOUND, floating) == {"net:n1"}
+    assert needed(BOUND, floating, held) == {"net:n1", "qos:gold"}
 
 
 NODE = worlds.chassis("here", "192.0.2.1", bridge_mappings=worlds.MAPPINGS, gateway=True)
@@ -173,3 +190,18 @@ def test_the_policies_of_its_floating_ips_are_followed() -> None:
     assert needed(BOUND, floating, outside) == {"net:n1", "qos:gold"}
     assert needed(BOUND, unlimited, outside) == {"net:n1", "qos:silver"}
     assert needed(BOUND, replace(floating, fixed_port="b"), outside) == {"net:n1"}
+
+
+def test_the_policies_of_gateways_are_followed_by_who_may_serve_them() -> None:
+    gateway = RouterGateway("r-ext", "ext", qos="gold")
+    forwarding = PortForwarding("tcp", 80, 80, "a", "10.0.0.11", 80, 80)
+    floating, _ = worlds.floating("f", 61, "203.0.113.61", router="r", forwardings=(forwarding,), qos="silver")
+    rows = BOUND, worlds.network("n1", 1), worlds.interface("r", 21, net="n1"), worlds.external(qos="bronze")
+    router = worlds.router("r", 1, "n1", gateway=gateway)
+    mapped = worlds.chassis("here", "192.0.2.1", bridge_mappings=worlds.MAPPINGS)
+    followed = {"net:n1", "net:ext", "router:r"}
+    assert needed(*rows, router, floating) == followed
+    assert needed(*rows, router, floating, worlds.chassis("here", "192.0.2.1")) == followed
+    assert needed(*rows, router, floating, mapped) == followed | {"qos:gold", "qos:silver"}
+    plain = worlds.router("r", 1, "n1", gateway=replace(gateway, qos=None))
+    assert needed(*rows, plain, mapped, replace(floating, forwardings=())) == followed | {"qos:bronze"}

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App
-from dragonflow.apps.wiring import peer_name
+from dragonflow.apps.wiring import peer_name, remote_peer_name
 from dragonflow.controller.engine import Engine, LocalityEvent, Settled
 from dragonflow.controller.locality import kind_of
 from dragonflow.controller.replica import Object, Replica
@@ -25,28 +25,31 @@ from dragonflow.model import (
     DhcpOption,
     FixedIP,
     FloatingIp,
+    Holder,
     LogicalPort,
     OvsPort,
     PortForwarding,
     QosPolicy,
+    RemoteEnd,
     Route,
     RouterGateway,
     RouterInterface,
     Row,
     Subnet,
+    remote_chassis,
 )
 from dragonflow.pipeline import Fact, Locality, Owner
 from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
 from dragonflow.testing.worlds import World
 
-SCOPES = ("chassis", "alive", "net:n1", "net:n2", "net:ext", "router:r1", "qos:q1")
+SCOPES = ("chassis", "alive", "net:n1", "net:n2", "net:ext", "router:r1", "qos:q1", "holds:here", "holds:b")
 PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
 ALIVE = (Alive(id="here", since=0.0), Alive(id="b", since=0.0))
 TAPS = ("tap1", "tap2", "tap3", "tap4")
-INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex", peer_name("b"))
+INTERFACES = (*TAPS, "df-geneve", "df-int-br-ex", peer_name("b"), remote_peer_name("geneve", "198.51.100.7"))
 
 chassis_rows = st.builds(
     worlds.chassis,
@@ -90,6 +93,8 @@ subnet_rows = st.builds(
     st.sampled_from(({}, {"enable_dhcp": False}, {"ipv6_address_mode": "slaac"})),
 )
 
+ANYTHING = (AddressPair("0.0.0.0/0"), AddressPair("fd01::/64"))
+
 variations = st.sampled_from(
     (
         *({"on": on} for on in ("here", "b", "c", None)),
@@ -99,6 +104,10 @@ variations = st.sampled_from(
             for pair in (AddressPair("10.0.0.9", "02:00:00:00:00:cc"), AddressPair("10.0.0.1"))
         ),
         {"address_pairs": (AddressPair("0.0.0.0/0"),)},
+        *(
+            {"on": on, "address_pairs": (*ANYTHING, AddressPair("10.0.0.9", "02:00:00:00:00:cc"))}
+            for on in ("here", "b")
+        ),
         {"on": "b", "standby": ("here",)},
         {"on": "b", "standby": ("c", "here"), "port_security": False},
         {"on": "here", "standby": ("b",)},
@@ -119,6 +128,9 @@ variations = st.sampled_from(
         {"parent": "p2", "vlan": 7, "on": "b", "standby": ("here",)},
         {"parent": "p4", "vlan": 8},
         {"parent": "unheard-of", "vlan": 8},
+        {"on": remote_chassis("198.51.100.7"), "remote": RemoteEnd("far", vni=9)},
+        {"on": remote_chassis("198.51.100.7"), "remote": RemoteEnd("far", "vxlan", 9), "port_security": False},
+        *({"on": remote_chassis(vtep)} for vtep in ("198.51.100.7", "198.51.100.8", "not an address")),
         {},
         {},
     )
@@ -141,6 +153,12 @@ ovs_ports = (
     | st.just(OvsPort(id="df-geneve", ofport=102))
     | st.builds(worlds.patch_port, ofport=st.sampled_from((None, 110, 111)))
     | st.builds(worlds.peer_port, st.just("b"), bfd=st.sampled_from((None, "up", "down")))
+    | st.builds(
+        worlds.remote_peer_port,
+        st.just("198.51.100.7"),
+        st.sampled_from((None, 130)),
+        bfd=st.sampled_from((None, "up", "down")),
+    )
     | st.builds(worlds.metadata_port, st.sampled_from((None, 103, 104)))
 )
 
@@ -194,7 +212,7 @@ router_rows = st.builds(
             "admin_up": st.booleans(),
             "routes": st.sampled_from((ROUTES, ROUTES[:1], (Route("10.9.0.0/16", "192.0.2.1"),))),
             "interfaces": st.sampled_from(((), (RouterInterface("r1-n1", "n1"),))),
-            "gateway": st.sampled_from((None, msgspec.structs.replace(GATEWAY, enable_snat=False))),
+            "gateway": st.sampled_from((None, msgspec.structs.replace(GATEWAY, enable_snat=False, qos="q1"))),
         },
     ),
 ) | st.builds(
@@ -202,6 +220,21 @@ router_rows = st.builds(
     st.sampled_from(("n1", "n2")),
     admin_up=st.booleans(),
     mac=st.sampled_from(("02:00:00:00:00:dd", "02:00:00:00:00:ee")),
+)
+
+
+def holder(of: str, address: str, turn: int, on: str, **fields: Any) -> Holder:
+    """What the chassis says of one of the ports."""
+    return worlds.holder(worlds.port(of, int(of[1:]), on=on, net=NETWORKS[of]), address, turn, **fields)
+
+
+holder_rows = st.builds(
+    holder,
+    st.sampled_from(("p1", "p2")),
+    st.sampled_from(("10.0.0.9", "10.0.0.4", "fd01::7", "192.0.2.1")),
+    st.sampled_from((1, 2)),
+    st.sampled_from(("here", "b")),
+    mac=st.sampled_from(("02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:cc")),
 )
 
 
@@ -222,7 +255,13 @@ class History(RuleBasedStateMachine):
     make_engine: ClassVar[Callable[[Sequence[App], Replica, Me], Engine]] = Engine
     make_replica: ClassVar[Callable[[], Replica]] = Replica
     apps: ClassVar[Sequence[App]] = APPS
-    me = Me(chassis="here", tunnel_ip="192.0.2.1", tunnel_types=("geneve", "vxlan"), bridge_mappings=worlds.MAPPINGS)
+    me = Me(
+        chassis="here",
+        tunnel_ip="192.0.2.1",
+        tunnel_types=("geneve", "vxlan"),
+        bridge_mappings=worlds.MAPPINGS,
+        snat_addresses=("203.0.113.11",),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +303,15 @@ class History(RuleBasedStateMachine):
         self.settle()
 
     @rule(
-        row=host_rows | network_rows | subnet_rows | port_rows | port_rows | router_rows | floating_rows | policy_rows
+        row=host_rows
+        | network_rows
+        | subnet_rows
+        | port_rows
+        | port_rows
+        | router_rows
+        | floating_rows
+        | policy_rows
+        | holder_rows
     )
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))
@@ -659,6 +706,39 @@ def a_peer_falls_silent(history: History) -> None:
         history.compare()
 
 
+def a_shared_address_moves(history: History) -> None:
+    """Between two ports that may have it, here and elsewhere, with a floating IP that stands for the port that reserves it."""
+    _deliver(history, *(worlds.port(name, int(name[1:]), net="n1", address_pairs=ANYTHING) for name in ("p1", "p2")))
+    _deliver(history, worlds.port("p4", 4, on=None, net="n1"), *floating(fixed_port="p4", fixed_ip="10.0.0.4"))
+    history.compare()
+    for address in ("10.0.0.4", "10.0.0.9", "fd01::7"):
+        for turn, of in enumerate(("p1", "p2", "p1"), 1):
+            _deliver(history, holder(of, address, turn, "here"))
+            history.compare()
+    _deliver(history, holder("p2", "10.0.0.4", 4, "b"))
+    history.compare()
+    _deliver(history, worlds.port("p2", 2, net="n1", on="b", address_pairs=ANYTHING))
+    history.compare()
+    history.blink("holds:b")
+    history.compare()
+    _deliver(history, worlds.port("p2", 2, net="n1", on="b"))
+    history.compare()
+    history.replug("tap1")
+    history.compare()
+    _deliver(history, worlds.port("p4", 4, net="n1", on="b"))
+    history.compare()
+    _deliver(history, worlds.port("p4", 4, on=None, net="n1", device_owner="network:router_interface"))
+    history.compare()
+    _deliver(history, worlds.port("p4", 4, on=None, net="n1"))
+    _delete(history, Holder, "here/p1/10.0.0.4")
+    history.deliver(1)
+    history.compare()
+    _deliver(history, interface("n1", admin_up=False))
+    _delete(history, LogicalPort, "r1-n1")
+    history.deliver(1)
+    history.compare()
+
+
 def a_row_turns_bad_and_good(history: History) -> None:
     _deliver(history, worlds.port("p1", 1, net="n1", mac="no mac"))
     history.compare()
@@ -691,6 +771,7 @@ SCRIPTS = (
         a_router_changes,
         a_child_comes_moves_and_goes,
         a_floating_ip_moves,
+        a_shared_address_moves,
         a_policy_changes,
         a_peer_falls_silent,
         a_row_turns_bad_and_good,

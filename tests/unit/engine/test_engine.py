@@ -76,6 +76,20 @@ class Faulty(App):
             raise RuntimeError("evil chassis")
 
 
+class Large(App):
+    """A group for each port that is here, and for no other."""
+
+    name = "large"
+
+    def __init__(self) -> None:
+        self.rendered: list[str] = []
+
+    @renders(LogicalPort, only=lambda port, me: port.chassis == me.chassis)
+    def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
+        self.rendered.append(port.id)
+        yield Group(port.key)
+
+
 class Circle(App):
     """Places a port anywhere but where its device's port is: two that name each other never agree."""
 
@@ -124,6 +138,19 @@ def test_a_port_that_changes_its_kind_of_place_is_deleted_and_created() -> None:
     events = engine.settle().events
     assert [str(event) for event in events] == ["local_deleted a", "remote_created a"]
     assert {event.revision for event in events} == {2}
+
+
+def test_an_app_is_asked_only_of_what_it_has_something_to_say_of_or_had() -> None:
+    large = Large()
+    replica, engine = rig(large)
+    worlds.load(replica, worlds.port("here", 1), worlds.port("far", 2, on="there"))
+    owner = Owner("large", "LogicalPort", "here")
+    assert engine.settle().facts == {Owner("large", "Me", "here"): (), owner: (Group(1),)}
+    worlds.load(replica, worlds.port("here", 1, on="there"), worlds.port("far", 2, on="nowhere"), revision=2)
+    assert engine.settle().facts == {owner: ()}, "it went: what was said of it is taken back"
+    worlds.load(replica, worlds.port("here", 1, on="nowhere"), worlds.port("far", 2), revision=3)
+    assert engine.settle().facts == {Owner("large", "LogicalPort", "far"): (Group(2),)}
+    assert large.rendered == ["here", "far"]
 
 
 def test_only_what_rests_on_a_change_renders() -> None:

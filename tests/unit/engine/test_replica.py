@@ -6,7 +6,17 @@ import pytest
 
 from dragonflow.controller import replica as module
 from dragonflow.controller.replica import Replica
-from dragonflow.model import Binding, LogicalPort, OvsPort, Presence
+from dragonflow.model import (
+    AddressPair,
+    Binding,
+    LogicalPort,
+    OvsPort,
+    Presence,
+    RemoteChassis,
+    Sharing,
+    Stretched,
+    remote_chassis,
+)
 from dragonflow.testing import worlds
 
 SCOPE = "net:net"
@@ -152,3 +162,45 @@ def test_where_a_network_is_follows_from_its_ports_and_changes_with_the_first_an
     assert (there(), news()) == ({"b"}, ["net"])
     replica.drop_scope(SCOPE)
     assert (there(), news()) == (set(), ["net"])
+
+
+def test_chassis_of_other_regions_follow_from_the_ports_there_and_count_as_none_of_ours() -> None:
+    replica = Replica()
+
+    def there(vtep: str) -> set[Stretched]:
+        found = replica.get(RemoteChassis, remote_chassis(vtep))
+        return set() if found is None else set(found.members)
+
+    worlds.load(replica, worlds.remote("s", 1, "::1"), worlds.remote("t", 2, "::1"), worlds.network("n2", 2))
+    assert there("::1") == {Stretched("net", None)}
+    assert replica.get(Presence, "net") is None
+    assert [change.id for change in replica.take_changes() if change.model is RemoteChassis] == [remote_chassis("::1")]
+    worlds.load(replica, worlds.remote("t", 2, "::1", encapsulation="gre", vni=7), revision=2)
+    assert there("::1") == {Stretched("net", None), Stretched("net", "gre")}
+    worlds.load(replica, worlds.remote("s", 1, "::2"), worlds.remote("t", 2, "::1", vni=8, up=False), revision=3)
+    assert (there("::1"), there("::2")) == ({Stretched("net", None)}, {Stretched("net", None)})
+    replica.take_changes()
+    worlds.load(replica, worlds.remote("t", 2, "::1", vni=9), revision=4)
+    assert [change.model for change in replica.take_changes()] == [LogicalPort], "its VNI is the port's own affair"
+    replica.drop_scope(SCOPE)
+    assert replica.all(RemoteChassis) == ()
+
+
+def test_who_may_hear_of_shared_addresses_follows_from_ports_with_pairs_where_they_are_and_may_be_next() -> None:
+    replica = Replica()
+
+    def hearing() -> set[str]:
+        found = replica.get(Sharing, "net")
+        return set() if found is None else set(found.members)
+
+    pairs = {"address_pairs": (AddressPair("10.0.0.99"),)}
+    worlds.load(replica, worlds.port("p", 1), worlds.port("q", 2, on=None, **pairs))
+    assert hearing() == set()
+    worlds.load(replica, worlds.port("p", 1, **pairs), worlds.port("q", 2, on="b", standby=("c",), **pairs), revision=2)
+    assert hearing() == {"here", "b", "c"}
+    worlds.load(replica, worlds.port("q", 2, on="c", **pairs), revision=3)
+    assert hearing() == {"here", "c"}
+    worlds.load(replica, worlds.port("q", 2, on=remote_chassis("192.0.2.9"), **pairs), revision=4)
+    assert hearing() == {"here"}
+    replica.remove(LogicalPort, "p", 5)
+    assert hearing() == set()

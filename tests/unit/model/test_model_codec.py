@@ -2,15 +2,18 @@ import gc
 import json
 import tracemalloc
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonflow.model import (
     KINDS,
+    LAST_TURN,
     AddressPair,
     Corrupt,
     FixedIP,
+    Holder,
     LogicalPort,
     NewerSchema,
     Row,
@@ -20,6 +23,22 @@ from dragonflow.model import (
 )
 
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
+
+st.register_type_strategy(
+    Holder,
+    st.builds(
+        lambda chassis, port, address, **fields: Holder(
+            id=Holder.name(chassis, port, address), chassis=chassis, port=port, address=address, **fields
+        ),
+        chassis=st.text(),
+        port=st.text(),
+        address=st.ip_addresses().map(str),
+        network=st.text(),
+        mac=st.text(),
+        turn=st.integers(0, LAST_TURN),
+        at=st.floats(allow_nan=False, allow_infinity=False),
+    ),
+)
 
 PORT = LogicalPort(
     id="p1",
@@ -107,3 +126,33 @@ def test_ten_thousand_ports_fit_into_fifteen_megabytes() -> None:
     tracemalloc.stop()
     assert len(rows) == 10_000
     assert used < 15e6
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": "h2/p/10.0.0.9"},
+        {"id": "h1/q/10.0.0.9"},
+        {"address": "10.0.0.8"},
+        {"id": "h1/p/fd00::0009", "address": "fd00::0009"},
+        {"id": "h1/p/nowhere", "address": "nowhere"},
+        {"turn": -1},
+        {"turn": LAST_TURN + 1},
+    ],
+)
+def test_a_holder_that_would_stand_in_the_way_of_others_is_refused(changed: dict[str, object]) -> None:
+    good = {
+        "schema": "Holder/1",
+        "id": "h1/p/10.0.0.9",
+        "chassis": "h1",
+        "network": "n",
+        "port": "p",
+        "address": "10.0.0.9",
+        "mac": "fa:16:3e:00:00:01",
+        "turn": LAST_TURN,
+        "at": 1.0,
+    }
+    assert decode("Holder", "h1/p/10.0.0.9", msgspec.json.encode(good), "holds:h1")
+    bad = {**good, **changed}
+    with pytest.raises(Corrupt):
+        decode("Holder", str(bad["id"]), msgspec.json.encode(bad), "holds:h1")

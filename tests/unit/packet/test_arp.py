@@ -29,6 +29,8 @@ def test_who_says_what_of_itself(op: int) -> None:
     frame = bytes(Ether(src=OTHER) / ARP(op=op, hwsrc=MAC, psrc=str(ONE), pdst=str(TWO)))
     assert read(frame) == Arp(MAC_BYTES, ONE)
     assert read(frame + bytes(18)) == Arp(MAC_BYTES, ONE), "frames are padded"
+    unasked = bytes(Ether(src=OTHER) / ARP(op=op, hwsrc=MAC, psrc=str(ONE), pdst=str(ONE)))
+    assert read(unasked) == Arp(MAC_BYTES, ONE, announced=True)
     for length in range(len(frame)):
         with pytest.raises(Malformed):
             read(frame[:length])

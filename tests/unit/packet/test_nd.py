@@ -48,7 +48,7 @@ def test_who_says_what_of_itself() -> None:
     assert read(advertisement(Raw(b"\x0e\x01" + bytes(6)), TELLS)).mac == MAC_BYTES, (
         "behind an option that means nothing here"
     )
-    assert read(advertisement(TELLS, dst="ff02::1", S=0)).mac == MAC_BYTES
+    assert read(advertisement(TELLS, dst="ff02::1", S=0)) == Advertisement(ONE, MAC_BYTES, True, announced=True)
     for length in range(len(frame)):
         with pytest.raises(Malformed):
             read(frame[:length])

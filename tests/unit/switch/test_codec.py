@@ -113,6 +113,24 @@ def printed(wire: bytes) -> str:
             "ct(table=3,zone=65535)",
         ),
         (messages.zone_flush(7), "NXT_CT_FLUSH_ZONE (OF1.5) (xid=0x7): zone_id=7"),
+        (
+            messages.connections_flush(7, 6, bytes((192, 0, 2, 9)), 80, answered_by=bytes((10, 0, 0, 3))),
+            "NXT_CT_FLUSH (OF1.5) (xid=0x7): zone=7 "
+            "'ct_nw_src=::,ct_nw_dst=192.0.2.9,ct_tp_src=0,ct_tp_dst=80,ct_nw_proto=6' "
+            "'ct_nw_src=10.0.0.3,ct_nw_dst=::,ct_tp_src=0,ct_tp_dst=0'",
+        ),
+        (
+            messages.connections_flush(7, answered_to=bytes((192, 0, 2, 1))),
+            "NXT_CT_FLUSH (OF1.5) (xid=0x7): zone=7 "
+            "'ct_nw_src=::,ct_nw_dst=::,ct_tp_src=0,ct_tp_dst=0,ct_nw_proto=0' "
+            "'ct_nw_src=::,ct_nw_dst=192.0.2.1,ct_tp_src=0,ct_tp_dst=0'",
+        ),
+        (
+            messages.connections_flush(7, by=bytes((240, 0, 0, 3)), answered_to=bytes((192, 0, 2, 1))),
+            "NXT_CT_FLUSH (OF1.5) (xid=0x7): zone=7 "
+            "'ct_nw_src=240.0.0.3,ct_nw_dst=::,ct_tp_src=0,ct_tp_dst=0,ct_nw_proto=0' "
+            "'ct_nw_src=::,ct_nw_dst=192.0.2.1,ct_tp_src=0,ct_tp_dst=0'",
+        ),
         (messages.group_delete(5), "OFPT_GROUP_MOD (OF1.5) (xid=0x7):\n DEL group_id=5,type=all"),
         (
             messages.meter_add(3, 100, 10, bits=False),

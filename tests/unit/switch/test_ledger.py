@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given, settings
@@ -24,9 +25,11 @@ from dragonflow.pipeline import (
     PeerPort,
     TunnelPort,
     match,
+    set_field,
 )
 from dragonflow.pipeline.action import ApplyMeter, Clone, Track, Translate
 from dragonflow.pipeline.facts import Owner
+from dragonflow.switch.connections import Cut
 from dragonflow.switch.ledger import Ledger, Tunnel, cookie
 from dragonflow.switch.openflow.decode import GroupBytes
 from dragonflow.switch.openflow.messages import zone_flush
@@ -176,6 +179,25 @@ def test_owners_that_clash_are_told_and_the_loser_takes_over_when_the_winner_goe
         assert int.from_bytes(next(iter(switch.flows.values()))[:8], "big") == cookie(second)
 
 
+def test_flows_that_differ_only_in_whose_they_are_stand_until_the_last_is_gone() -> None:
+    tested, switch = ledger(), ModelSwitch()
+    first, second, third = sorted([owner("a"), owner("b"), owner("c")], key=cookie)
+    for who in (third, first, second):
+        tested.set(who, [flow(1, Output(1))])
+    carry_out(tested, switch)
+    assert tested.clashes == ()
+    tested.set(third, [flow(1, Output(2))])
+    (clash,) = tested.clashes
+    assert (clash.winner, clash.losers) == (first, (third,))
+    tested.set(third, [])
+    for who in (first, second):
+        assert tested.clashes == ()
+        assert int.from_bytes(next(iter(switch.flows.values()))[:8], "big") == cookie(who)
+        tested.set(who, [])
+        carry_out(tested, switch)
+    assert switch.flows == {}
+
+
 def test_equal_buckets_of_several_owners_stand_until_the_last_is_gone() -> None:
     tested, switch = ledger(), ModelSwitch()
     tested.set(owner("net"), [Group(1)])
@@ -315,30 +337,58 @@ def test_changes_lead_back_to_their_owners(facts: list[Fact]) -> None:
     assert names == {owner("a"), owner("b")}
 
 
+def translating(zone: int, address: str, *, table: int = 1) -> Flow:
+    nat = Track(zone, 9, commit=True, translate=Translate(source=address))
+    return Flow(table, 5, match(eth_type=0x0800), (nat,))
+
+
+def forwarding(first: int, mask: int = 0xFFFF, *, to: str = "10.0.0.3", port: int = 80) -> Flow:
+    """Of TCP ports of 192.0.2.9, in zone 5."""
+    nat = Track(5, 9, commit=True, translate=Translate(destination=to, ports=(port, port)))
+    return Flow(3, 5, match(eth_type=0x0800, ip_proto=6, ipv4_dst="192.0.2.9", tcp_dst=(first, mask)), (nat,))
+
+
+def packed(address: str) -> bytes:
+    return IPv4Address(address).packed
+
+
+OUTSIDE = packed("192.0.2.9")
+
+
+class Sync:
+    """A ledger and its switch; ``it(facts…)`` syncs them, and returns the messages that empty zones, and the cuts."""
+
+    def __init__(self) -> None:
+        self.switch, self.tested = ModelSwitch(), ledger()
+        self.tested.adopt({}, [], [])
+        self.others: dict[str, Fact] = {}
+
+    def __call__(self, *facts: Fact, **others: Fact) -> list[object]:
+        """``others`` are those of further owners, by name, each one fact."""
+        for name in self.others | others:
+            self.tested.set(owner(name), [others[name]] if name in others else ())
+        self.others = others
+        self.tested.set(owner(1), facts)
+        difference = self.tested.difference()
+        done = [message for change in difference.after for message in change.messages]
+        carry_out(self.tested, self.switch)
+        assert not self.tested.difference()
+        restarted = ledger()
+        restarted.adopt(self.switch.flows, [], [])
+        restarted.set(owner(1), facts)
+        for name, fact in others.items():
+            restarted.set(owner(name), [fact])
+        assert not restarted.difference(), "its connections outlive a controller"
+        return [*done, *difference.cuts]
+
+
 def test_a_zone_is_emptied_before_it_means_something_else_and_when_nobody_uses_it() -> None:
-    def translating(zone: int, address: str, *, table: int = 1) -> Flow:
-        nat = Track(zone, 9, commit=True, translate=Translate(source=address))
-        return Flow(table, 5, match(eth_type=0x0800), (nat,))
-
-    switch, tested = ModelSwitch(), ledger()
-    tested.adopt({}, [], [])
-
-    def sync(*facts: Fact) -> list[object]:
-        tested.set(owner(1), facts)
-        after = [message for change in tested.difference().after for message in change.messages]
-        carry_out(tested, switch)
-        assert not tested.difference()
-        return after
-
+    sync = Sync()
     assert sync(translating(5, "192.0.2.1")) == [zone_flush(5)]
     assert sync(translating(5, "192.0.2.1"), translating(5, "192.0.2.1", table=2)) == []
-    assert sync(translating(5, "192.0.2.2")) == [zone_flush(5)]
-
-    restarted = ledger()
-    restarted.adopt(switch.flows, [], [])
-    restarted.set(owner(1), (translating(5, "192.0.2.2"),))
-    assert not restarted.difference(), "its connections outlive a controller"
-
+    assert sync(translating(5, "192.0.2.2")) == [Cut(5, packed("192.0.2.1"))]
+    assert sync(translating(5, "192.0.2.2"), forwarding(8080)) == []
+    assert sync(forwarding(8080)) == [Cut(5, packed("192.0.2.2"))], "what is forwarded goes on"
     assert sync() == [zone_flush(5)]
 
 
@@ -359,3 +409,46 @@ def test_clauses_of_several_owners_on_one_match_are_one_flow_and_go_one_by_one()
     book.set(owner("b"), [])
     assert carry_out(book, switch) == 1
     assert not switch.flows
+
+
+def test_what_a_port_is_forwarded_to_no_more_is_cut_and_nothing_else() -> None:
+    sync, host = Sync(), packed("10.0.0.3")
+    stays = translating(5, "192.0.2.1"), forwarding(22, port=22)
+    assert sync(*stays) == [zone_flush(5)]
+    assert sync(*stays, forwarding(8080)) == []
+    assert sync(*stays, forwarding(8080, to="10.0.0.4")) == [Cut(5, OUTSIDE, 6, 8080, host)]
+    assert sync(*stays, forwarding(8080, to="10.0.0.4", port=81)) == [Cut(5, OUTSIDE, 6, 8080, packed("10.0.0.4"))]
+    assert sync(*stays) == [Cut(5, OUTSIDE, 6, 8080, packed("10.0.0.4"))]
+    assert sync(*stays, forwarding(4096, 0xFFFE)) == []
+    assert sync(*stays, forwarding(4096, 0xFFFC)) == [], "ports that stay in another block of a range"
+    assert sync(*stays, forwarding(4096)) == [Cut(5, OUTSIDE, 6, port, host) for port in (4097, 4098, 4099)]
+    assert sync(*stays, forwarding(4096, 0xFFF0)) == []
+    assert sync(*stays) == [Cut(5, OUTSIDE, 6, host=host)], "too many for one by one"
+
+
+def numbered(guest: str, address: str = "192.0.2.1") -> Flow:
+    """A guest's flow, which writes a source of the guest's own before packets are tracked."""
+    nat = Track(5, 9, commit=True, translate=Translate(source=address))
+    return Flow(4, 5, match(eth_type=0x0800, ipv4_src=guest), (*set_field(ipv4_src=guest), nat))
+
+
+def test_a_guests_connections_go_with_it_and_nobody_gets_them_who_has_its_number_next() -> None:
+    sync, (one, two) = Sync(), ("240.0.0.1", "240.0.0.2")
+    address = packed("192.0.2.1")
+    assert sync(numbered(one)) == [zone_flush(5)]
+    assert sync(numbered(one), numbered(two)) == []
+    assert sync(numbered(one)) == [Cut(5, address, guest=packed(two))]
+    assert sync(other=numbered(one)) == [Cut(5, address, guest=packed(one))], "the number is another's at once"
+    restarted = ledger()
+    restarted.adopt(sync.switch.flows, [], [])
+    restarted.set(owner(3), [numbered(one)])
+    assert restarted.difference().cuts == (Cut(5, address, guest=packed(one)),), "or while the controller was away"
+
+
+def test_a_restarted_ledger_cuts_what_was_forwarded_before() -> None:
+    sync, restarted = Sync(), ledger()
+    sync(translating(5, "192.0.2.1"), forwarding(4096, 0xFFFE), forwarding(8080))
+    restarted.adopt(sync.switch.flows, [], [])
+    restarted.set(owner(1), (translating(5, "192.0.2.1"), forwarding(4097), forwarding(8080)))
+    assert not restarted.difference(sweep=False).cuts
+    assert restarted.difference().cuts == (Cut(5, OUTSIDE, 6, 4096, packed("10.0.0.3")),)

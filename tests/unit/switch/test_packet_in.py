@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragonflow.pipeline import NETWORK, SOURCE, Bits, Output, PacketOut, Resubmit, load
+from dragonflow.switch.openflow.decode import Unreadable
 from dragonflow.switch.openflow.messages import HEADER, MAX_MESSAGE, NX_PACKET_IN2, VERSION, Message, ask_for_packets
-from dragonflow.switch.packet_in import Unreadable, decode_packet_in, encode_packet_out
+from dragonflow.switch.packet_in import decode_packet_in, encode_packet_out
 
 needs_ovs = pytest.mark.skipif(shutil.which("ovs-ofctl") is None, reason="needs ovs-ofctl")
 

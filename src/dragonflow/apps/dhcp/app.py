@@ -18,7 +18,7 @@ from dragonflow.apps.dhcp import v4, v6
 from dragonflow.apps.dhcp.common import subnets
 from dragonflow.apps.l2 import to_port
 from dragonflow.apps.metadata import Metadata
-from dragonflow.apps.wiring import plugged
+from dragonflow.apps.wiring import is_here, plugged
 from dragonflow.controller.view import View
 from dragonflow.model import DHCP_PORT, LogicalPort, LogicalSwitch
 from dragonflow.packet import dhcpv4, dhcpv4_options, dhcpv6, dhcpv6_options
@@ -73,7 +73,7 @@ class Dhcp(App):
         miss=Metadata.requests,
     )
 
-    @renders(LogicalPort)
+    @renders(LogicalPort, only=lambda port, me: port.device_owner == DHCP_PORT or is_here(port, me))
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """A DHCP port's place; of a port here, its requests, so far as it has something to get."""
         if port.device_owner == DHCP_PORT:

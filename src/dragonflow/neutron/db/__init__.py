@@ -23,6 +23,8 @@ from dragonflow.neutron.db.ports import (
     standby_now,
 )
 from dragonflow.neutron.db.qos import QOS_KIND, listen_to_qos
+from dragonflow.neutron.db.remote import listen_to_remote_ports
+from dragonflow.neutron.db.remote import obstacle as obstacle_to_remote
 from dragonflow.neutron.db.routers import ROUTER_KIND, listen_to_routers, our_routers, router_interfaces
 from dragonflow.neutron.db.security_groups import ADDRESS_GROUP_KIND, SECURITY_GROUP_KIND, listen_to_security_groups
 from dragonflow.neutron.db.trunks import former_children, listen_to_trunks, trunkings, trunks_now
@@ -56,9 +58,11 @@ __all__ = [
     "listen_to_floating_ips",
     "listen_to_ports",
     "listen_to_qos",
+    "listen_to_remote_ports",
     "listen_to_routers",
     "listen_to_security_groups",
     "listen_to_trunks",
+    "obstacle_to_remote",
     "of_nova",
     "our_routers",
     "owe",

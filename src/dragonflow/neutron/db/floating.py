@@ -33,7 +33,8 @@ class FloatingNow(NamedTuple):
     """What decides a floating IP's status: the host and the binding of the port that it stands for, and what Neutron shows.
 
     ``port`` is its own port, of which that host speaks; ``host`` is empty while it serves nobody, or a port bound nowhere.
-    ``forwards`` says that it stands for no port, but forwards some of its ports: then any host may serve it.
+    ``anywhere`` says that any host may serve it: it stands for no port, but forwards some of its ports; or for one that is bound
+    nowhere, and reserves an address that guests share.
     """
 
     id: str
@@ -41,7 +42,7 @@ class FloatingNow(NamedTuple):
     status: str
     host: str
     generation: int
-    forwards: bool = False
+    anywhere: bool = False
 
 
 def listen_to_floating_ips() -> None:
@@ -135,7 +136,10 @@ def floating_now(
             floating.status,
             sa.func.coalesce(binding.host, ""),
             sa.func.coalesce(PortGeneration.generation, 0),
-            sa.and_(floating.fixed_port_id.is_(None), forwards),
+            sa.or_(
+                sa.and_(floating.fixed_port_id.is_(None), forwards),
+                sa.and_(floating.fixed_port_id.is_not(None), sa.func.coalesce(binding.host, "") == ""),
+            ),
         )
         .outerjoin(binding, bound)
         .outerjoin(PortGeneration, PortGeneration.port_id == floating.fixed_port_id)

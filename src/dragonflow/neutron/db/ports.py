@@ -23,6 +23,7 @@ from dragonflow.neutron.db.qos import QOS_KIND
 from dragonflow.neutron.db.retry import retry_deadlocks
 from dragonflow.neutron.db.routers import ROUTER_KIND, is_being_written, is_routers
 from dragonflow.neutron.db.security_groups import ADDRESS_GROUP_KIND, SECURITY_GROUP_KIND
+from dragonflow.neutron.profile import decoded, remote
 
 PAGE = 500
 _MODELS = {
@@ -51,6 +52,7 @@ class PortNow(NamedTuple):
     routing: bool = False
     gateway: bool = False
     unwritten: bool = False
+    remote: bool = False
 
 
 class StandbyNow(NamedTuple):
@@ -92,7 +94,7 @@ def ports_now(
 
     ``ours`` says that ``driver`` bound the port to its host; ``migrating``, that further hosts are prepared for it; ``routing``,
     that it is an interface of a router of one of the L3 ``providers``; ``gateway``, that it is the gateway of one; ``unwritten``,
-    that the journal is still to write its rows or its router's.
+    that the journal is still to write its rows or its router's; ``remote``, that it is a port of another region.
     """
     if ids is not None:
         wanted = sorted(ids)
@@ -124,6 +126,7 @@ def _page(context: Any, driver: str, providers: Collection[str], condition: Any)
             binding.host,
             binding.vif_type,
             sa.func.coalesce(PortGeneration.generation, 0),
+            binding.profile,
             ours,
             migrating,
             *(routing if providers else (sa.false(),) * len(routing)),
@@ -135,7 +138,13 @@ def _page(context: Any, driver: str, providers: Collection[str], condition: Any)
         .limit(PAGE)
     )
     with db_api.CONTEXT_READER.using(context):
-        return [PortNow(*row[:6], *map(bool, row[6:])) for row in context.session.execute(query)]
+        return [_port(row) for row in context.session.execute(query)]
+
+
+def _port(row: Any) -> PortNow:
+    *fields, profile, ours, migrating, routing, gateway, unwritten = row
+    port = PortNow(*fields, *map(bool, (ours, migrating, routing, gateway, unwritten)))
+    return port._replace(remote=remote(decoded(profile), port.host) is not None)
 
 
 @retry_deadlocks

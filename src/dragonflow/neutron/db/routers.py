@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from neutron.db import models_v2
 from neutron.db.models import l3 as l3_models
 from neutron.db.models.servicetype import ProviderResourceAssociation
+from neutron.db.qos.models import QosRouterGatewayIPPolicyBinding
 from neutron_lib import constants
 from neutron_lib.db import api as db_api
 
-from dragonflow.neutron.db.listeners import Listener, listen, write_plain_entry
+from dragonflow.neutron.db.listeners import WRITES, Listener, listen, write_plain_entry
 from dragonflow.neutron.db.models import JournalEntry
 from dragonflow.neutron.db.retry import retry_deadlocks
 
@@ -24,7 +25,7 @@ ROUTER_KIND = "router"
 
 
 def listen_to_routers() -> None:
-    """Catch the writes to routers, their ports and their routes."""
+    """Catch the writes to routers, their ports, their routes, and the QoS policies of their gateways."""
     listen(_LISTENERS)
 
 
@@ -48,6 +49,7 @@ _LISTENERS: tuple[Listener, ...] = (
     (l3_models.RouterPort, "after_delete", _part_changed),
     (l3_models.RouterRoute, "after_insert", _part_changed),
     (l3_models.RouterRoute, "after_delete", _part_changed),
+    *((QosRouterGatewayIPPolicyBinding, name, _part_changed) for name in WRITES),
 )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from struct import Struct, error
 from typing import NamedTuple
 
+from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.switch.openflow.encode import flow_name_of
 from dragonflow.switch.openflow.messages import METER_BITS, METER_PACKETS, BucketBytes
 
@@ -18,6 +19,18 @@ FOREIGN = b""
 _FLOW = Struct(">H2xBxHHHHH8s HH")
 _LENGTHS = Struct(">HH")
 _FLOW_FIXED = 24
+
+
+_OXM = Struct(">HBB")
+_PKT_REG, _EXPERIMENTER = 0x8001, 0xFFFF
+
+_BY_NUMBER: dict[tuple[int, int], Field] = {
+    (int.from_bytes(field.header[:2], "big"), field.header[2] >> 1): field for field in FIELDS.values()
+}
+
+
+class Unreadable(ValueError):
+    """What came is nothing that one of our flows has made."""
 
 
 class GroupBytes(NamedTuple):
@@ -52,6 +65,26 @@ def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         plain = not (idle or hard or flags or importance)
         yield name, cookie + body[instructions : at + length] if plain else FOREIGN
         at += length
+
+
+def read_conditions(oxms: bytes) -> Iterator[tuple[Field, int, int]]:
+    """Field, value and mask of each condition that is known to the pipeline. :raises Unreadable: they are cut short."""
+    at, end = 0, len(oxms)
+    while at < end:
+        if end - at < _OXM.size:
+            raise Unreadable(f"a field of {end - at} bytes")
+        oxm_class, number, length = _OXM.unpack_from(oxms, at)
+        start = at + _OXM.size
+        if start + length > end:
+            raise Unreadable(f"a field of {length} bytes, {end - start} are left")
+        value = oxms[start : start + (length // 2 if number & 1 else length)]
+        mask = oxms[start + len(value) : start + length] or b"\xff" * len(value)
+        if oxm_class == _PKT_REG and len(value) == 8 and number >> 1 < 8:
+            for register, half in ((number & ~1, slice(4)), (number | 1, slice(4, 8))):
+                yield FIELDS[f"reg{register}"], int.from_bytes(value[half], "big"), int.from_bytes(mask[half], "big")
+        elif oxm_class != _EXPERIMENTER and (field := _BY_NUMBER.get((oxm_class, number >> 1))):
+            yield field, int.from_bytes(value, "big"), int.from_bytes(mask, "big")
+        at = start + length
 
 
 _GROUP = Struct(">HBxIH")

@@ -221,23 +221,45 @@ def _translate(action: Translate) -> bytes:
 _UNTRACK = Struct(">HHIH6x").pack(0xFFFF, 16, NICIRA, _NX_CT_CLEAR)
 
 _TRANSLATES = re.compile(
-    # a ct action that commits, from its vendor number on, and in it a nat of the source to one address
+    # a ct action that commits, from its vendor number on, and in it a nat to one address
     re.escape(Struct(">IHH").pack(NICIRA, _NX_CT, _CT_COMMIT))
-    + b".{4}(..).{6}"
+    + b".{4}(?P<zone>..).{6}"
     + re.escape(b"\xff\xff")
     + b".."
     + re.escape(Struct(">IH").pack(NICIRA, _NX_NAT))
-    + b".."
-    + re.escape(Struct(">HH").pack(_NAT_SOURCE, _NAT_ADDRESS))
-    + b"(.{4})",
+    + b"..\0(?P<flags>.)\0(?P<present>.)(?P<address>.{4})(?P<ports>.{4})?",
     re.DOTALL,
 )
 
 
-def source_translation(instructions: bytes) -> tuple[int, bytes] | None:
-    """The conntrack zone in which a flow, as it stands on a switch, translates source addresses, and the address (packed)."""
+_SOURCE_BEFORE, _ = _SET[FIELDS["ipv4_src"]]
+
+
+class Translation(NamedTuple):
+    """What a flow begins in a conntrack zone: connections with a new source address (packed) or destination, and its ports.
+
+    ``guest`` is the source address that it writes before, if it does.
+    """
+
+    zone: int
+    source: bool
+    address: bytes
+    ports: bytes
+    guest: bytes = b""
+
+
+def translation(instructions: bytes) -> Translation | None:
+    """How a flow, as it stands on a switch, translates the connections that it begins; None if it begins none."""
     found = _TRANSLATES.search(instructions)
-    return None if found is None else (int.from_bytes(found[1], "big"), found[2])
+    if found is None or not found["present"][0] & _NAT_ADDRESS:
+        return None
+    present = found["present"][0]
+    length = 2 * (bool(present & _NAT_FIRST_PORT) + bool(present & _NAT_LAST_PORT))
+    source = bool(found["flags"][0] & _NAT_SOURCE)
+    at = instructions.find(_SOURCE_BEFORE, 0, found.start())
+    guest = b"" if at < 0 else instructions[at + len(_SOURCE_BEFORE) :][:4]
+    ports = (found["ports"] or b"")[:length]
+    return Translation(int.from_bytes(found["zone"], "big"), source, found["address"], ports, guest)
 
 
 _ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
@@ -297,6 +319,12 @@ def flow_name_of(table: int, priority: int, match: bytes) -> bytes:
     """The same of an encoded match."""
     # OFPFC_ADD, no timeouts; no buffer, any port, any group, no flags, importance 0
     return _FLOW_NAME.pack(table, 0, priority, _ANY, _ANY, _ANY, 0, 0) + match
+
+
+def match_of(name: bytes) -> bytes:
+    """The fields (OXMs) that a flow's name matches."""
+    end = _FLOW_NAME.size + int.from_bytes(name[_FLOW_NAME.size + 2 : _FLOW_NAME.size + 4], "big")
+    return name[_FLOW_NAME.size + 4 : end]
 
 
 def table_and_priority(name: bytes) -> tuple[int, int]:

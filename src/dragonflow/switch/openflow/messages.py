@@ -235,12 +235,54 @@ def ask_groups() -> Message:
 
 
 _EXPERIMENTER = Struct(">II")
-_CT_FLUSH_ZONE = 29
+_CT_FLUSH_ZONE, _CT_FLUSH = 29, 32
 
 
 def zone_flush(zone: int) -> Message:
     """Forget all connections of a conntrack zone (NXT_CT_FLUSH_ZONE)."""
     return Message(Type.EXPERIMENTER, _EXPERIMENTER.pack(NICIRA, _CT_FLUSH_ZONE) + Struct(">6xH").pack(zone))
+
+
+_CT_FLUSH_HEAD, _PROPERTY = Struct(">B7x"), Struct(">HH")
+_CT_ORIGINAL, _CT_REPLY, _CT_ZONE = 0, 1, 2
+_CT_SOURCE, _CT_DESTINATION, _CT_DESTINATION_PORT = 0, 1, 3
+
+
+def connections_flush(
+    zone: int,
+    protocol: int = 0,
+    to: bytes = b"",
+    port: int = 0,
+    *,
+    by: bytes = b"",
+    answered_by: bytes = b"",
+    answered_to: bytes = b"",
+) -> Message:
+    """Forget those connections of a conntrack zone of which all that is given holds (NXT_CT_FLUSH, Open vSwitch 3.1 or newer).
+
+    They began with a packet by an address, to an address and port; the answers come from an address and go to one, as they are
+    before they are translated back. Addresses are IPv4, packed. A port needs a protocol.
+    """
+    original = _address(_CT_SOURCE, by) + _address(_CT_DESTINATION, to)
+    original += _property(_CT_DESTINATION_PORT, port.to_bytes(2, "big")) if port else b""
+    reply = _address(_CT_SOURCE, answered_by) + _address(_CT_DESTINATION, answered_to)
+    sides = b"".join(
+        _property(kind, bytes(4) + side) for kind, side in ((_CT_ORIGINAL, original), (_CT_REPLY, reply)) if side
+    )
+    body = _CT_FLUSH_HEAD.pack(protocol) + sides + _property(_CT_ZONE, zone.to_bytes(2, "big"))
+    return Message(Type.EXPERIMENTER, _EXPERIMENTER.pack(NICIRA, _CT_FLUSH) + body)
+
+
+def _address(kind: int, ip: bytes) -> bytes:
+    """As an IPv6 address that is an IPv4 one."""
+    return _property(kind, bytes(10) + b"\xff\xff" + ip) if ip else b""
+
+
+def _property(kind: int, value: bytes) -> bytes:
+    """Padded to 8 bytes. Two bytes count as four (``ofpprop_put_be16`` in lib/ofp-prop.c)."""
+    value += b"\0\0" if len(value) == 2 else b""
+    length = _PROPERTY.size + len(value)
+    return _PROPERTY.pack(kind, length) + value + bytes(-length & 7)
 
 
 def ask_meters() -> Message:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragonflow.controller.numbering import Numbering
+from dragonflow.model.numbering import Numbering
 
 _names = st.sets(st.sampled_from([f"name{number}" for number in range(12)]))
 

@@ -1,0 +1,333 @@
+"""Ports of other regions: how soon packets reach a new one, and what many changes of them cost.
+
+    .venv/bin/python bench/remote_ports.py [--rounds 40] [--seconds 15] [--only api|load] [--json]
+
+Needs root.
+
+``api``: a lab of two regions, each a real Neutron and a host. A VM of region1 sends a ping every 5 ms to a VM of region2, whose
+port is made in region1's Neutron again and again, and deleted; that of the VM of region1 is known in region2. Timed from sending
+the request until the first answer is back; what Neutron itself took to answer stands beside it. ``first``: no port of the other
+region was there before, so both chassis have just made the tunnel, or make it now. ``further``: it stands. The guests know
+each other's MACs, so that no guest's patience is measured.
+
+``load``: one controller on real Open vSwitch, with 1,000 known ports of its region and 1,000 of another, as in
+bench/controller.py. Meanwhile a second process moves ports between ten chassis of the other region, 1,000 a second in 20 commits:
+none (``quiet``), ports of a network that this chassis doesn't need (``elsewhere``), or of the network of its VMs (``here``).
+Those take turns. A plug is timed from OVSDB's word to the barrier; the shares are of a core. ``elsewhere`` has all that the
+writer itself costs a machine of two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from controller import LOCAL, Bench
+from dragonflow.lab import Lab, Vm
+from dragonflow.lab.system import wait_until
+from dragonflow.lab.vswitch import VSwitch
+from dragonflow.model import FixedIP, LogicalPort, LogicalSwitch, RemoteEnd, Row, encode, remote_chassis
+from dragonflow.neutron.dfdb import DfDb
+from dragonflow.store.protocol import Key, Put, Txn
+from idle import _shares
+
+NAME = "remote"
+REMOTE, RATE, COMMITS, VTEPS = 1000, 1000, 20, 10
+"""Ports of the other region, their updates a second, in so many commits, and its chassis."""
+
+SILENT, SETTLED = 0.5, 5.0
+"""Seconds without an answer after which a port that was deleted is out of reach; until a tunnel's BFD session surely is up."""
+
+
+class Place:
+    """A region with a VM of its own on a stretched network."""
+
+    def __init__(self, lab: Lab, region: str, address: str) -> None:
+        self.lab, self.region = lab, region
+        self.neutron = lab.region(region).neutron.client()
+        self.network = self.make("network", name="stretched")
+        self.make("subnet", network_id=self.network["id"], cidr="10.91.0.0/24", ip_version=4)
+        owner = {"device_owner": "compute:nova", "device_id": str(uuid.uuid4()), "binding:host_id": "host1"}
+        self.port = self.make("port", network_id=self.network["id"], fixed_ips=[{"ip_address": address}], **owner)
+        self.vm: Vm = lab.plug(self.port["id"], "host1", region=region)
+        wait_until(lambda: self.status(self.port["id"]) == "ACTIVE", "the port to be ACTIVE", 60, 0.05)
+
+    def make(self, kind: str, **body: Any) -> dict[str, Any]:
+        made: dict[str, Any] = self.neutron.post(f"/{kind}s", json={kind: body}).json()[kind]
+        return made
+
+    def status(self, port: str) -> str:
+        return str(self.neutron.get(f"/ports/{port}").json()["port"]["status"])
+
+    def announce(self, other: Place, **changed: Any) -> str:
+        """Make a port of the other region here: its VM's, but for what is ``changed``."""
+        profile = {
+            "port_key": "remote_port",
+            "host_ip": self.lab.host("host1", other.region).vtep,
+            "network_type": other.network["provider:network_type"],
+            "segmentation_id": other.network["provider:segmentation_id"],
+        }
+        port = {
+            "network_id": self.network["id"],
+            "mac_address": other.vm.mac,
+            "fixed_ips": [{"ip_address": other.vm.ips[0]}],
+            "device_owner": "dragonflow:remote_port",
+            "binding:profile": profile,
+        }
+        return str(self.make("port", **(port | changed))["id"])
+
+    def delete(self, port: str) -> None:
+        self.neutron.delete(f"/ports/{port}")
+
+    def knows(self, other: Place) -> None:
+        neighbour = (
+            "ip",
+            "neigh",
+            "replace",
+            other.vm.ips[0],
+            "lladdr",
+            other.vm.mac,
+            "dev",
+            "eth0",
+            "nud",
+            "permanent",
+        )
+        self.lab.exec(self.port["id"], *neighbour)
+
+
+class Pings:
+    """A ping every 5 ms; ``last`` is when the last answer came, and ``first_after`` waits for one."""
+
+    def __init__(self, lab: Lab, source: str, target: str) -> None:
+        command = ["ping", "-D", "-n", "-i", "0.005", target]
+        self._process = subprocess.Popen(lab.vm_command(source, command), stdout=subprocess.PIPE, text=True)
+        self._came = threading.Condition()
+        self.last = 0.0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if found := re.match(r"\[([\d.]+)\] \d+ bytes", line):
+                with self._came:
+                    self.last = float(found[1])
+                    self._came.notify_all()
+
+    def first_after(self, moment: float) -> float:
+        with self._came:
+            if not self._came.wait_for(lambda: self.last > moment, 60):
+                raise SystemExit("no answer within 60 s")
+            return self.last
+
+    def until_silent(self) -> None:
+        wait_until(lambda: time.time() - self.last > SILENT, "the port to be out of reach", 60, 0.02)
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def through_the_api(rounds: int, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Seconds: by what stood before, until Neutron answered and until the first packet was back."""
+    lab = Lab.up(NAME, hosts=1, regions=2, progress=say)
+    try:
+        near, far = Place(lab, "region1", "10.91.0.11"), Place(lab, "region2", "10.91.0.22")
+        near.knows(far)
+        far.knows(near)
+        pings = Pings(lab, near.port["id"], far.vm.ips[0])
+        found: dict[str, list[float]] = {}
+        try:
+            for kind in ("first", "further"):
+                say(f"{rounds} rounds: {kind}")
+                if kind == "further":
+                    far.announce(near)
+                    near.announce(far, mac_address="fa:16:3e:91:91:91", fixed_ips=[{"ip_address": "10.91.0.99"}])
+                    time.sleep(SETTLED)
+                for _ in range(rounds):
+                    back = far.announce(near) if kind == "first" else None
+                    pings.until_silent()
+                    began = time.time()
+                    port = near.announce(far)
+                    answered = time.time()
+                    found.setdefault(f"{kind} answered", []).append(answered - began)
+                    found.setdefault(f"{kind} packet", []).append(pings.first_after(began) - began)
+                    near.delete(port)
+                    if back is not None:
+                        far.delete(back)
+        finally:
+            pings.end()
+    finally:
+        lab.down()
+    return found
+
+
+def remote_port(number: int, network: str, turn: int) -> LogicalPort:
+    vtep = f"203.0.113.{1 + (number + turn) % VTEPS}"
+    return LogicalPort(
+        id=f"{network}-{number}",
+        key=100_000 + number + (REMOTE if network == "other" else 0),
+        network=network,
+        mac=f"fa:17:3e:00:{number >> 8:02x}:{number & 255:02x}",
+        fixed_ips=(FixedIP("subnet-4", f"10.200.{number >> 8}.{number & 255}"),),
+        chassis=remote_chassis(vtep),
+        device_owner="dragonflow:remote_port",
+        remote=RemoteEnd("west", "geneve", 99),
+        revision=2 + turn,
+    )
+
+
+def put(row: Row) -> Put:
+    return Put(Key(row.scope, type(row).__name__, row.id), encode(row))
+
+
+def move(store: str, bus: str, network: str, stop: Any, moved: Any) -> None:
+    """Move ports until stopped, as Neutron's journal would; in a process of its own."""
+    dfdb = DfDb(store, bus)
+    each = RATE // COMMITS
+    numbers = itertools.cycle(range(REMOTE))
+    due = time.monotonic()
+    for commit in itertools.count(1):
+        if stop.wait(max(0.0, due - time.monotonic())):
+            break
+        turn = 1 + commit * each // REMOTE
+        txn = Txn(tuple(put(remote_port(number, network, turn)) for number in itertools.islice(numbers, each)))
+        dfdb.tell(txn, dfdb.store.commit(txn))
+        moved.value += each
+        due += 1 / COMMITS
+    dfdb.close()
+
+
+@contextmanager
+def moving(bench: Bench, network: str | None) -> Iterator[Any]:
+    """While this stands, ports of the network are moved; yields how many were."""
+    context = multiprocessing.get_context("spawn")
+    stop, moved = context.Event(), context.Value("q", 0)
+    if network is None:
+        yield moved
+        return
+    process = context.Process(target=move, args=(bench.store_url, bench.pubsub_url, network, stop, moved))
+    process.start()
+    try:
+        while moved.value < RATE:
+            time.sleep(0.05)
+        yield moved
+    finally:
+        stop.set()
+        process.join()
+
+
+async def under_load(seconds: float, say: Callable[[str], None]) -> dict[str, dict[str, list[float]]]:
+    """By what is moved: milliseconds of plugs to the barrier; shares of controller and ovs-vswitchd; updates a second."""
+    netns = f"df-bench-{os.getpid()}"
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="df-bench-") as name:
+        subprocess.run(["ip", "netns", "add", netns], check=True)
+        switch = VSwitch(Path(name) / "ovs", netns)
+        try:
+            taps = "".join(f"tuntap add vm{number} mode tap\n" for number in range(LOCAL))
+            subprocess.run(["ip", "-n", netns, "-batch", "-"], input=taps.encode(), check=True)
+            switch.start()
+            bench = Bench(Path(name), switch)
+            await bench.fill(1000, 1)
+            rows: list[Row] = [
+                LogicalSwitch(id="other", key=2, network_type="geneve", segmentation_id=8, mtu=1442, revision=1)
+            ]
+            rows += [remote_port(number, network, 0) for network in ("net", "other") for number in range(REMOTE)]
+            dfdb = DfDb(bench.store_url, bench.pubsub_url)
+            for start in range(0, len(rows), 100):
+                await asyncio.to_thread(dfdb.store.commit, Txn(tuple(map(put, rows[start : start + 100]))))
+            dfdb.close()
+            async with bench.controller() as (process, _):
+                turns = ("quiet", "elsewhere", "here") * 2
+                plugs = [range(LOCAL)[turn :: len(turns)] for turn in range(len(turns))]
+                await bench.plug(plugs[0][:1])  # from now on it follows the network
+                plugs[0] = plugs[0][1:]
+                for kind, numbers in zip(turns, plugs, strict=True):
+                    say(f"{kind}: {seconds:.0f} s, then {len(numbers)} plugs")
+                    with moving(bench, {"quiet": None, "elsewhere": "other", "here": "net"}[kind]) as moved:
+                        before, began = moved.value, time.monotonic()
+                        shares = await _shares([process.pid, switch.pids["ovs-vswitchd"]], seconds)
+                        rate = (moved.value - before) / (time.monotonic() - began)
+                        plugged = await bench.plug(numbers)
+                    its = found.setdefault(kind, {"barrier": [], "controller": [], "vswitchd": [], "updates": []})
+                    its["barrier"] += [plug.barrier * 1e3 for plug in plugged]
+                    for column, value in zip(("controller", "vswitchd", "updates"), (*shares, rate), strict=True):
+                        its[column].append(value)
+        finally:
+            switch.stop()
+            subprocess.run(["ip", "netns", "delete", netns], check=True)
+    return found
+
+
+def _p99(values: Sequence[float]) -> float:
+    return sorted(values)[max(0, round(len(values) * 0.99) - 1)]
+
+
+def _show_api(console: Console, found: dict[str, list[float]]) -> None:
+    table = Table(title="port made in Neutron → first packet, p50 / p99 ms", title_justify="left")
+    for column in ("port", "Neutron's answer", "first packet", "after the answer"):
+        table.add_column(column, justify="left" if column == "port" else "right")
+    for kind in ("first", "further"):
+        answered, packet = found[f"{kind} answered"], found[f"{kind} packet"]
+        after = [one - other for one, other in zip(packet, answered, strict=True)]
+        shown = (f"{median(it) * 1e3:.0f} / {_p99(it) * 1e3:.0f}" for it in (answered, packet, after))
+        table.add_row(kind, *shown)
+    console.print(table)
+
+
+def _show_load(console: Console, found: dict[str, dict[str, list[float]]]) -> None:
+    table = Table(title=f"{RATE} moves of remote ports a second", title_justify="left")
+    for column in ("moved", "updates/s", "plug → barrier p50 / p99 ms", "controller %", "ovs-vswitchd %"):
+        table.add_column(column, justify="left" if column == "moved" else "right")
+    for kind, its in found.items():
+        barrier = f"{median(its['barrier']):.1f} / {_p99(its['barrier']):.1f}"
+        shares = (f"{median(its[column]):.1f}" for column in ("controller", "vswitchd"))
+        table.add_row(kind, f"{median(its['updates']):.0f}", barrier, *shares)
+    console.print(table)
+    here, elsewhere, quiet = (median(found[kind]["barrier"]) for kind in ("here", "elsewhere", "quiet"))
+    console.print(f"plugs, here : elsewhere = {here / elsewhere:.2f}, elsewhere : quiet = {elsewhere / quiet:.2f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--only", choices=("api", "load"))
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args(arguments)
+    console = Console(stderr=chosen.json)
+    console.print(f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
+    result: dict[str, Any] = {}
+    if chosen.only != "load":
+        result["api"] = through_the_api(chosen.rounds, console.print)
+        _show_api(console, result["api"])
+    if chosen.only != "api":
+        result["load"] = asyncio.run(under_load(chosen.seconds, console.print))
+        _show_load(console, result["load"])
+    if chosen.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

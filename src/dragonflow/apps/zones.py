@@ -1,0 +1,23 @@
+"""Which conntrack zones of a chassis are whose: one a router, and one for each address of the chassis's own.
+
+A zone is a number of 16 bits, and 0 is the host's. Routers have theirs by their keys; the last ones are the chassis's own.
+"""
+
+from __future__ import annotations
+
+_LAST = 0xFFFF
+
+MOST_ADDRESSES = 256
+"""So many addresses of its own a chassis may have."""
+
+_ROUTERS = _LAST - MOST_ADDRESSES
+
+
+def router_zone(key: int) -> int:
+    """The zone of the router with this key: unique as long as the region's routers have no more than 65279 numbers."""
+    return 1 + (key - 1) % _ROUTERS
+
+
+def address_zone(number: int) -> int:
+    """The zone of the chassis's own address of this number, from 0 on."""
+    return _LAST - number
