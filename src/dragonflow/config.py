@@ -143,6 +143,12 @@ CONTROLLER_OPTS = [
         default=[],
         help="Addresses of the DNS servers for guests on subnets that name none of their own.",
     ),
+    cfg.ListOpt(
+        "permitted_ethertypes",
+        default=[],
+        help="EtherTypes (as 0x4008) that ports with port security may send and get besides IPv4, IPv6 and ARP. What they carry "
+        "is not filtered, only its source MAC.",
+    ),
     cfg.StrOpt("metrics_address", help="HOST:PORT on which to answer Prometheus. Unset: not at all."),
     cfg.FloatOpt(
         "lease_ttl",

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from msgspec.structs import replace
+
 from dragonflow.apps import APPS
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
@@ -23,7 +25,7 @@ from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me, View
 from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Holder, LogicalPort, OvsPort, Row, decode, holder_scope
+from dragonflow.model import Binding, Holder, LogicalPort, OvsPort, Row, decode, holder_scope
 from dragonflow.pubsub.none import NoPubSub
 from dragonflow.store.memory import MemoryStore
 from dragonflow.switch import Switch
@@ -52,6 +54,7 @@ class TestChassis:
         self._news = asyncio.Event()
         self.neighbours = Neighbours(self.replica, self._news.set)
         self.replica.reset_scope(holder_scope(me.chassis), (), 0)
+        worlds.load(self.replica, worlds.OPEN)
         self.holders = Holders(self.store, NoPubSub(), self.replica, me.chassis, self._news.set)
         handlers = {**self.neighbours.handlers(), **self.holders.handlers()}
         self.answerer = Answerer(APPS, self.view, handlers)
@@ -82,13 +85,25 @@ class TestChassis:
         self._news.set()
 
     async def now(self, *objects: Object, gone: tuple[Object, ...] = ()) -> Settled:
-        """Take in rows and removals, and sync."""
+        """Take in rows and removals, and sync. Ports bring their bindings, as in Neutron."""
         for it in objects:
             worlds.load(self.replica, it, revision=next(self._revision))
+            if isinstance(it, LogicalPort):
+                self._bind(it)
         for it in gone:
             assert isinstance(it, Row)
             self.replica.remove(type(it), it.id, next(self._revision))
+            if isinstance(it, LogicalPort):
+                self._bind(replace(it, chassis=None, standby=()))
         return await self.sync()
+
+    def _bind(self, port: LogicalPort) -> None:
+        here = [it for it in worlds.bindings(port) if it.host == self.me.chassis]
+        known = self.replica.get(Binding, port.id)
+        if here and known is None:
+            worlds.load(self.replica, *here, revision=next(self._revision))
+        elif known is not None and not here:
+            self.replica.remove(Binding, port.id, next(self._revision))
 
     async def sync(self) -> Settled:
         settled = self.engine.settle()

@@ -18,10 +18,20 @@ from dragonflow.observe.control import ControlError, ask
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Key, Put, Record, Txn
 from dragonflow.testing import founding
+from dragonflow.testing.worlds import OPEN
 
 DRAGONFLOW = str(Path(sys.executable).with_name("dragonflow"))
 NET = LogicalSwitch(id="net", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1)
-PORT = LogicalPort(id="p1", key=2, network="net", mac="fa:16:3e:00:00:01", chassis="h1", generation=1, revision=1)
+PORT = LogicalPort(
+    id="p1",
+    network="net",
+    key=2,
+    mac="fa:16:3e:00:00:01",
+    chassis="h1",
+    security_groups=("open",),
+    generation=1,
+    revision=1,
+)
 BINDING = Binding(id="p1", host="h1", network="net", generation=1)
 
 
@@ -59,8 +69,8 @@ class Host:
             assert running.wait(10) == 0, self.log.read_text()
 
     def write(self, *rows: Row, whole: bool = True) -> None:
-        """Write rows, and say then that the DF DB is ``whole``."""
-        puts = tuple(Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in rows)
+        """Write rows, and the group that ports are in; and say then that the DF DB is ``whole``."""
+        puts = tuple(Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in (*rows, OPEN))
         self.in_store(lambda store: store.commit(Txn(puts)))
         if whole:
             self.in_store(founding.found)

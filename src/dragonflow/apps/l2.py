@@ -54,7 +54,7 @@ class L2(App):
         Stage.SWITCHING,
         purpose="Find the destination port by MAC; flood what is for many.",
         matches=(NETWORK, FROM_TUNNEL, "eth_dst"),
-        next=(Ingress.track,),
+        next=(Ingress.track, Delivery.delivery),
     )
 
     @renders(LogicalSwitch)
@@ -80,8 +80,7 @@ class L2(App):
         standby = standby_ofport(port, view.me.chassis, view)
         if network is None or (where is None and standby is None) or floats_here(port, where):
             return
-        key = (NETWORK, network.key)
-        yield self.lookup.flow(_OWN, match(key, eth_dst=port.mac), load(DESTINATION, port.key), goto=Ingress.track)
+        yield from self._lookup(port, network, isinstance(where, Local), standby is not None)
         for mac in sorted({pair.mac for pair in port.address_pairs if pair.mac and pair.mac != port.mac}):
             yield from self._flood(_PAIR, {"eth_dst": mac}, network, GroupKind.FLOOD, GroupKind.FLOOD_HERE)
         if standby is not None and not port.trunked:
@@ -96,6 +95,15 @@ class L2(App):
             yield Bucket(
                 group_id(kind, network.key), port.key, (load(DESTINATION, port.key), Resubmit(Ingress.track.number))
             )
+
+    def _lookup(self, port: LogicalPort, network: LogicalSwitch, here: bool, prepared: bool) -> Iterator[Fact]:
+        """To where the port's security groups are asked, or straight on to the chassis where they will be."""
+        which = ((None, here),) if not prepared else ((0, False), (1, True))
+        for from_tunnel, asked in which:
+            bits = () if from_tunnel is None else ((FROM_TUNNEL, from_tunnel),)
+            found = match((NETWORK, network.key), *bits, eth_dst=port.mac)
+            goto = Ingress.track if asked else Delivery.delivery
+            yield self.lookup.flow(_OWN, found, load(DESTINATION, port.key), goto=goto)
 
     def _flood(
         self, priority: int, fields: dict[str, Any], network: LogicalSwitch, anywhere: GroupKind, here: GroupKind

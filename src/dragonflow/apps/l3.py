@@ -135,7 +135,7 @@ class L3(App):
         slot=7,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
         matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ipv4_src", *NEXT_HOP),
-        next=(L2.lookup, Delivery.outside, Ingress.track),
+        next=(L2.lookup, Delivery.outside, Ingress.track, Delivery.delivery),
     )
     translated = Table(
         "translated",

@@ -15,7 +15,7 @@ from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, renders
-from dragonflow.apps.delivery import Delivery
+from dragonflow.apps.firewall.ingress import Ingress
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.wiring import is_here, plugged
 from dragonflow.controller.view import Me, View
@@ -59,7 +59,7 @@ class Metadata(App):
         slot=2,
         purpose="Give what the metadata proxy sends the addresses that its guest knows.",
         matches=("eth_type", "ip_proto", "ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst", "tcp_src"),
-        next=(Delivery.delivery,),
+        next=(Ingress.track,),
     )
     requests = Table(
         "metadata",
@@ -103,7 +103,7 @@ class Metadata(App):
                 match(**way.family, **way.answered, tcp_src=address.PORT),
                 *set_field(eth_src=address.MAC, eth_dst=port.mac, **way.told, tcp_src=address.GUESTS_PORT),
                 load(DESTINATION, port.key),
-                goto=Delivery.delivery,
+                goto=Ingress.track,
             )
 
 

@@ -27,6 +27,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import ADVERTISED
 from dragonflow.apps.firewall.ingress import Ingress
 from dragonflow.apps.l3 import L3, is_next
@@ -40,6 +41,7 @@ from dragonflow.pipeline import (
     ApplyMeter,
     Clone,
     Fact,
+    Local,
     Punt,
     PuntKind,
     Stage,
@@ -109,11 +111,14 @@ class Shared(App):
         if holder_of(holder.network, holder.address, view) != holder:
             return
         port = carrier(holder, view)
-        if port is None or view.locality(port.id) is None:
+        place = None if port is None else view.locality(port.id)
+        if port is None or place is None:
             return
         here = is_next(network.key, holder.address)
         way = (*set_field(eth_dst=holder.mac), load(DESTINATION, port.key))
-        yield L3.neighbours.flow(HELD, here, *way, goto=Ingress.track)
+        yield L3.neighbours.flow(
+            HELD, here, *way, goto=Ingress.track if isinstance(place, Local) else Delivery.delivery
+        )
 
 
 def is_routed(network: LogicalSwitch, world: World) -> bool:

@@ -389,6 +389,11 @@ def _ranked(for_whom: str, chassis: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(chassis, key=lambda it: blake2b(f"{for_whom}|{it}".encode()).digest(), reverse=True))
 
 
+def is_secured(port: LogicalPort) -> bool:
+    """Whether security groups and port security hold for the port. Neutron trusts what belongs to itself."""
+    return port.port_security and not port.device_owner.startswith(("network:", "neutron:"))
+
+
 def is_standby(port: LogicalPort, chassis: str) -> bool:
     """Whether ``chassis`` is prepared for the port, which runs elsewhere (or nowhere yet)."""
     return chassis in port.standby and port.chassis != chassis

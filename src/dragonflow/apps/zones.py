@@ -1,20 +1,23 @@
-"""Which conntrack zones of a chassis are whose: one a router, and one for each address of the chassis's own.
+"""Which conntrack zones of a chassis are whose: one a router, one a port, and one for each address of the chassis's own.
 
-A zone is a number of 16 bits, and 0 is the host's. Routers have theirs by their keys; the last ones are the chassis's own.
+A zone is a number of 16 bits, and 0 is the host's. Routers have theirs by their keys; the last ones are the chassis's own. Those
+of ports (``model.zones``) lie between.
 """
 
 from __future__ import annotations
+
+from dragonflow.model.zones import NUMBERS as PORTS
 
 _LAST = 0xFFFF
 
 MOST_ADDRESSES = 256
 """So many addresses of its own a chassis may have."""
 
-_ROUTERS = _LAST - MOST_ADDRESSES
+_ROUTERS = PORTS[0] - 1
 
 
 def router_zone(key: int) -> int:
-    """The zone of the router with this key: unique as long as the region's routers have no more than 65279 numbers."""
+    """The zone of the router with this key: unique as long as the region's routers have no more than 24575 numbers."""
     return 1 + (key - 1) % _ROUTERS
 
 

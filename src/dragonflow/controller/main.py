@@ -98,6 +98,10 @@ _PATIENCE = 4.0
 """Seconds that a shutdown waits for the DF DB."""
 
 
+_FILTERED = (0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8)
+"""EtherTypes of which security groups and port security decide, and those of tags."""
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What a controller has to be told; see the options of ``[df]`` in ``dragonflow.config``."""
 
@@ -114,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True):
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
+    permitted_ethertypes: tuple[int, ...] = ()
     connections_per_router: int = 0
     region_ipsec: IpsecMode | None = None
     region_ipsec_psk_file: str | None = None
@@ -151,6 +156,7 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_lease_time=options.dhcp_lease_time,
             dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
             metadata=_serves_metadata(options),
+            permitted_ethertypes=tuple(map(_ethertype, options.permitted_ethertypes)),
             connections_per_router=options.connections_per_router,
             region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
             region_ipsec_psk_file=options.region_ipsec_psk_file,
@@ -164,6 +170,7 @@ class Settings(msgspec.Struct, frozen=True):
             dhcp_lease_time=self.dhcp_lease_time,
             dhcp_dns_servers=self.dhcp_dns_servers,
             metadata=self.metadata,
+            permitted_ethertypes=self.permitted_ethertypes,
             region_ipsec=self.region_ipsec,
         )
 
@@ -196,6 +203,18 @@ def _dns_server(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
+
+
+def _ethertype(text: str) -> int:
+    try:
+        number = int(text, 16)
+    except ValueError:
+        number = 0
+    if not 0x0600 <= number <= 0xFFFF or number in _FILTERED:
+        raise ConfigError(
+            f"[df] permitted_ethertypes: {text!r} must be a hexadecimal EtherType from 0x0600 on that isn't IP, ARP or a VLAN's"
+        )
+    return number
 
 
 def _own_addresses(texts: Sequence[str]) -> tuple[str, ...]:

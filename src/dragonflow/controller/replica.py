@@ -2,7 +2,8 @@
 
 The latter are the interfaces on the integration bridge, and neighbours in external networks. Of the ports it also works out on
 which chassis networks are (``Presence``) and share addresses (``Sharing``), and which chassis of other regions there are
-(``RemoteChassis``); of the security groups, which classes their rules make (``RuleClass``).
+(``RemoteChassis``); of the security groups, which classes their rules make (``RuleClass``); of the bindings, which conntrack
+zones ports have (``Zone``).
 
 Revisions decide, not arrival: old news never overwrites newer, a late update never resurrects a deleted row, and news of a scope
 that isn't followed is no news. The replica remembers what changed until ``take_changes`` fetches it.
@@ -14,7 +15,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -29,13 +30,15 @@ from dragonflow.model import (
     RuleClass,
     Seat,
     SecurityGroup,
+    Zone,
     by_class,
     rule_class,
+    rule_classes,
     seats,
+    zones,
 )
 from dragonflow.model.numbering import Numbering
 from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, Subnet
-from dragonflow.model.rule_classes import NUMBERS
 
 M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
@@ -96,7 +99,7 @@ class Replica:
         self._floors: dict[str, int] = {}
         self._members: dict[str, set[tuple[type[Row], str]]] = {}
         self._gone: dict[tuple[type[Any], str], _Tombstone] = {}
-        self._classes = Numbering(*NUMBERS)
+        self._classes, self._zones = Numbering(*rule_classes.NUMBERS), Numbering(*zones.NUMBERS)
         self._seated: Counter[Seat] = Counter()
         """How many ports there are that add the same to what is worked out."""
         self._before: dict[tuple[type[Object], str], tuple[Object | None, float]] = {}
@@ -298,10 +301,18 @@ class Replica:
             objects.pop(id, None)
         else:
             objects[id] = new
+        self._work_out(model, id, old, new)
+
+    def _work_out(self, model: type[Object], id: str, old: Any, new: Any) -> None:
+        """Keep true what follows from the object."""
         if model is SecurityGroup:
             self._classify(old, new)
+        if model is Binding and (old is None) != (new is None):
+            changed = self._zones.change((id,)) if old is None else self._zones.change(gone=(id,))
+            for name, number in changed.items():
+                self._set(Zone, name, None if number is None else Zone(id=name, number=number))
         if model is LogicalPort:
-            was, now = seats(old), seats(cast("LogicalPort | None", new))
+            was, now = seats(old), seats(new)
             for seat in now if was != now else ():
                 self._count(seat, 1)
             for seat in was if was != now else ():

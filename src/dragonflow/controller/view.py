@@ -34,6 +34,9 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     dhcp_lease_time: int = 86400
     dhcp_dns_servers: tuple[str, ...] = ()
     metadata: bool = False
+    permitted_ethertypes: tuple[int, ...] = ()
+    """What ports with port security may send and get besides IP and ARP."""
+
     region_ipsec: Literal["psk", "certificates"] | None = None
     """How tunnels to other regions are encrypted; None: they aren't."""
 

@@ -66,6 +66,7 @@ from dragonflow.model.rows import (
     status_scope,
 )
 from dragonflow.model.rule_classes import RuleClass, by_class, class_of, rule_class
+from dragonflow.model.zones import Zone
 
 __all__ = [
     "ALIVE_SCOPE",
@@ -131,6 +132,7 @@ __all__ = [
     "Subnet",
     "TunnelState",
     "UnknownKind",
+    "Zone",
     "address_group_scope",
     "by_class",
     "class_of",

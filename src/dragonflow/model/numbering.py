@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from typing import NamedTuple
 
 
 class Numbering:
     """Gives each name a number within ``first`` … ``last`` that no other name has.
 
-    That is the name's hash; of names whose hashes collide those that come later in the order take the next that is free. So a
-    name changes its number only when another comes or goes whose hash lies beside its own, and who begins anew with the same
-    names finds the same numbers.
+    That is the name's hash, or the next that is free: a hash table with linear probing. Who stands at a number gives way to names
+    that rank before it (by another part of the hash), and looks further. So the numbers don't depend on the order in which names
+    came (Blelloch, Golovin: Strongly History-Independent Hashing, 2007), who begins anew with the same names finds the same
+    numbers, and when a name comes or goes only those change that lie between it and the next free number.
     """
 
     def __init__(self, first: int, last: int) -> None:
         self._first, self._size = first, last - first + 1
+        self._names: dict[int, _Name] = {}
         self._numbers: dict[str, int] = {}
-        self._liked: dict[int, set[str]] = {}
-        self._crowded = 0
-        """How many pairs of names like the same number."""
 
     def __getitem__(self, name: str) -> int:
         return self._numbers[name]
@@ -27,50 +27,57 @@ class Numbering:
     def change(self, come: Iterable[str] = (), gone: Iterable[str] = ()) -> Mapping[str, int | None]:
         """Let names come and others go. Returns the numbers that changed thereby; None: the name has none any more.
 
-        :raises ValueError: more names than numbers.
+        :raises ValueError: more names than numbers; those that are too many have none.
         """
-        before, simple, touched = self._numbers, not self._crowded, set[str]()
+        before = dict[str, int | None]()
         for name in gone:
-            liked = self._liked[self._like(name)]
-            liked.remove(name)
-            self._crowded -= len(liked)
-            if not liked:
-                del self._liked[self._like(name)]
-            touched.add(name)
+            self._take_out(name, before)
         for name in come:
-            liked = self._liked.setdefault(self._like(name), set())
-            self._crowded += len(liked)
-            liked.add(name)
-            touched.add(name)
-        if simple and not self._crowded:
-            changed: dict[str, int | None] = {}
-            for name in touched:
-                now = self._like(name) if name in self._liked.get(self._like(name), ()) else None
-                if now != before.get(name):
-                    changed[name] = now
-        else:
-            after = self._spread()
-            changed = {name: after.get(name) for name in before.keys() | after if after.get(name) != before.get(name)}
-        for name, number in changed.items():
-            if number is None:
-                del self._numbers[name]
-            else:
-                self._numbers[name] = number
-        return changed
+            if len(self._numbers) == self._size:
+                raise ValueError(f"more names than the {self._size} numbers from {self._first} on")
+            self._put_in(self._ranked(name), before)
+        return {name: now for name, was in before.items() if (now := self._numbers.get(name)) != was}
 
-    def _like(self, name: str) -> int:
-        return self._first + int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % self._size
+    def _ranked(self, name: str) -> _Name:
+        hashed = blake2b(name.encode(), digest_size=16).digest()
+        liked = self._first + int.from_bytes(hashed[:8], "big") % self._size
+        return _Name(hashed[8:], name, liked)
 
-    def _spread(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        taken: set[int] = set()
-        for liked in sorted(self._liked):
-            for name in sorted(self._liked[liked]):
-                if len(taken) == self._size:
-                    raise ValueError(f"more names than the {self._size} numbers from {self._first} on")
-                number = liked
-                while number in taken:
-                    number = self._first + (number - self._first + 1) % self._size
-                taken.add(number)
-                found[name] = number
-        return found
+    def _put_in(self, it: _Name, before: dict[str, int | None]) -> None:
+        number = it.liked
+        while (there := self._names.get(number)) is not None:
+            if it < there:
+                self._set(number, it, before)
+                it = there
+            number = self._after(number)
+        self._set(number, it, before)
+
+    def _take_out(self, name: str, before: dict[str, int | None]) -> None:
+        """Those behind it, up to the next free number, look for their places anew."""
+        number = self._numbers[name]
+        self._drop(number, before)
+        behind = []
+        while (number := self._after(number)) in self._names:
+            behind.append(self._drop(number, before))
+        for it in behind:
+            self._put_in(it, before)
+
+    def _after(self, number: int) -> int:
+        return self._first + (number - self._first + 1) % self._size
+
+    def _set(self, number: int, it: _Name, before: dict[str, int | None]) -> None:
+        before.setdefault(it.name, self._numbers.get(it.name))
+        self._names[number], self._numbers[it.name] = it, number
+
+    def _drop(self, number: int, before: dict[str, int | None]) -> _Name:
+        it = self._names.pop(number)
+        before.setdefault(it.name, self._numbers.pop(it.name))
+        return it
+
+
+class _Name(NamedTuple):
+    """A name with its rank, which is less for those that others give way to, and the number it likes best."""
+
+    rank: bytes
+    name: str
+    liked: int

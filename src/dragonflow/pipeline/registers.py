@@ -37,6 +37,7 @@ LIMITED = Bits("reg0", 2, 1)
 SCRATCH = Bits("reg8", 0, 32)
 ROUTER = Bits("reg1", 0, 24)
 PATH = Bits("reg2", 0, 16)
+ZONE = Bits("reg3", 0, 16)
 NEXT_HOP = tuple(Bits(f"reg{number}", 0, 32) for number in range(12, 16))
 NEXT_HOP_IPV6 = "xxreg3"
 """The field that all words of ``NEXT_HOP`` make up."""
@@ -50,6 +51,7 @@ LAYOUT: tuple[tuple[str, Bits, str], ...] = (
     ("LIMITED", LIMITED, "1 if the destination's bandwidth limit has been applied"),
     ("ROUTER", ROUTER, "key of the logical router that forwards the packet now"),
     ("PATH", PATH, "which of several next hops of equal cost the packet takes, from 0 on"),
+    ("ZONE", ZONE, "conntrack zone of the port whose security groups are asked"),
     *(
         (f"NEXT_HOP_{number}", word, f"word {number} of the address to which the packet goes next" + first)
         for number, (word, first) in enumerate(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from dragonflow.pipeline.action import Action, SetField, Track
 from dragonflow.pipeline.facts import Flow
 from dragonflow.pipeline.fields import FIELDS, Field
+from dragonflow.pipeline.registers import Bits
 from dragonflow.switch.openflow.decode import read_conditions
 from dragonflow.switch.openflow.encode import match_of, translation
 from dragonflow.switch.openflow.messages import Message, connections_flush
@@ -80,7 +81,7 @@ def begun(flow: Flow, action: Track, owner: bytes) -> tuple[Begun, bytes] | None
     A new destination counts only where the flow says which address and ports it is for. Those under a new source go anywhere; if
     they are a guest's, it is told whose that is: the flow's ``owner`` (its cookie).
     """
-    if not action.commit or action.translate is None:
+    if not action.commit or action.translate is None or isinstance(action.zone, Bits):
         return None
     to = action.translate
     if to.source is not None:

@@ -17,8 +17,9 @@ a group; an empty group drops. Buckets alone make no group. A meter stays while 
 Clauses of several owners that have one match make one flow. It is the ledger's own: its cookie is that of an owner named after
 the match, under which a refusal of the switch is told.
 
-A conntrack zone is emptied when flows begin to translate in it, and when the last one is gone: no connection meets its router
-again in one that gets the number later. Connections that flows in a zone wouldn't begin any more are cut (``connections``).
+A conntrack zone is emptied when flows begin to use it (those that translate, and those that find the connections of a port), and
+when the last one is gone: no connection meets its router or port again in one that gets the number later. Connections that flows
+in a zone wouldn't begin any more are cut (``connections``).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from dragonflow.pipeline.facts import (
     PeerPort,
     TunnelPort,
 )
+from dragonflow.pipeline.registers import Bits
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.connections import Begun, Cut, begun, begun_on, cuts
 from dragonflow.switch.openflow import messages
@@ -56,6 +58,7 @@ from dragonflow.switch.openflow.encode import (
     flow_contents,
     flow_name,
     table_and_priority,
+    tracked,
     translation,
 )
 from dragonflow.switch.openflow.messages import BucketBytes, Message
@@ -251,7 +254,7 @@ class Ledger:
 
     @property
     def zones(self) -> Collection[int]:
-        """The conntrack zones in which flows that are wanted translate."""
+        """The conntrack zones that flows that are wanted use."""
         return tuple(self._zones)
 
     @property
@@ -446,7 +449,8 @@ class Ledger:
         """
         self._flows.saw_all(flows)
         translating = {name: its for name, contents in flows.items() if (its := translation(contents)) is not None}
-        self._zones.saw_all({its.zone: True for its in translating.values()})
+        tracking = {zone for contents in flows.values() if (zone := tracked(contents)) is not None}
+        self._zones.saw_all(dict.fromkeys({*tracking, *(its.zone for its in translating.values())}, True))
         self._begun.saw_all(dict(filter(None, (begun_on(name, flows[name]) for name in translating))))
         self._meters.saw_all({meter.id: meter.figures or (-1, -1, False) for meter in meters})
         found = {group.id: group.buckets for group in groups or ()}
@@ -557,7 +561,11 @@ def _imply(claims: dict[tuple[int, Any, Any], None], actions: Sequence[Action]) 
 
 def _imply_connections(claims: dict[tuple[int, Any, Any], None], flow: Flow, owner: bytes) -> None:
     for action in flow.actions:
-        if isinstance(action, Track) and action.commit and action.translate is not None:
+        if not isinstance(action, Track) or isinstance(action.zone, Bits):
+            continue
+        if action.translate is None:
+            claims[Kind.ZONE, action.zone, True] = None
+        elif action.commit:
             claims[Kind.ZONE, action.zone, True] = None
             if (it := begun(flow, action, owner)) is not None:
                 claims[Kind.BEGUN, *it] = None

@@ -48,6 +48,7 @@ from dragonflow.model import (
     RouterInterface,
     Row,
     SecurityGroup,
+    SecurityRule,
     Subnet,
     TunnelState,
     remote_chassis,
@@ -77,6 +78,13 @@ T = TypeVar("T")
 
 MAPPINGS = (BridgeMapping("physnet1", "br-ex"),)
 ME = Me(chassis="here", tunnel_ip="192.0.2.1", bridge_mappings=MAPPINGS)
+
+OPEN = SecurityGroup(
+    id="open",
+    rules=tuple(SecurityRule(direction, version) for direction in ("egress", "ingress") for version in (4, 6)),
+    revision=1,
+)
+"""A security group that allows everything: port security holds all the same."""
 
 
 class World(msgspec.Struct, frozen=True):
@@ -145,14 +153,25 @@ def network(name: str = "net", key: int = 1, **fields: Any) -> LogicalSwitch:
 
 
 def port(name: str, key: int, on: str | None = "here", net: str = "net", **fields: Any) -> LogicalPort:
-    """A port with MAC 02:00:00:00:00:KEY and the addresses 10.0.0.KEY and fd00::KEY."""
+    """A port with MAC 02:00:00:00:00:KEY and the addresses 10.0.0.KEY and fd00::KEY, in the group ``OPEN``."""
     values: dict[str, Any] = {
         "mac": f"02:00:00:00:{key >> 8:02x}:{key & 255:02x}",
         "fixed_ips": (FixedIP("v4", f"10.0.{key >> 8}.{key & 255}"), FixedIP("v6", f"fd00::{key:x}")),
+        "security_groups": (OPEN.id,),
         "revision": 1,
         **fields,
     }
     return LogicalPort(id=name, key=key, network=net, chassis=on, **values)
+
+
+def bindings(port: LogicalPort, generation: int = 0) -> tuple[Binding, ...]:
+    """What says to which hosts the port is bound, or prepared there."""
+    hosts = {port.chassis: True} | {it: False for it in port.standby if it != port.chassis}
+    return tuple(
+        Binding(id=port.id, host=host, network=port.network, generation=generation, active=active)
+        for host, active in hosts.items()
+        if host is not None
+    )
 
 
 def child(name: str, key: int, of: str, vlan: int, net: str = "net", **fields: Any) -> LogicalPort:

@@ -15,7 +15,7 @@ _names = st.sets(st.sampled_from([f"name{number}" for number in range(12)]))
 def test_numbers_are_a_function_of_the_names(history: list[set[str]], size: int) -> None:
     numbering, told, there = Numbering(3, 2 + size), dict[str, int](), set[str]()
     for names in history:
-        for name, number in numbering.change(names - there, there - names).items():
+        for name, number in numbering.change(sorted(names - there), there - names).items():
             told.pop(name, None) if number is None else told.update({name: number})
         there = names
     fresh = Numbering(3, 2 + size).change(there)

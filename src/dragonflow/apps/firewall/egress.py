@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from dragonflow.apps.firewall.filter import ICMP_FIELDS, IP, RULE_FIELDS, STATE_FIELDS, Filter
+from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, ICMP_FIELDS, RULE_FIELDS, STATE_FIELDS, Filter
 from dragonflow.apps.qos import Qos
-from dragonflow.model import LogicalPort
-from dragonflow.pipeline import SOURCE, Fact, Stage, Table, match
-
-_DHCP = ((4, 68, 67), (6, 546, 547))
+from dragonflow.pipeline import SOURCE, Stage, Table
 
 
 class Egress(Filter):
@@ -18,6 +13,8 @@ class Egress(Filter):
     name = "egress"
     direction = "egress"
     whose = SOURCE
+    neighbour_discovery = (130, 131, 132, 133, 135, 136, 143)
+    dhcp = ((4, 68, 67), (6, 546, 547))
     remote = {4: "ipv4_dst", 6: "ipv6_dst"}  # noqa: RUF012 - the base class says what it is
 
     refused = Table(
@@ -25,14 +22,14 @@ class Egress(Filter):
         Stage.EGRESS,
         slot=6,
         purpose="Refused: mark a connection that was allowed once, so its other direction ends too.",
-        matches=(SOURCE, *STATE_FIELDS),
+        matches=STATE_FIELDS,
     )
     allowed = Table(
         "egress_allowed",
         Stage.EGRESS,
         slot=5,
         purpose="Allowed: remember a new connection.",
-        matches=(SOURCE, *STATE_FIELDS),
+        matches=ALLOWED_FIELDS,
         next=(Qos.sent,),
         miss=Qos.sent,
     )
@@ -51,7 +48,7 @@ class Egress(Filter):
         slot=3,
         purpose="Let pass what answers an allowed connection, or is an error about it.",
         matches=STATE_FIELDS,
-        next=(allowed, rules),
+        next=(allowed, rules, Qos.sent),
         miss=rules,
     )
     track = Table(
@@ -61,12 +58,4 @@ class Egress(Filter):
         purpose="Find the packet's connection, as the port that sends it knows it.",
         matches=(SOURCE, "eth_type", "ip_proto", "udp_src", "udp_dst", *ICMP_FIELDS),
         next=(state, rules, Qos.sent),
-        miss=Qos.sent,
     )
-
-    def unfiltered(self, port: LogicalPort) -> Iterator[Fact]:
-        """What no rule need allow: a client's DHCP too."""
-        yield from super().unfiltered(port)
-        for version, source, destination in _DHCP:
-            asks = {"eth_type": IP[version], "ip_proto": 17, "udp_src": source, "udp_dst": destination}
-            yield self.track.flow(30, match((SOURCE, port.key), **asks), goto=Qos.sent)

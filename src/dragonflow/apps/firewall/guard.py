@@ -1,9 +1,10 @@
 """Port security: a port sends under its own addresses, and no DHCP server's or router's messages (Neutron's ``port_security``).
 
 Its addresses are its MAC with its fixed IPs and the link-local address that follows from the MAC, and its allowed address pairs.
-ARP and neighbour discovery are held to them too, so nobody can claim another's address. Of what isn't IP only ARP passes.
+ARP and neighbour discovery are held to them too, so nobody can claim another's address. Of what isn't IP only ARP passes, and
+what ``[df] permitted_ethertypes`` names.
 
-Flows of a local port: 10 + 2 a MAC + 1 an IPv4 address (2 with ARP) + 5 an IPv6 address; of one without port security 1.
+Flows of a local port: 6 a MAC (1 more a permitted EtherType), 2 an IPv4 address, 4 an IPv6 address; without port security 1.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from typing import Any
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.firewall.egress import Egress
 from dragonflow.apps.qos import Qos
-from dragonflow.apps.wiring import link_local, wired
-from dragonflow.controller.view import View
+from dragonflow.apps.wiring import is_here, is_secured, link_local, wired
+from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort
 from dragonflow.pipeline import SOURCE, Fact, Stage, Table, match
 
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
-_ICMPV6 = {"eth_type": _IPV6, "ip_proto": 58, "icmpv6_code": 0}
+_ICMPV6: dict[str, Any] = {"eth_type": _IPV6, "ip_proto": 58, "icmpv6_code": 0}
 _SOLICITATION, _ADVERTISEMENT = 135, 136
 _OF_ROUTERS = (134, 137)
 """Router Advertisements and Redirects (RFC 4861)."""
 
 _LISTENER_REPORTS = (131, 143)
 """What MLD sends from no address at all (RFC 3590)."""
+
+_NOTHING = "00:00:00:00:00:00"
+"""A link-layer address option that a message doesn't have reads so."""
 
 
 class Guard(App):
@@ -50,68 +54,65 @@ class Guard(App):
         Stage.EGRESS,
         purpose="Drop what only DHCP servers and routers send, and claims to addresses that aren't the port's.",
         matches=(
-            SOURCE,
-            "eth_type",
-            "ip_proto",
-            "udp_src",
-            "udp_dst",
-            "icmpv6_type",
-            "icmpv6_code",
-            "nd_target",
-            "nd_tll",
+            *(SOURCE, "eth_type", "ip_proto", "udp_src", "udp_dst"),
+            *("icmpv6_type", "icmpv6_code", "nd_target", "nd_sll", "nd_tll"),
         ),
-        next=(addresses,),
+        next=(addresses, Qos.sent),
         miss=addresses,
     )
 
-    @renders(LogicalPort)
+    @renders(Me)
+    def host(self, me: Me, view: View) -> Iterator[Fact]:
+        """What nobody may send."""
+        yield from super().host(me, view)
+        for eth_type, source, destination in ((_IPV4, 67, 68), (_IPV6, 547, 546)):
+            serves = match(eth_type=eth_type, ip_proto=17, udp_src=source, udp_dst=destination)
+            yield self.claims.flow(20, serves)
+        for kind in (*_OF_ROUTERS, _SOLICITATION, _ADVERTISEMENT):
+            yield self.claims.flow(20, match(**_ICMPV6, icmpv6_type=kind))
+
+    @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
         """What the port may send."""
         if wired(port, view.me.chassis, view) is None:
             return
-        whose = (SOURCE, port.key)
-        if not port.port_security:
-            yield self.addresses.flow(10, match(whose), goto=Qos.sent)
+        if not is_secured(port):
+            yield self.claims.flow(40, match((SOURCE, port.key)), goto=Qos.sent)
             return
-        yield from self._of_servers(port)
         for mac, addresses in sorted(_pairs(port).items()):
-            yield from self._of_mac(port, mac)
+            yield from self._of_mac(port, mac, view.me)
             for address in sorted(addresses):
                 make = self._ipv6 if ":" in address else self._ipv4
                 yield from make(port, mac, address)
 
-    def _of_servers(self, port: LogicalPort) -> Iterator[Fact]:
-        whose = (SOURCE, port.key)
-        for eth_type, source, destination in ((_IPV4, 67, 68), (_IPV6, 547, 546)):
-            yield self.claims.flow(
-                30, match(whose, eth_type=eth_type, ip_proto=17, udp_src=source, udp_dst=destination)
-            )
-        for kind in (*_OF_ROUTERS, _ADVERTISEMENT):
-            yield self.claims.flow(20, match(whose, **_ICMPV6, icmpv6_type=kind))
-
-    def _of_mac(self, port: LogicalPort, mac: str) -> Iterator[Fact]:
-        """What a port sends before it has an address."""
+    def _of_mac(self, port: LogicalPort, mac: str, me: Me) -> Iterator[Fact]:
+        """What a port sends before it has an address, and what has none."""
         own: dict[str, Any] = {"eth_src": mac}
-        asks = {"ip_proto": 17, "udp_src": 68, "udp_dst": 67}
+        asks: dict[str, Any] = {"ip_proto": 17, "udp_src": 68, "udp_dst": 67}
         yield self._pass(port, eth_type=_IPV4, ipv4_src="0.0.0.0", ipv4_dst="255.255.255.255", **own, **asks)
-        yield self._pass(port, eth_type=_ARP, arp_sha=mac, arp_spa="0.0.0.0", **own)
+        yield self._pass(port, Qos.sent, eth_type=_ARP, arp_sha=mac, arp_spa="0.0.0.0", **own)
         for kind in _LISTENER_REPORTS:
             yield self._pass(port, **_ICMPV6, icmpv6_type=kind, ipv6_src="::", **own)
+        for said in (mac, _NOTHING):
+            yield self._claim(port, icmpv6_type=_SOLICITATION, nd_sll=said)
+        for eth_type in me.permitted_ethertypes:
+            yield self._pass(port, Qos.sent, eth_type=eth_type, **own)
 
     def _ipv4(self, port: LogicalPort, mac: str, address: str) -> Iterator[Fact]:
         yield self._pass(port, eth_src=mac, eth_type=_IPV4, ipv4_src=address)
-        yield self._pass(port, eth_src=mac, eth_type=_ARP, arp_sha=mac, arp_spa=address)
+        yield self._pass(port, Qos.sent, eth_src=mac, eth_type=_ARP, arp_sha=mac, arp_spa=address)
 
     def _ipv6(self, port: LogicalPort, mac: str, address: str) -> Iterator[Fact]:
-        whose = (SOURCE, port.key)
         yield self._pass(port, eth_src=mac, eth_type=_IPV6, ipv6_src=address)
         yield self._pass(port, eth_src=mac, **_ICMPV6, icmpv6_type=_SOLICITATION, ipv6_src="::", nd_target=address)
-        for said in (mac, "00:00:00:00:00:00"):  # an option that isn't there reads as 0
-            claim = match(whose, **_ICMPV6, icmpv6_type=_ADVERTISEMENT, nd_target=address, nd_tll=said)
-            yield self.claims.flow(30, claim, goto=self.addresses)
+        for said in (mac, _NOTHING):
+            yield self._claim(port, icmpv6_type=_ADVERTISEMENT, nd_target=address, nd_tll=said)
 
-    def _pass(self, port: LogicalPort, **fields: Any) -> Fact:
-        return self.addresses.flow(10, match((SOURCE, port.key), **fields), goto=Egress.track)
+    def _pass(self, port: LogicalPort, to: Table = Egress.track, **fields: Any) -> Fact:
+        return self.addresses.flow(10, match((SOURCE, port.key), **fields), goto=to)
+
+    def _claim(self, port: LogicalPort, **fields: Any) -> Fact:
+        return self.claims.flow(30, match((SOURCE, port.key), **_ICMPV6, **fields), goto=self.addresses)
 
 
 def _pairs(port: LogicalPort) -> dict[str, set[str]]:

@@ -38,6 +38,7 @@ from dragonflow.pipeline.action import (
 from dragonflow.pipeline.facts import Clause
 from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.match import Match, Shape
+from dragonflow.pipeline.registers import Bits
 
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 
@@ -193,14 +194,19 @@ def _clone(action: Clone) -> bytes:
 
 
 def _track(action: Track) -> bytes:
-    if not 0 < action.zone < 1 << 16:
-        raise ValueError(f"conntrack zone {action.zone} is not within 1 … 65535")
+    if isinstance(action.zone, Bits):
+        source = int.from_bytes(FIELDS[action.zone.field].header, "big")
+        zone = action.zone.offset << 6 | action.zone.width - 1
+    else:
+        source, zone = 0, action.zone
+        if not 0 < zone < 1 << 16:
+            raise ValueError(f"conntrack zone {zone} is not within 1 … 65535")
     done = b"" if action.translate is None else _translate(action.translate)
     if action.mark is not None:
         done = _set_field(SetField(FIELDS["ct_mark"], action.mark))
     flags = _CT_COMMIT if action.commit else 0
     table = _NX_NO_RECIRCULATION if action.table is None else action.table
-    return _CT.pack(0xFFFF, _CT.size + len(done), NICIRA, _NX_CT, flags, 0, action.zone, table, 0) + done
+    return _CT.pack(0xFFFF, _CT.size + len(done), NICIRA, _NX_CT, flags, source, zone, table, action.helper or 0) + done
 
 
 def _translate(action: Translate) -> bytes:
@@ -246,6 +252,19 @@ class Translation(NamedTuple):
     address: bytes
     ports: bytes
     guest: bytes = b""
+
+
+_TRACKS = re.compile(
+    # a ct action that does nothing but find out, in a zone that is a number
+    re.escape(Struct(">HHIHHI").pack(0xFFFF, 24, NICIRA, _NX_CT, 0, 0)) + b"(?P<zone>..)",
+    re.DOTALL,
+)
+
+
+def tracked(instructions: bytes) -> int | None:
+    """The conntrack zone in which a flow, as it stands on a switch, finds connections without translating them."""
+    found = _TRACKS.search(instructions)
+    return None if found is None else int.from_bytes(found["zone"], "big")
 
 
 def translation(instructions: bytes) -> Translation | None:
