@@ -23,6 +23,7 @@ from dragonflow.model import (
     Binding,
     Chassis,
     FloatingIp,
+    GroupMember,
     Holder,
     LogicalPort,
     LogicalRouter,
@@ -38,7 +39,8 @@ from dragonflow.pipeline.facts import Locality
 
 M = TypeVar("M", bound=Any)
 
-_OF_HOSTS = (Alive, Binding, Chassis, PortStatus)
+_APART = (Alive, Binding, Chassis, GroupMember, PortStatus)
+"""Rows of which there are many, and few matter: those are picked out."""
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -65,12 +67,13 @@ def expect(port: LogicalPort, rows: Sequence[Row]) -> Iterator[Expected]:
     family += (it for router in forwards for it in _around_gateway(router, known))
     networks = {it.scope for it in family}
     named = {name for it in family for name in (it.chassis, *it.standby)}
-    near: list[Row] = [row for row in rows if not isinstance(row, _OF_HOSTS) and _is_near(row, networks)]
+    near: list[Row] = [row for row in rows if not isinstance(row, _APART) and _is_near(row, networks)]
     near += family
     for chassis in known.all(Chassis):
         scopes = needed_scopes(chassis.id, known)
         if port.scope in scopes:
             seen = [row for row in near if row.scope in scopes]
+            seen += (bound for it in family for bound in known.where(Binding, id=it.id) if bound.host == chassis.id)
             peers = [it for it in known.all(Chassis) if forwards or it is chassis or it.id in named]
             yield _expect(port, chassis, (*seen, *peers, *(known.all(Alive) if forwards else ())), known)
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from dragonflow.apps import APPS
+from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.firewall.ingress import Ingress
 from dragonflow.apps.l3 import L3, is_next
 from dragonflow.apps.shared import HELD, MOST, Shared, holder_of, may_hold
@@ -43,9 +44,10 @@ def ways(*objects: Object) -> list[Flow]:
 
 
 def way(holder: Holder, port: LogicalPort) -> Flow:
-    """To the address in network ``net``."""
+    """To the address in network ``net``. Security groups are asked where the port is."""
+    asked = Ingress.track if port.chassis == worlds.ME.chassis else Delivery.delivery
     actions = (*set_field(eth_dst=holder.mac), load(DESTINATION, port.key))
-    return L3.neighbours.flow(HELD, is_next(1, holder.address), *actions, goto=Ingress.track)
+    return L3.neighbours.flow(HELD, is_next(1, holder.address), *actions, goto=asked)
 
 
 def place(*objects: Object) -> object:

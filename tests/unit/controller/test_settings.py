@@ -9,6 +9,7 @@ import pytest
 from dragonflow.apps.zones import MOST_ADDRESSES, address_zone, router_zone
 from dragonflow.config import CONTROLLER_OPTS, GROUP, METADATA_OPTS, STORE_OPTS, ConfigError, load
 from dragonflow.controller.main import Settings
+from dragonflow.model import zones
 
 MAPPED = "bridge_mappings = physnet1:br-ex"
 
@@ -51,8 +52,10 @@ def test_addresses_that_no_host_may_have_are_refused(tmp_path: Path, lines: tupl
         settings(tmp_path, *lines)
 
 
-def test_routers_and_own_addresses_share_no_conntrack_zone() -> None:
+def test_routers_ports_and_own_addresses_share_no_conntrack_zone() -> None:
     own = {address_zone(number) for number in range(MOST_ADDRESSES)}
     routers = {router_zone(key) for key in range(1, 1 << 17)}
-    assert not own & routers
-    assert own | routers == set(range(1, 1 << 16))
+    first, last = zones.NUMBERS
+    ports = set(range(first, last + 1))
+    assert len(own) + len(routers) + len(ports) == len(own | routers | ports)
+    assert own | routers | ports == set(range(1, 1 << 16))

@@ -19,6 +19,8 @@ from dragonflow.model import (
     LogicalRouter,
     PortForwarding,
     RouterGateway,
+    SecurityGroup,
+    SecurityRule,
 )
 from dragonflow.testing import worlds
 
@@ -72,10 +74,20 @@ def test_a_gateway_port_leads_nowhere() -> None:
 
 def test_the_policies_of_its_own_ports_are_followed() -> None:
     gold, silver = worlds.port("a", 1, net="n1", qos="gold"), worlds.network("n1", 1, qos="silver")
-    assert needed(BOUND, gold, silver) == {"net:n1", "qos:gold"}
-    assert needed(BOUND, worlds.port("a", 1, net="n1"), silver) == {"net:n1", "qos:silver"}
+    always = {"net:n1", "secgroup:open"}
+    assert needed(BOUND, gold, silver) == {*always, "qos:gold"}
+    assert needed(BOUND, worlds.port("a", 1, net="n1"), silver) == {*always, "qos:silver"}
     other = worlds.port("b", 2, on="there", net="n1", qos="gold")
-    assert needed(BOUND, worlds.port("a", 1, net="n1"), other) == {"net:n1"}
+    assert needed(BOUND, worlds.port("a", 1, net="n1"), other) == always
+
+
+def test_the_groups_of_its_own_ports_are_followed_and_whom_their_rules_name() -> None:
+    own = worlds.port("a", 1, net="n1", security_groups=("g",))
+    other = worlds.port("b", 2, on="there", net="n1", security_groups=("h",))
+    rules = SecurityRule("ingress", 4, remote_group="m"), SecurityRule("egress", 4, address_group="s")
+    group = SecurityGroup(id="g", rules=rules, revision=1)
+    assert needed(BOUND, own, other) == {"net:n1", "secgroup:g"}
+    assert needed(BOUND, own, other, group) == {"net:n1", "secgroup:g", "members:m", "addrgroup:s"}
 
 
 def test_who_holds_shared_addresses_is_told_by_the_chassis_that_may_hear_it() -> None:

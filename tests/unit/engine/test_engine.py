@@ -255,6 +255,7 @@ def test_facts_can_be_handed_over_instead_of_kept() -> None:
 def test_two_interfaces_with_one_iface_id_are_decided_by_mac_then_by_number() -> None:
     replica, engine = rig(*APPS)
     port = worlds.port("a", 11)
+    worlds.load(replica, worlds.OPEN, *worlds.bindings(port))
     worlds.load(replica, worlds.network(), port, worlds.tap("a", 5), worlds.tap("a", 4, id="other"))
     engine.settle()
     assert engine.locality("a") == Local(4)
