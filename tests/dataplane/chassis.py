@@ -54,7 +54,7 @@ class TestChassis:
         self._news = asyncio.Event()
         self.neighbours = Neighbours(self.replica, self._news.set)
         self.replica.reset_scope(holder_scope(me.chassis), (), 0)
-        worlds.load(self.replica, worlds.OPEN)
+        worlds.load(self.replica, worlds.OPEN, worlds.STATELESS)
         self.holders = Holders(self.store, NoPubSub(), self.replica, me.chassis, self._news.set)
         handlers = {**self.neighbours.handlers(), **self.holders.handlers()}
         self.answerer = Answerer(APPS, self.view, handlers)
@@ -86,16 +86,20 @@ class TestChassis:
 
     async def now(self, *objects: Object, gone: tuple[Object, ...] = ()) -> Settled:
         """Take in rows and removals, and sync. Ports bring their bindings, as in Neutron."""
-        for it in objects:
-            worlds.load(self.replica, it, revision=next(self._revision))
-            if isinstance(it, LogicalPort):
-                self._bind(it)
+        self.load(*objects)
         for it in gone:
             assert isinstance(it, Row)
             self.replica.remove(type(it), it.id, next(self._revision))
             if isinstance(it, LogicalPort):
                 self._bind(replace(it, chassis=None, standby=()))
         return await self.sync()
+
+    def load(self, *objects: Object) -> None:
+        """Take them in, and leave it at that."""
+        for it in objects:
+            worlds.load(self.replica, it, revision=next(self._revision))
+            if isinstance(it, LogicalPort):
+                self._bind(it)
 
     def _bind(self, port: LogicalPort) -> None:
         here = [it for it in worlds.bindings(port) if it.host == self.me.chassis]

@@ -15,11 +15,14 @@ from chassis import BRIDGE, TestChassis, chassis, inside, loses, neighbour, reac
 
 from dragonflow.apps.resolution import Resolution
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import AddressPair, Binding, FixedIP, LogicalPort, OvsPort, Row, encode
+from dragonflow.model import AddressPair, FixedIP, LogicalPort, OvsPort, Row, encode
 from dragonflow.pipeline import Local, Remote
 from dragonflow.store import open_store
 from dragonflow.store.protocol import Key, Put, Txn
 from dragonflow.testing import worlds
+
+ODD = msgspec.structs.replace(worlds.ME, permitted_ethertypes=(0x1234,))
+"""A chassis on which packets pass that no rule of a security group can speak of."""
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -79,9 +82,10 @@ async def test_addresses_without_a_place_or_shared_by_pairs_stay_unanswered(vswi
 
 
 async def test_duplicate_address_detection_hears_owners_and_nobody_else(vswitch: VSwitch) -> None:
-    """The switch doesn't answer probes, but carries them: who has the address says so."""
+    """The switch doesn't answer probes, but carries them: who has the address says so. Ports that may have it may ask."""
+    sharing = tuple(AddressPair(ip) for ip in A.ips)
     async with chassis(vswitch) as here:
-        await here.now(NET, A, B)
+        await here.now(NET, A, msgspec.structs.replace(B, address_pairs=sharing))
         a, b = await here.vm(A), await here.vm(B)
         assert await detected(a, A.ips[1]) == "ok"
         assert await detected(b, A.ips[1]) == "duplicate"
@@ -199,9 +203,9 @@ async def test_an_audit_finds_what_is_missing_too_much_and_wrong(vswitch: VSwitc
 async def test_the_audit_command_reads_the_world_by_itself(vswitch: VSwitch, tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/dfdb.sqlite"
     me = worlds.chassis("here", "192.0.2.1")
-    binding = Binding(id="a", host="here", network="net", generation=0)
+    bindings = [it for port in (A, B) for it in worlds.bindings(port)]
     store = open_store(url)
-    rows = [it for it in (*worlds.ACROSS, me, binding) if isinstance(it, Row)]
+    rows = [it for it in (*worlds.ACROSS, worlds.OPEN, me, *bindings) if isinstance(it, Row)]
     await store.commit(Txn(tuple(Put(Key(it.scope, type(it).__name__, it.id), encode(it)) for it in rows)))
     await store.close()
     async with chassis(vswitch, audited=False) as here:
@@ -217,12 +221,12 @@ async def test_the_audit_command_reads_the_world_by_itself(vswitch: VSwitch, tmp
 
 
 async def test_traces_across_chassis(vswitch: VSwitch) -> None:
-    async with chassis(vswitch) as here:
+    async with chassis(vswitch, ODD) as here:
         await across(here)
         tunnel = here.engine.places["c"]
         assert isinstance(tunnel, Remote)
         assert here.engine.places["a"] == Local(1)
-        to_c = here.trace("in_port=1,dl_src=02:00:00:00:00:0b,dl_dst=02:00:00:00:00:0d,dl_type=0x0800")
+        to_c = here.trace("in_port=1,dl_src=02:00:00:00:00:0b,dl_dst=02:00:00:00:00:0d,dl_type=0x1234")
         assert f"output:{tunnel.ofport}" in to_c
         assert "set_field:0x1389->tun_id" in to_c
         assert "set_field:192.0.2.2->tun_dst" in to_c
@@ -258,7 +262,7 @@ async def test_strange_tunnel_packets_are_dropped(vswitch: VSwitch, outsider: st
 
 async def test_unknown_unicast_goes_only_to_ports_without_port_security(vswitch: VSwitch) -> None:
     packet = "in_port=1,dl_src=02:00:00:00:00:0b,dl_dst=02:00:00:00:99:99,dl_type=0x1234"
-    async with chassis(vswitch) as here:
+    async with chassis(vswitch, ODD) as here:
         await across(here)
         assert "Datapath actions: drop" in here.trace(packet)
         await here.now(worlds.port("b", 12, port_security=False))

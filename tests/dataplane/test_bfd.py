@@ -120,7 +120,7 @@ async def test_a_session_takes_none_of_the_tenants_packets_and_lets_none_in(fabr
 
 
 UDP = (
-    f"{P2.mac}{P1.mac}0800".replace(":", "") + "4500001c000000004011" + "26ba" + "0a00000b0a00000c" + "0001000200080000"
+    f"{P2.mac}{P1.mac}0800".replace(":", "") + "4500001c000000004011" + "66bb" + "0a00000b0a00000c" + "0001000200080000"
 )
 """From one guest to the other."""
 

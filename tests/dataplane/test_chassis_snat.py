@@ -135,9 +135,13 @@ async def test_a_5_tuple_used_again_at_once_harms_nobody(ground: Ground) -> None
         for _ in range(6):
             for vm, (address,) in GUESTS.items():
                 assert await asks(it, vm, "192.0.2.9", 7, source=5555) == f"{address} 7"
-        for port in (80, 5555):  # to the address that it has itself, from the same port too
+        for port in (
+            80,
+            5555,
+        ):  # to the address that it has itself, from the same port too: then it is connected to itself
             for _ in range(3):
-                assert "TimeoutError" in await asks(it, "a", *OWN["h1"], port, source=5555)
+                found = await asks(it, "a", *OWN["h1"], port, source=5555)
+                assert "TimeoutError" in found or (port == 5555 and "Cannot assign" in found), found
         assert await asks(it, "a", "192.0.2.9", 7, source=5555) == f"{OWN['h1'][0]} 7"
 
 

@@ -225,7 +225,7 @@ async def test_a_controller_that_starts_anew_knows_the_neighbours_of_the_one_bef
             async with asyncio.timeout(20):
                 while not (second.switch.connected and second.switch.ovsdb_in_sync):
                     await asyncio.sleep(0.05)
-            worlds.load(second.replica, *ROWS)
+            second.load(*ROWS)
             second.neighbours.begin()
             await second.sync()
             assert second.replica.all(Neighbour) == it.one.replica.all(Neighbour) != ()

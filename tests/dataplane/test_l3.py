@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from dragonflow.apps.advertisement import Advertisement
 from dragonflow.controller.view import View
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import FixedIP, LogicalPort, Route
+from dragonflow.model import AddressPair, FixedIP, LogicalPort, Route
 from dragonflow.pipeline import Distributed
 from dragonflow.testing import worlds
 
@@ -144,8 +144,9 @@ async def test_extra_routes_lead_over_other_routers_and_the_longest_prefix_wins(
 
 async def test_next_hops_of_equal_cost_share_the_connections(vswitch: VSwitch) -> None:
     """Two VMs of ``far`` forward for a prefix behind them. Every connection stays with one, and both get some."""
+    behind = (AddressPair("192.0.2.0/24"),)
     hops = [
-        worlds.port(name, key, net="far", fixed_ips=(FixedIP("far4", f"10.1.0.{key}"),))
+        worlds.port(name, key, net="far", fixed_ips=(FixedIP("far4", f"10.1.0.{key}"),), address_pairs=behind)
         for name, key in (("h1", 51), ("h2", 52))
     ]
     routes = tuple(Route("192.0.2.0/24", hop.ips[0]) for hop in hops)
@@ -156,11 +157,9 @@ async def test_next_hops_of_equal_cost_share_the_connections(vswitch: VSwitch) -
             inside(name, "sh", "-c", "ip link set lo up && ip address add 192.0.2.1/32 dev lo")
         seen = set()
         for source in range(1, 17):
-            address = f"10.0.0.{100 + source}"
-            inside(a, "ip", "address", "add", f"{address}/24", "dev", "eth0")
             traced = here.trace(
                 f"in_port={here.engine.places['a'].ofport},tcp,dl_src={A.mac},dl_dst={IN.mac},"  # type: ignore[union-attr]
-                f"nw_src={address},nw_dst=192.0.2.1,nw_ttl=64,tcp_src={source},tcp_dst=80"
+                f"nw_src={A.ips[0]},nw_dst=192.0.2.1,nw_ttl=64,tcp_src={source},tcp_dst=80"
             )
             seen.add(next(hop.id for hop in hops if f"set_field:{hop.mac}->eth_dst" in traced))
         assert seen == {"h1", "h2"}

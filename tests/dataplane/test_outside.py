@@ -168,8 +168,7 @@ async def test_it_may_get_another_mac_and_a_controller_that_starts_anew_knows_it
         async with asyncio.timeout(20):
             while not (second.switch.connected and second.switch.ovsdb_in_sync):
                 await asyncio.sleep(0.05)
-        worlds.load(second.replica, *ROWS)
-        worlds.load(second.replica, *ROUTED, *ALIVE.values(), revision=2)
+        second.load(*ROWS, *ROUTED, *ALIVE.values())
         second.neighbours.begin()
         await second.sync()
         assert second.replica.all(Neighbour) == first.replica.all(Neighbour) != ()

@@ -97,7 +97,7 @@ async def hosts(ground: Ground) -> AsyncIterator[tuple[TestChassis, TestChassis]
         found = []
         for row in HOSTS:
             switch = stack.enter_context(machine(ground, row.tunnel_ip))
-            found.append(await stack.enter_async_context(chassis(switch, Me.of(row))))
+            found.append(await stack.enter_async_context(chassis(switch, Me.of(row, permitted_ethertypes=(0x1234,)))))
         for it in found:
             await it.now(*ROWS)
         for it in found:

@@ -21,7 +21,7 @@ from dragonflow.model import AddressPair, Alive, FixedIP, Holder, Route, RouterG
 from dragonflow.testing import worlds
 
 VIP, VIP6, VMAC = "10.0.0.99", "fd00::99", "00:00:5e:00:01:07"
-PAIRS = (AddressPair(VIP), AddressPair(VIP, VMAC), AddressPair(VIP6))
+PAIRS = (AddressPair(VIP), AddressPair(VIP, VMAC), AddressPair(VIP6), AddressPair("198.51.100.1"))
 A, B, C = (replace(port, address_pairs=() if port.id == "b" else PAIRS) for port in PORTS)
 X = worlds.port("x", 31, on="h2", net="far", fixed_ips=(FixedIP("far4", "10.1.0.31"), FixedIP("far6", "fd01::1f")))
 RESERVED = worlds.port("vip", 99, on=None, fixed_ips=(FixedIP("v4", VIP),), device_owner="Octavia")

@@ -323,7 +323,7 @@ async def send(here: TestChassis, vni: int) -> None:
     packet = (
         f"{P1.mac}{P2.mac}0800".replace(":", "")
         + "4500001c000000004011"
-        + "26ba"
+        + "66bb"
         + "0a00000c0a00000b"
         + "c0000ec800080000"
     )

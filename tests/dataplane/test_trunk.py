@@ -33,7 +33,8 @@ SUBNETS = (
 R = worlds.router("r", 1, "net", "tags")
 IN = worlds.interface("r", 21, FixedIP("v4", "10.0.0.1"), FixedIP("v6", "fd00::1"))
 OUT = worlds.interface("r", 22, FixedIP("tags4", "10.3.0.1"), FixedIP("tags6", "fd03::1"), net="tags")
-A, P = worlds.port("a", 11), worlds.port("p", 51, trunk="t")
+GROUPS = {"security_groups": (worlds.STATELESS.id,)}  # who answers questions for everybody?
+A, P = worlds.port("a", 11, **GROUPS), worlds.port("p", 51, trunk="t", **GROUPS)
 
 
 _serial = itertools.count()
@@ -43,9 +44,9 @@ def tagged(key: int) -> tuple[FixedIP, FixedIP]:
     return FixedIP("tags4", f"10.3.0.{key}"), FixedIP("tags6", f"fd03::{key:x}")
 
 
-FAR = worlds.child("far", 52, "p", 101, net="tags", mac=P.mac, fixed_ips=tagged(52))
-NEAR = worlds.child("near", 53, "p", 102)
-X = worlds.port("x", 31, net="tags", fixed_ips=tagged(31))
+FAR = worlds.child("far", 52, "p", 101, net="tags", mac=P.mac, fixed_ips=tagged(52), **GROUPS)
+NEAR = worlds.child("near", 53, "p", 102, **GROUPS)
+X = worlds.port("x", 31, net="tags", fixed_ips=tagged(31), **GROUPS)
 ROWS = (NET, TAGS, *SUBNETS, R, IN, OUT, A, X, P)
 
 

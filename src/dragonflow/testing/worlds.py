@@ -86,6 +86,9 @@ OPEN = SecurityGroup(
 )
 """A security group that allows everything: port security holds all the same."""
 
+STATELESS = msgspec.structs.replace(OPEN, id="stateless", stateful=False)
+"""Another, without connection tracking: that takes an answer for invalid whose question was for many."""
+
 
 class World(msgspec.Struct, frozen=True):
     """The rows that a controller follows, what it found out on its host and in external networks, and who it is."""

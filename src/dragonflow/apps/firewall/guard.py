@@ -4,7 +4,7 @@ Its addresses are its MAC with its fixed IPs and the link-local address that fol
 ARP and neighbour discovery are held to them too, so nobody can claim another's address. Of what isn't IP only ARP passes, and
 what ``[df] permitted_ethertypes`` names.
 
-Flows of a local port: 6 a MAC (1 more a permitted EtherType), 2 an IPv4 address, 4 an IPv6 address; without port security 1.
+Flows of a local port: 7 a MAC (1 more a permitted EtherType), 2 an IPv4 address, 4 an IPv6 address; without port security 1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dragonflow.apps.base import App, renders
+from dragonflow.apps.dhcp.v4 import SERVER_ADDRESS
 from dragonflow.apps.firewall.egress import Egress
 from dragonflow.apps.qos import Qos
 from dragonflow.apps.wiring import is_here, is_secured, link_local, wired
@@ -86,10 +87,14 @@ class Guard(App):
                 yield from make(port, mac, address)
 
     def _of_mac(self, port: LogicalPort, mac: str, me: Me) -> Iterator[Fact]:
-        """What a port sends before it has an address, and what has none."""
+        """What a port sends whatever its address is."""
         own: dict[str, Any] = {"eth_src": mac}
-        asks: dict[str, Any] = {"ip_proto": 17, "udp_src": 68, "udp_dst": 67}
-        yield self._pass(port, eth_type=_IPV4, ipv4_src="0.0.0.0", ipv4_dst="255.255.255.255", **own, **asks)
+        for server in (
+            "255.255.255.255",
+            str(SERVER_ADDRESS),
+        ):  # also under an address that was its own: it has to be told so
+            asks: dict[str, Any] = {"ip_proto": 17, "udp_src": 68, "udp_dst": 67}
+            yield self._pass(port, eth_type=_IPV4, ipv4_dst=server, **own, **asks)
         yield self._pass(port, Qos.sent, eth_type=_ARP, arp_sha=mac, arp_spa="0.0.0.0", **own)
         for kind in _LISTENER_REPORTS:
             yield self._pass(port, **_ICMPV6, icmpv6_type=kind, ipv6_src="::", **own)
