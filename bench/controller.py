@@ -4,7 +4,8 @@
 
 Needs root: OVS runs in user space in a network namespace of its own. The DF DB is SQLite, the bus ZeroMQ, both in a temporary
 directory. All known ports lie in one Geneve network, spread evenly over 100 chassis (the worst case for flooding); 100 of them
-are bound here. A VM's interface is a tap device that is there before it is plugged, as with Nova.
+are bound here. They are in one security group, which is like Neutron's default. A VM's interface is a
+tap device that is there before it is plugged, as with Nova.
 
 Starts, each from exec of `dragonflow controller` (Python's start and imports included) until it says that the switch is in sync:
 
@@ -42,7 +43,18 @@ from rich.console import Console
 from rich.table import Table
 
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import Binding, Chassis, FixedIP, LogicalPort, LogicalSwitch, Row, encode
+from dragonflow.model import (
+    Binding,
+    Chassis,
+    FixedIP,
+    GroupMember,
+    LogicalPort,
+    LogicalSwitch,
+    Row,
+    SecurityGroup,
+    SecurityRule,
+    encode,
+)
 from dragonflow.observe.control import ControlError, ask
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.protocol import PORT_STATUS, Message
@@ -55,9 +67,17 @@ LOCAL = 100
 ME = "chassis-0"
 
 
+DEFAULT = (
+    *(SecurityRule("egress", version) for version in (4, 6)),
+    *(SecurityRule("ingress", version, remote_group="group") for version in (4, 6)),
+)
+"""The rules of Neutron's default group: all known ports are in it."""
+
+
 def rows(known: int, addresses: int) -> list[Row]:
-    made: list[Row] = [
+    made: list[Any] = [
         LogicalSwitch(id="net", key=1, network_type="geneve", segmentation_id=7, mtu=1442, revision=1),
+        SecurityGroup(id="group", rules=DEFAULT, revision=1),
         *(Chassis(id=f"chassis-{n}", tunnel_ip=f"192.0.2.{n + 1}") for n in range(1, CHASSIS)),
     ]
     for n in range(known):
@@ -83,6 +103,7 @@ def rows(known: int, addresses: int) -> list[Row]:
                 revision=1,
             )
         )
+        made.append(GroupMember(id=f"group/{port_id(n)}", group="group", port=port_id(n), addresses=made[-1].ips))
         if local:
             made.append(Binding(id=port_id(n), host=ME, network="net", generation=1))
     return made

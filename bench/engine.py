@@ -3,7 +3,7 @@
     python bench/engine.py
 
 No switch takes part: facts go into the ledger, which encodes them, and are taken as confirmed. Rows are made here: one Geneve
-network of dual-stack ports over 100 chassis, ten of them plugged in here.
+network of dual-stack ports over 100 chassis, ten of them plugged in here, all in a security group like Neutron's default.
 """
 
 from __future__ import annotations
@@ -22,22 +22,29 @@ import msgspec
 from dragonflow.apps import APPS
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Replica
-from dragonflow.model import FixedIP, LogicalPort, Row, decode, encode
+from dragonflow.model import FixedIP, GroupMember, LogicalPort, Row, SecurityGroup, SecurityRule, decode, encode
 from dragonflow.switch.ledger import Ledger
 from dragonflow.testing import worlds
 
 CHASSIS, PLUGGED, REPEATS = 100, 10, 200
+GROUP = "5a0c62c4-9c2b-4b43-9d6c-3c1f2a7be1f0"
+DEFAULT = (
+    *(SecurityRule("egress", version) for version in (4, 6)),
+    *(SecurityRule("ingress", version, remote_group=GROUP) for version in (4, 6)),
+)
+"""The rules of Neutron's default group: all ports are in it."""
 
 
 def rows(count: int) -> list[Row]:
     """The rows as they come out of a store: each decoded from bytes of its own."""
     made: list[Row] = [worlds.chassis(f"chassis-{number}", f"10.255.0.{number + 1}") for number in range(CHASSIS)]
     made.append(worlds.network(key=1))
+    made.append(SecurityGroup(id=GROUP, rules=DEFAULT, revision=1))
     for number in range(count):
         on = "here" if number < PLUGGED else f"chassis-{number % CHASSIS}"
         octets = number.to_bytes(3, "big")
         made.append(
-            LogicalPort(
+            port := LogicalPort(
                 id=f"{number:08x}-5d0c-4b43-9d6c-3c1f2a7be1f0",
                 key=number + 1,
                 network="net",
@@ -53,10 +60,13 @@ def rows(count: int) -> list[Row]:
                 chassis=on,
                 vif_type="ovs",
                 vnic_type="normal",
-                security_groups=("5a0c62c4-9c2b-4b43-9d6c-3c1f2a7be1f0",),
+                security_groups=(GROUP,),
                 revision=4,
             )
         )
+        made.append(GroupMember(id=f"{GROUP}/{port.id}", group=GROUP, port=port.id, addresses=port.ips))
+        if number < PLUGGED:
+            made += worlds.bindings(port)
     return [decode(type(row).__name__, row.id, encode(row)) for row in made]
 
 

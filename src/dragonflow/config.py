@@ -90,6 +90,14 @@ CONTROLLER_OPTS = [
         "forwardings), and for each of its snat_addresses. Beyond them new ones fail, and those of other routers don't. 0: as "
         "many as fit.",
     ),
+    cfg.IntOpt(
+        "connections_per_port",
+        default=100000,
+        min=0,
+        max=2**32 - 1,
+        help="Connections that this chassis tracks at the most for the security groups of each of its ports, in both "
+        "directions. Beyond them answers to new ones are judged by the rules as if nobody had asked. 0: as many as fit.",
+    ),
     cfg.StrOpt(
         "datapath_type",
         default="system",

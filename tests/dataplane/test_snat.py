@@ -324,7 +324,7 @@ async def limited(it: Cloud, most: int) -> AsyncIterator[list[Limiter]]:
     made = []
     for here in (it.one, it.two):
         control = str(here.vswitch.directory / "ovs-vswitchd.ctl")
-        made.append(Limiter(Unixctl(f"unix:{here.vswitch.db_sock}", control), "netdev", most))
+        made.append(Limiter(Unixctl(f"unix:{here.vswitch.db_sock}", control), "netdev", router=most, port=0))
         made[-1].want(here.switch.zones, here.switch.connections)
     running = [asyncio.create_task(limiter.run()) for limiter in made]
     try:

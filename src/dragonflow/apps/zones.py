@@ -21,6 +21,11 @@ def router_zone(key: int) -> int:
     return 1 + (key - 1) % _ROUTERS
 
 
+def is_ports(zone: int) -> bool:
+    """Whether the zone is a port's."""
+    return PORTS[0] <= zone <= PORTS[1]
+
+
 def address_zone(number: int) -> int:
     """The zone of the chassis's own address of this number, from 0 on."""
     return _LAST - number

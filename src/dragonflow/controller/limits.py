@@ -1,4 +1,4 @@
-"""Keeps each router to its share of the host's table of connections: a limit on its conntrack zone in Open vSwitch's data path.
+"""Keeps each router and each port to its share of the host's table of connections: a limit on its conntrack zone in Open vSwitch.
 
 Limits aren't part of OpenFlow; ovs-vswitchd takes them at its control socket (``dpctl/ct-set-limits``, ovs-vswitchd(8)), and a
 data path in user space forgets them when it ends. So what is there is read and compared after each change of zones, after each
@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 
+from dragonflow.apps.zones import is_ports
 from dragonflow.switch.unixctl import CommandFailed, Unixctl, Unreachable
 
 LOG = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ _LIMIT = re.compile(r"zone=(\d+),limit=(\d+)")
 
 
 class Limiter:
-    """``limit`` connections at most in each zone that is wanted; 0: no limit."""
+    """In each zone that is wanted so many connections at most as a router may have, or a port; 0: no limit."""
 
-    def __init__(self, unixctl: Unixctl, datapath_type: str, limit: int) -> None:
-        self._unixctl, self._datapath, self._limit = unixctl, _DATAPATH[datapath_type], limit
+    def __init__(self, unixctl: Unixctl, datapath_type: str, *, router: int, port: int) -> None:
+        self._unixctl, self._datapath = unixctl, _DATAPATH[datapath_type]
+        self._router, self._port = router, port
         self._zones: frozenset[int] = frozenset()
         self._connection: int | None = None
         self._wake = asyncio.Event()
@@ -48,7 +50,14 @@ class Limiter:
         """For operators."""
         if self._trouble is not None:
             return f"not kept: {self._trouble}"
-        return f"{self._limit or 'any number of'} connections for each of {len(self._zones)} routers and own addresses"
+        ports = sum(map(is_ports, self._zones))
+        kinds = (self._router, len(self._zones) - ports, "routers and own addresses"), (self._port, ports, "ports")
+        return "connections: " + ", ".join(
+            f"{limit or 'any number'} for each of {count} {who}" for limit, count, who in kinds
+        )
+
+    def _limit(self, zone: int) -> int:
+        return self._port if is_ports(zone) else self._router
 
     async def run(self) -> None:
         """Keep the limits for ever; ends only by being cancelled."""
@@ -74,11 +83,11 @@ class Limiter:
         if not self._zones:
             return
         has = _limits(await self._ask("dpctl/ct-get-limits"))
-        wrong = sorted(zone for zone in self._zones if has.get(zone, 0) != self._limit)
-        if wrong and self._limit:
-            await self._ask("dpctl/ct-set-limits", *(f"zone={zone},limit={self._limit}" for zone in wrong))
-        elif wrong:
-            await self._ask("dpctl/ct-del-limits", "zone=" + ",".join(map(str, wrong)))
+        wrong = {zone: limit for zone in sorted(self._zones) if has.get(zone, 0) != (limit := self._limit(zone))}
+        if limits := [f"zone={zone},limit={limit}" for zone, limit in wrong.items() if limit]:
+            await self._ask("dpctl/ct-set-limits", *limits)
+        if unlimited := [str(zone) for zone, limit in wrong.items() if not limit]:
+            await self._ask("dpctl/ct-del-limits", "zone=" + ",".join(unlimited))
 
     async def _ask(self, command: str, *arguments: str) -> str:
         (answer,) = await self._unixctl.ask(command, [(self._datapath, *arguments)])

@@ -120,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True):
     metadata: bool = False
     permitted_ethertypes: tuple[int, ...] = ()
     connections_per_router: int = 0
+    connections_per_port: int = 0
     region_ipsec: IpsecMode | None = None
     region_ipsec_psk_file: str | None = None
 
@@ -158,6 +159,7 @@ class Settings(msgspec.Struct, frozen=True):
             metadata=_serves_metadata(options),
             permitted_ethertypes=tuple(map(_ethertype, options.permitted_ethertypes)),
             connections_per_router=options.connections_per_router,
+            connections_per_port=options.connections_per_port,
             region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
             region_ipsec_psk_file=options.region_ipsec_psk_file,
         )
@@ -314,7 +316,8 @@ class Controller:
         self._limiter = Limiter(
             Unixctl(settings.ovsdb, settings.vswitchd_control),
             settings.chassis.datapath_type,
-            settings.connections_per_router,
+            router=settings.connections_per_router,
+            port=settings.connections_per_port,
         )
         self._log = EventLog(self._name, secrets.token_hex(8), self._name_of)
         self._control = ControlServer(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dragonflow.controller import limits
 from dragonflow.controller.limits import Limiter
+from dragonflow.model import zones
 from dragonflow.switch.unixctl import CommandFailed, Unreachable
 
 
@@ -37,6 +38,9 @@ class Datapath:
         return [""]
 
 
+_OF_A_PORT = zones.NUMBERS[0]
+
+
 def kept(there: Datapath, limiter: Limiter, *steps: Callable[[], object]) -> None:
     """Run the limiter until it has nothing more to do after each step."""
 
@@ -54,28 +58,28 @@ def kept(there: Datapath, limiter: Limiter, *steps: Callable[[], object]) -> Non
 
 def test_zones_get_their_limit_once_and_again_from_a_switch_that_forgot() -> None:
     there = Datapath()
-    limiter = Limiter(there, "netdev", 100)  # type: ignore[arg-type]
+    limiter = Limiter(there, "netdev", router=100, port=7)  # type: ignore[arg-type]
 
     def forgets() -> None:
         there.limits.clear()
-        limiter.want([1, 2], 2)
+        limiter.want([1, _OF_A_PORT], 2)
 
-    kept(there, limiter, lambda: limiter.want([1], 1), lambda: limiter.want([1, 2], 1), forgets)
+    kept(there, limiter, lambda: limiter.want([1], 1), lambda: limiter.want([1, _OF_A_PORT], 1), forgets)
     assert there.asked == [
         ("set-limits", "zone=1,limit=100"),
-        ("set-limits", "zone=2,limit=100"),
-        ("set-limits", "zone=1,limit=100", "zone=2,limit=100"),
+        ("set-limits", f"zone={_OF_A_PORT},limit=7"),
+        ("set-limits", "zone=1,limit=100", f"zone={_OF_A_PORT},limit=7"),
     ]
-    assert limiter.status == "100 connections for each of 2 routers and own addresses"
+    assert limiter.status == "connections: 100 for each of 1 routers and own addresses, 7 for each of 1 ports"
 
 
 def test_a_changed_limit_is_set_and_none_taken_away() -> None:
     there = Datapath()
     there.limits = {1: 50, 7: 9}
-    limiter = Limiter(there, "netdev", 100)  # type: ignore[arg-type]
+    limiter = Limiter(there, "netdev", router=100, port=7)  # type: ignore[arg-type]
     kept(there, limiter, lambda: limiter.want([1], 1))
     assert there.limits == {1: 100, 7: 9}
-    limiter = Limiter(there, "netdev", 0)  # type: ignore[arg-type]
+    limiter = Limiter(there, "netdev", router=0, port=7)  # type: ignore[arg-type]
     kept(there, limiter, lambda: limiter.want([1, 2], 1))
     assert there.limits == {7: 9}
 
@@ -84,7 +88,7 @@ def test_a_data_path_that_cannot_is_told_of_and_one_that_is_away_is_asked_again(
     monkeypatch.setattr(limits, "_AGAIN", 0)
     there = Datapath()
     there.trouble = CommandFailed("no limits here")
-    limiter = Limiter(there, "netdev", 100)  # type: ignore[arg-type]
+    limiter = Limiter(there, "netdev", router=100, port=7)  # type: ignore[arg-type]
     said = []
 
     def goes_away() -> None:
@@ -99,4 +103,4 @@ def test_a_data_path_that_cannot_is_told_of_and_one_that_is_away_is_asked_again(
     kept(there, limiter, lambda: limiter.want([1], 1), goes_away, comes_back)
     assert said == ["not kept: no limits here", "not kept: nobody"]
     assert there.limits == {1: 100}
-    assert limiter.status == "100 connections for each of 1 routers and own addresses"
+    assert limiter.status == "connections: 100 for each of 1 routers and own addresses, 7 for each of 0 ports"
