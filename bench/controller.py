@@ -29,6 +29,7 @@ import asyncio
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
@@ -194,7 +195,7 @@ class Bench:
                 ready = await database.ready(number)
                 done.append(Plug(ready - began, barrier - ready, arrived - barrier, arrived - began))
                 first = asyncio.ensure_future(anext(news))
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(random.uniform(0.02, 0.12))  # in step with nothing else
             first.cancel()
             await asyncio.wait([first])
         await database.close()

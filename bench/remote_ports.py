@@ -42,11 +42,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from controller import LOCAL, Bench
+from controller import CHASSIS, LOCAL, Bench
 from dragonflow.lab import Lab, Vm
 from dragonflow.lab.system import wait_until
 from dragonflow.lab.vswitch import VSwitch
-from dragonflow.model import FixedIP, LogicalPort, LogicalSwitch, RemoteEnd, Row, encode, remote_chassis
+from dragonflow.model import Alive, FixedIP, LogicalPort, LogicalSwitch, RemoteEnd, Row, encode, remote_chassis
 from dragonflow.neutron.dfdb import DfDb
 from dragonflow.store.protocol import Key, Put, Txn
 from idle import _shares
@@ -252,6 +252,7 @@ async def under_load(seconds: float, say: Callable[[str], None]) -> dict[str, di
             rows: list[Row] = [
                 LogicalSwitch(id="other", key=2, network_type="geneve", segmentation_id=8, mtu=1442, revision=1)
             ]
+            rows += [Alive(id=f"chassis-{number}", since=0.0) for number in range(1, CHASSIS)]
             rows += [remote_port(number, network, 0) for network in ("net", "other") for number in range(REMOTE)]
             dfdb = DfDb(bench.store_url, bench.pubsub_url)
             for start in range(0, len(rows), 100):

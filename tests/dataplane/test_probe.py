@@ -97,7 +97,9 @@ async def proving(vswitch: VSwitch, mode: Mode = "tunnelled", control: str | Non
 async def test_healthy_ports_are_proven_and_nothing_is_said_before(vswitch: VSwitch) -> None:
     async with proving(vswitch) as it:
         assert it.history[0] == {}
+        assert it.prover.awaited
         await it.until(a="ACTIVE", b="ACTIVE")
+        assert not it.prover.awaited
         assert it.prover.status()["proven"] == 2
         probe = it.prover.of("a")
         assert probe is not None

@@ -23,14 +23,14 @@ from dragonflow.controller.locality import LocalityEvent, Moved, difference
 from dragonflow.controller.replica import Change, Replica
 from dragonflow.controller.view import OWN_PLACE, Me, Read, View, locality_read, touched_reads
 from dragonflow.model import DERIVED, LogicalPort
-from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Serve, Trouble
+from dragonflow.pipeline.facts import Fact, Flow, Locality, Owner, Place, Serve, Trouble
 
 LOG = logging.getLogger(__name__)
 
 ROUNDS = 32
 """How often one owner may render within a settling. Places are acyclic and few apps deep, so only a faulty app comes near."""
 
-STEP = 32
+STEP = 16
 """Owners that render in one step of a settling: about a millisecond."""
 
 SHARED = 4096
@@ -176,9 +176,11 @@ class Engine:
     def _mark_object(self, model: type[Any], id: str, since: float, *sides: object) -> None:
         """Have the apps render the object that have something to say of what it was or what it is (``sides``)."""
         for order, name, only in self._kinds.get(model, ()):
-            if only is None or any(side is not None and only(side, self._me) for side in sides):
-                # changes come in order: the first is oldest
-                self._dirty[order].setdefault(Owner(name, model.__name__, id), since)
+            for side in sides:
+                if side is not None and (only is None or only(side, self._me)):
+                    # changes come in order: the first is oldest
+                    self._dirty[order].setdefault(Owner(name, model.__name__, id), since)
+                    break
 
     def _mark_readers(self, read: Read, since: float) -> None:
         for owner in self._reads.readers(read):
@@ -186,10 +188,12 @@ class Engine:
 
     def _mark_readers_of_place(self, port: str, since: float) -> None:
         self._mark_readers(locality_read(port), since)
-        for order, name, _ in self._kinds.get(LogicalPort, ()):
-            owner = Owner(name, LogicalPort.__name__, port)
-            if OWN_PLACE in self._reads.of(owner):
-                self._mark(order, owner, since)
+        row = self._replica.get(LogicalPort, port)
+        for order, name, only in self._kinds.get(LogicalPort, ()) if row is not None else ():
+            if only is None or only(row, self._me):
+                owner = Owner(name, LogicalPort.__name__, port)
+                if OWN_PLACE in self._reads.of(owner):
+                    self._mark(order, owner, since)
 
     def _mark(self, order: int, owner: Owner, since: float) -> None:
         dirty = self._dirty[order]
@@ -248,9 +252,14 @@ def _sorted_out(
     yielded: Iterable[Fact],
 ) -> tuple[tuple[Fact, ...], dict[str, Locality], tuple[str, ...], tuple[str, ...]]:
     """What the switch is told of, the places, which ports are served, and the troubles."""
-    facts, places, serves, troubles = list[Fact](), dict[str, Locality](), list[str](), list[str]()
+    facts: list[Fact] = []
+    places: dict[str, Locality] = {}
+    serves: list[str] = []
+    troubles: list[str] = []
     for fact in yielded:
-        if isinstance(fact, Place):
+        if type(fact) is Flow:  # as nearly all are
+            facts.append(fact)
+        elif isinstance(fact, Place):
             places[fact.port] = fact.locality
         elif isinstance(fact, Trouble):
             troubles.append(fact.reason)

@@ -106,9 +106,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     - ``event`` is ``created`` … of the model, or ``local_created`` … of a port; ``chassis`` is whose controller says so
     - ``name`` is what its owner calls the object; ``port`` the logical port that it is about, if it is about one
     - ``revision`` is the store revision that last wrote or deleted the row, 0 where none is known: interfaces have none
-    - ``latency`` is seconds from the arrival of the news (the row from the DF DB, the interface from OVSDB) until the barrier had
-      confirmed all flows that follow from it. Of an event that follows from several pieces of news the oldest counts; what the
-      DF DB and OVSDB took to tell is not in it.
+    - ``latency`` is seconds from when the news was taken in (the row from the DF DB, the interface from OVSDB) until the barrier
+      had confirmed all flows that follow from it. Of an event that follows from several pieces of news the oldest counts; what
+      the DF DB and OVSDB took to tell, and what a row waited for its turn, is not in it.
     - ``fields`` are those that differ in an updated model; ``place`` is the place that was created, updated or deleted, and
       ``before`` where an updated one was
     - ``left_out`` says why, if flows of the object are not on the switch: it refused them, or they could not be worked out

@@ -1,4 +1,4 @@
-"""The door for rows: what the feed brings is decoded, checked and put into the replica.
+"""The door for rows: what the feed brings is decoded, checked and put into the replica, when whoever renders is ready for it.
 
 A row that can't be read counts as absent: forwarding waits and security drops, until a good one takes its place. But a DF DB
 that isn't whole (see ``Region``) counts as one that is away: nothing of it is taken in, and what was known stays.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from dragonflow.controller.replica import Replica
 from dragonflow.model import KINDS, REGION_SCOPE, CodecError, Region, Row, decode
@@ -21,6 +23,9 @@ LOG = logging.getLogger(__name__)
 
 REGION = Key(REGION_SCOPE, Region.__name__, Region(since=0.0).id)
 
+MOST = 16
+"""Changes that are taken in at once, but for what was committed with the last of them: some milliseconds of rendering."""
+
 NOT_WHOLE = (
     "is empty or not yet whole: Neutron's server writes it (or 'dragonflow repair --fix'); until then nothing of it is "
     "taken in"
@@ -29,7 +34,11 @@ NOT_WHOLE = (
 
 
 class Intake:
-    """Moves the rows of the followed scopes into the replica and calls ``on_news`` after each batch.
+    """Fetches the rows of the followed scopes and calls ``on_news``; ``take`` moves them into the replica.
+
+    So rows change only between two renderings, and only as many as render in a short while: however many change, what else
+    happens on this host has its turn. What a commit wrote in a scope is never taken in by halves. No more changes are fetched
+    before the last were taken, for a store tells only the last state of what changes again meanwhile.
 
     ``arrived`` are the followed scopes whose rows are in the replica; ``refused`` are the rows that could not be read, and why.
 
@@ -47,6 +56,10 @@ class Intake:
         self._due: set[str] = set()  # followed, and not taken in since the DF DB is whole
         self._region: int | None = None  # the revision of the region's row; 0: there is none; None: not known yet
         self._trouble: StoreError | None = None
+        self._fetched: deque[ScopeReset | Sequence[Record]] = deque()
+        self._taken = asyncio.Event()
+        self.waiting_since = math.inf
+        """Since when there is something to take, by the replica's clock; infinite if there is nothing."""
         self.arrived: set[str] = set()
         self.refused: dict[Key, str] = {}
 
@@ -59,6 +72,7 @@ class Intake:
             self._forget_refusals(scope)
             self._due.discard(scope)
             self.arrived.discard(scope)
+        self._fetched = deque(it for it in self._fetched if not isinstance(it, ScopeReset) or it.scope in wanted)
         added = wanted - self._followed
         self._followed = wanted
         self._due |= added
@@ -67,7 +81,7 @@ class Intake:
 
     @property
     def revision(self) -> int:
-        """The store revision up to which everything has been taken in."""
+        """The store revision up to which everything has been fetched."""
         return self._feed.revision
 
     @property
@@ -78,7 +92,7 @@ class Intake:
     @property
     def in_sync(self) -> bool:
         """All that is followed has been taken in from the DF DB that is there now."""
-        return bool(self._region) and not self._due
+        return bool(self._region) and not self._due and not self._fetched
 
     @property
     def outage(self) -> str | None:
@@ -87,18 +101,42 @@ class Intake:
         return None if error is None else str(error)
 
     async def run(self) -> None:
-        """Take in news until cancelled."""
+        """Fetch news until cancelled."""
         try:
             async for news in self._feed:
-                if isinstance(news, Changes):
-                    await self._change(news)
-                elif news.scope == REGION_SCOPE:
-                    await self._judge(next((record.revision for record in news.records if record.key == REGION), 0))
-                else:
-                    self._reset(news)
-                self._on_news()
+                if isinstance(news, ScopeReset):
+                    if news.scope == REGION_SCOPE:
+                        await self._judge(next((record.revision for record in news.records if record.key == REGION), 0))
+                    else:
+                        self._fetched.append(news)
+                    self._tell()
+                    continue
+                if await self._may_believe(news):
+                    self._fetched.extend(_pieces(news.records))
+                self._taken.clear()
+                self._tell()
+                await self._taken.wait()
         finally:
             await self._feed.aclose()
+
+    def take(self) -> None:
+        """Move what was fetched into the replica; of changes one piece, and if there are more, there is news again."""
+        while self._fetched:
+            piece = self._fetched.popleft()
+            if not isinstance(piece, ScopeReset):
+                for record in piece:
+                    self._change(record)
+                break
+            self._reset(piece)
+        self.waiting_since = math.inf
+        if self._fetched:
+            self._tell()
+        else:
+            self._taken.set()
+
+    def _tell(self) -> None:
+        self.waiting_since = min(self.waiting_since, self._replica.clock())
+        self._on_news()
 
     async def _judge(self, region: int) -> bool:
         """The region's row has this revision (0: there is none). If it was another, all is read anew, and False returned."""
@@ -108,6 +146,7 @@ class Intake:
         if first and region:
             return True
         self._feed.drop(self._followed)
+        self._fetched.clear()
         self._due = set(self._followed)
         if region:
             LOG.info("the DF DB is whole now, all of it is read anew")
@@ -146,20 +185,21 @@ class Intake:
             self._replica.reset_scope(news.scope, rows, news.revision)
         self.arrived.add(news.scope)
 
-    async def _change(self, news: Changes) -> None:
+    async def _may_believe(self, news: Changes) -> bool:
+        """Whether the changes are of the DF DB that is known; if not, all is read anew."""
         region = next((record for record in news.records if record.key == REGION), None)
         if region is not None and not await self._judge(0 if region.data is None else region.revision):
+            return False
+        return all(record.data is not None for record in news.records) or await self._stands()
+
+    def _change(self, record: Record) -> None:
+        if record.key.scope not in self._followed:
             return
-        if any(record.data is None for record in news.records) and not await self._stands():
-            return
-        for record in news.records:
-            if record.key.scope not in self._followed:
-                continue
-            row = self._read(record)
-            if row is not None:
-                self._replica.upsert(row, record.revision)
-            elif kind := KINDS.get(record.key.kind):
-                self._replica.remove(kind, record.key.id, record.revision, record.key.scope)
+        row = self._read(record)
+        if row is not None:
+            self._replica.upsert(row, record.revision)
+        elif kind := KINDS.get(record.key.kind):
+            self._replica.remove(kind, record.key.id, record.revision, record.key.scope)
 
     def _read(self, record: Record) -> Row | None:
         self.refused.pop(record.key, None)
@@ -176,3 +216,12 @@ class Intake:
     def _forget_refusals(self, scope: str) -> None:
         for key in [key for key in self.refused if key.scope == scope]:
             del self.refused[key]
+
+
+def _pieces(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """The records in order, in pieces of not much more than ``MOST``; none ends between two of the same revision."""
+    start = 0
+    for end in range(1, len(records) + 1):
+        if end == len(records) or (end - start >= MOST and records[end].revision != records[end - 1].revision):
+            yield records[start:end]
+            start = end

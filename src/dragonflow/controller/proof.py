@@ -92,6 +92,8 @@ class Prover:
         """The ports to prove, and on what that rests now."""
         self._proofs: dict[str, Proof] = {}
         self._queue: dict[str, None] = {}
+        self._asking = False
+        """Whether ports that waited for their first verdict are being proven."""
         self._unsure: dict[str, float] = {}
         self._again: dict[str, float] = {}
         self._round: deque[str] = deque()
@@ -155,6 +157,11 @@ class Prover:
             told[port] = claim
         return told
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a port waits for the first verdict on its present state, and somebody can be asked for it."""
+        return self._unreachable is None and bool(self._queue or self._unsure or self._asking)
+
     # What operators ask
 
     def status(self) -> dict[str, Any]:
@@ -182,9 +189,11 @@ class Prover:
         try:
             while True:
                 await self._wait()
+                self._asking = self.awaited
                 batch = self._due()
                 if batch:
                     await self._prove(batch)
+                self._asking = False
         finally:
             self._unixctl.close()
 

@@ -68,6 +68,9 @@ PRAGMA user_version = {LAYOUT};
 
 _COLUMNS = "scope, kind, id, CAST(data AS BLOB), revision"
 _LIVING = f"SELECT {_COLUMNS} FROM record WHERE data IS NOT NULL"
+_CHANGED_SCOPES = "SELECT scope, max(revision) FROM record INDEXED BY record_revision WHERE revision > ? GROUP BY scope"
+"""Which the index alone tells. Most commits are news for few watches."""
+
 _PUT = """
 INSERT INTO record (scope, kind, id, data, revision, lease) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (scope, kind, id) DO UPDATE SET data = excluded.data, revision = excluded.revision, lease = excluded.lease
@@ -145,7 +148,9 @@ class SqliteFile:
         told = Told(after)
         with self._transaction("BEGIN") as (db, revision, compacted):
             refuse_lost(after, compacted, revision)
-            if told.oldest == revision:
+            if told.oldest == revision or not any(
+                told.is_news(*changed) for changed in db.execute(_CHANGED_SCOPES, (told.oldest,))
+            ):
                 return Changes(revision, ())
             found = db.execute(f"SELECT {_COLUMNS} FROM record WHERE revision > ? ORDER BY revision", (told.oldest,))
             return Changes(revision, tuple(_record(row) for row in found if told.is_news(row[0], row[4])))

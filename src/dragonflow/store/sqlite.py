@@ -65,6 +65,7 @@ class SqliteStore:
         self._starting = threading.Lock()
         self._wakes: set[Wake] = set()
         self._written = False
+        self._hinted = False
         self._closed = False
 
     async def snapshot(self, scopes: Collection[str]) -> Snapshot:
@@ -105,7 +106,8 @@ class SqliteStore:
     def hint(self) -> None:
         """See ``Store``. May be called from any thread."""
         if self._wakes:
-            self._jobs.put(self._wake_all)
+            self._hinted = True
+            self._jobs.put(_nothing)
 
     async def close(self) -> None:
         """See ``Store``."""
@@ -168,6 +170,8 @@ class SqliteStore:
                         bell.hang()
                 if self._written:
                     self._written, look, settling = False, now, iter(SETTLES)
+                if self._hinted:
+                    self._hinted, look = False, now
                 if now >= look:
                     before, seen = seen, self._look(seen)
                     if seen != before:

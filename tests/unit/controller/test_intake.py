@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import pytest
 
-from dragonflow.controller.intake import Intake
+from dragonflow.controller.intake import MOST, Intake
 from dragonflow.controller.replica import Replica
 from dragonflow.model import LogicalPort, LogicalSwitch, Row, encode, network_scope
 from dragonflow.store.memory import Memory, MemoryStore
@@ -21,7 +21,17 @@ class World:
         self.store = MemoryStore()
         self.replica = Replica()
         self.news = asyncio.Event()
-        self.intake = Intake(self.store, self.replica, self.news.set)
+        self.busy = False
+        self.intake = Intake(self.store, self.replica, self._news)
+
+    def _news(self) -> None:
+        """As a controller does, unless it is busy rendering."""
+        if not self.busy:
+            asyncio.get_running_loop().call_soon(self._take)
+
+    def _take(self) -> None:
+        self.intake.take()
+        self.news.set()
 
     async def put(self, row: Row, data: bytes | None = None) -> int:
         return await self.store.commit(Txn((Put(key(row), encode(row) if data is None else data),)))
@@ -200,3 +210,43 @@ async def test_another_df_db_is_read_anew_whatever_its_revisions(world: World) -
         memory.wake()
     await world.until(lambda: world.held == (NET, other))
     assert world.intake.in_sync
+
+
+async def test_nothing_is_taken_in_while_the_controller_renders_and_then_no_more_than_renders_soon(
+    world: World,
+) -> None:
+    """What a commit wrote is not taken in by halves; what changes twice meanwhile is taken in once."""
+    await taken_in(world)
+    world.busy = True
+    await world.put(msgspec.structs.replace(PORT, name="first"))
+    await world.come_to_rest()
+    ports = [msgspec.structs.replace(PORT, id=f"q{number}", key=10 + number) for number in range(3 * MOST)]
+    await world.store.commit(Txn(tuple(Put(key(port), encode(port)) for port in ports[: 2 * MOST])))
+    for port in (*ports[2 * MOST :], msgspec.structs.replace(PORT, name="second")):
+        await world.put(msgspec.structs.replace(port, name="old"))
+        await world.put(port)
+    assert world.held == (NET, PORT)
+    assert not world.intake.in_sync
+    taken = []
+    while not world.intake.in_sync:
+        world.intake.take()
+        taken.append((len(world.held), world.replica.all(LogicalPort)[0].name))
+        await world.come_to_rest()
+    assert taken == [(2, "first"), (2 + 2 * MOST, "first"), (2 + 3 * MOST, "first"), (2 + 3 * MOST, "second")]
+
+
+async def test_what_waits_goes_with_its_scope_and_with_its_df_db(world: World) -> None:
+    world.busy = True
+    await world.put(NET)
+    await world.intake.follow([NET.scope])
+    await world.come_to_rest()
+    await world.intake.follow([])
+    await world.intake.follow([NET.scope])
+    world.intake.take()
+    assert not world.intake.arrived
+    await world.come_to_rest()
+    await world.store.commit(Txn((Delete(founding.KEY),)))
+    await world.come_to_rest()
+    world.intake.take()
+    assert world.intake.not_whole
+    assert world.held == ()
