@@ -1,16 +1,23 @@
 """The options of the controller and of the ML2 driver, group ``[df]``, and of the orchestrator, for oslo.config.
 
 ``etc/dragonflow/dragonflow.conf.sample`` is generated from these by ``oslo-config-generator --namespace dragonflow``.
+
+A URL that holds a password is refused. But oslo.config may log all options before that, so URLs are ``secret``, too.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+import stat
 from collections.abc import Sequence
 
 from oslo_config import cfg
 
 from dragonflow.model import TUNNEL_TYPES
+
+LOG = logging.getLogger(__name__)
 
 GROUP = "df"
 
@@ -20,6 +27,7 @@ ORCHESTRATOR = "orchestrator"
 STORE_OPTS = [
     cfg.StrOpt(
         "store_url",
+        secret=True,
         default="sqlite:///var/lib/dragonflow/dfdb.sqlite",
         help="The DF DB. sqlite:///PATH serves one machine; every process that uses it must be able to write the file and its "
         "directory. etcd://[USER@]HOST:PORT[,HOST:PORT...]/PREFIX, redis://[USER@]HOST:PORT[/DB] or "
@@ -28,10 +36,12 @@ STORE_OPTS = [
     ),
     cfg.StrOpt(
         "pubsub_url",
+        secret=True,
         default="zmq+ipc:///run/dragonflow/pubsub",
         help="The message bus. 'store' relies on the DF DB's own watch alone; zmq+ipc:///DIRECTORY serves one machine; "
-        "zmq+tcp://ADDRESS binds a free port of ADDRESS and is found by others through the DF DB; redis:// and its relatives "
-        "are written as for store_url.",
+        "zmq+tcp://ADDRESS?key=FILE&peers=DIRECTORY binds a free port of ADDRESS and is found by others through the DF DB; the "
+        "host's keys ('dragonflow keys create') and those of its peers encrypt it, without both options nothing does; redis:// "
+        "and its relatives are written as for store_url.",
     ),
 ]
 
@@ -152,9 +162,11 @@ CONTROLLER_OPTS = [
     ),
 ]
 
+SHARED_SECRET = "metadata_proxy_shared_secret"
+
 METADATA_OPTS = [
     cfg.StrOpt(
-        "metadata_proxy_shared_secret",
+        SHARED_SECRET,
         secret=True,
         help="Signs whose request it is that goes to Nova's metadata API; the same as Nova's option of this name, group "
         "[neutron]. Unset: this chassis serves no metadata.",
@@ -207,6 +219,7 @@ ORCHESTRATOR_OPTS = [
     ),
     cfg.StrOpt(
         "election",
+        secret=True,
         help="A DF DB (as store_url) in which several orchestrators settle who leads; that of any region, or one for it alone. "
         "Unset: this one leads.",
     ),
@@ -223,6 +236,7 @@ ORCHESTRATOR_OPTS = [
     ),
     cfg.MultiStrOpt(
         "hints",
+        secret=True,
         default=[],
         help="'REGION PUBSUB_URL STORE_URL': the region's message bus and DF DB, as its pubsub_url and store_url. When a port's "
         "status changes there, the region is looked at at once instead of within a period. May be given for each region.",
@@ -246,9 +260,20 @@ def load(files: Sequence[str], *groups: Sequence[cfg.Opt], section: str = GROUP)
         for options in groups:
             for option in options:
                 conf[section][option.dest]
+        if METADATA_OPTS in groups:
+            _warn_if_open(conf)
     except (cfg.Error, ValueError) as error:
         raise ConfigError(str(error)) from error
     return conf
+
+
+def _warn_if_open(conf: cfg.ConfigOpts) -> None:
+    """The one secret that stands in a configuration file, for Nova has it so, too: say it if everybody may read that file."""
+    if conf[GROUP][SHARED_SECRET] is None:
+        return
+    file = conf.get_location(SHARED_SECRET, GROUP).detail
+    if os.path.isfile(file) and os.stat(file).st_mode & stat.S_IRWXO:
+        LOG.warning("%s holds [%s] %s and every user may read it: chmod o= %s", file, GROUP, SHARED_SECRET, file)
 
 
 def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt], section: str = GROUP) -> None:

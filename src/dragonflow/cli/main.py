@@ -13,6 +13,7 @@ from dragonflow.cli import (
     demo_region,
     events,
     explain,
+    keys,
     lab,
     metadata,
     orchestrator,
@@ -31,6 +32,7 @@ app = typer.Typer(
 show.app.command("port")(port.port)
 show.app.command("servers")(servers.servers)
 app.add_typer(show.app, name="show")
+app.add_typer(keys.app, name="keys")
 app.add_typer(lab.app, name="lab")
 app.add_typer(stretch.app, name="stretch")
 app.command("controller")(controller.controller)

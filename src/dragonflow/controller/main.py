@@ -33,7 +33,7 @@ from typing import Any
 
 import msgspec
 
-from dragonflow import __version__
+from dragonflow import __version__, secrecy
 from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.apps.door import PERIOD as DOOR_PERIOD
@@ -338,7 +338,9 @@ class Controller:
         metrics.follow_bus(self._bus.stats)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        LOG.info("controller of %s, DF DB %s", self._name, self._settings.store_url)
+        LOG.info("controller of %s, DF DB %s", self._name, secrecy.masked(self._settings.store_url))
+        secrecy.warn_if_in_clear("[df] store_url", self._settings.store_url)
+        secrecy.warn_if_in_clear("[df] pubsub_url", self._settings.pubsub_url)
         async with asyncio.TaskGroup() as group:
             parts = (
                 self._intake.run(),

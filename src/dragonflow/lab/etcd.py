@@ -18,7 +18,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dragonflow.lab.certificates import Certificates, secret
+from dragonflow import secrecy
+from dragonflow.lab.certificates import Certificates
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.process import Server
 from dragonflow.lab.system import LabError, run, wait_until
@@ -105,7 +106,7 @@ class EtcdCluster:
         if self.auth:
             for user in ("root", USER):
                 if not self.password_file(user).exists():
-                    secret(self.password_file(user), secrets.token_urlsafe(18).encode())
+                    secrecy.write(self.password_file(user), secrets.token_urlsafe(18).encode())
 
     def start(self) -> None:
         """Start all members on the data they had; returns when each serves. The first time, users and roles are made."""
@@ -186,7 +187,7 @@ class EtcdCluster:
         """A user whose role of the same name has these grants (``read``, ``write`` or ``readwrite``; key; end, or '' for the key
         alone); returns its URL. :raises LabError: as etcdctl says.
         """
-        path = secret(self.password_file(user), secrets.token_urlsafe(18).encode())
+        path = secrecy.write(self.password_file(user), secrets.token_urlsafe(18).encode())
         self.ctl("role", "add", user)
         for rights, key, end in grants:
             self.ctl("role", "grant-permission", user, rights, key, *([end] if end else []))

@@ -18,7 +18,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dragonflow.lab.certificates import Certificates, secret
+from dragonflow import secrecy
+from dragonflow.lab.certificates import Certificates
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.etcd import ADDRESS, free_ports
 from dragonflow.lab.process import Server
@@ -122,12 +123,12 @@ class RedisServers:
         if self.auth:
             for user in ("default", USER):
                 if not self.password_file(user).exists():
-                    secret(self.password_file(user), secrets.token_urlsafe(18).encode())
+                    secrecy.write(self.password_file(user), secrets.token_urlsafe(18).encode())
         for member in self.processes.values():
             member.data.mkdir(parents=True, exist_ok=True)
             if not member.config.exists():
                 lines = self._sentinel_lines(member) if member.sentinel else self._server_lines(member)
-                secret(member.config, "".join(f"{line}\n" for line in lines).encode())
+                secrecy.write(member.config, "".join(f"{line}\n" for line in lines).encode())
 
     def start(self) -> None:
         """Start what doesn't run, on the data it had; returns when there is a master, and replicas and Sentinels follow it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl: float = 3.0
     status_address: tuple[str, int] = ("127.0.0.1", 9599)
     hints: Mapping[str, Bus] = {}
+
+    @property
+    def urls(self) -> Iterator[tuple[str, str]]:
+        """The DF DBs and buses that are used, each with the option that names it."""
+        if self.election is not None:
+            yield "election", self.election
+        for bus in self.hints.values():
+            yield "hints", bus.store_url
+            yield "hints", bus.pubsub_url
 
     @classmethod
     def of(cls, options: Any) -> Settings:
