@@ -56,12 +56,21 @@ CONTROLLER_OPTS = [
     cfg.StrOpt(
         "ovsdb_connection",
         default="unix:/run/openvswitch/db.sock",
-        help="Where Open vSwitch's database listens: unix:PATH or tcp:ADDRESS:PORT.",
+        help="Where Open vSwitch's database listens: unix:PATH, ssl:ADDRESS:PORT, or tcp:ADDRESS:PORT on loopback.",
     ),
     cfg.StrOpt(
         "openflow_connection",
         default="unix:/run/openvswitch/br-int.mgmt",
-        help="Where the integration bridge speaks OpenFlow: unix:PATH or tcp:ADDRESS:PORT.",
+        help="Where the integration bridge speaks OpenFlow: unix:PATH, ssl:ADDRESS:PORT, or tcp:ADDRESS:PORT on loopback.",
+    ),
+    cfg.StrOpt(
+        "ovs_ssl_key_file",
+        help="With ssl: in either of them: file (PEM, mode 0600) with the controller's private key.",
+    ),
+    cfg.StrOpt("ovs_ssl_cert_file", help="The controller's certificate (PEM)."),
+    cfg.StrOpt(
+        "ovs_ssl_ca_cert_file",
+        help="The CA (PEM) whose certificates the switch may show. Any of them is taken, so it must sign for nobody else.",
     ),
     cfg.StrOpt(
         "tunnel_ip", help="The address (IPv4 or IPv6) of this chassis in the tunnel network, its VTEP. Required."

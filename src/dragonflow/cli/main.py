@@ -9,6 +9,7 @@ import typer
 from dragonflow import __version__
 from dragonflow.cli import (
     controller,
+    db,
     demo,
     demo_region,
     events,
@@ -32,6 +33,7 @@ app = typer.Typer(
 show.app.command("port")(port.port)
 show.app.command("servers")(servers.servers)
 app.add_typer(show.app, name="show")
+app.add_typer(db.app, name="db")
 app.add_typer(keys.app, name="keys")
 app.add_typer(lab.app, name="lab")
 app.add_typer(stretch.app, name="stretch")

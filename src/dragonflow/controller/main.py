@@ -84,6 +84,7 @@ from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
 from dragonflow.switch import Disconnected, Switch
+from dragonflow.switch.remote import Remote, Tls
 from dragonflow.switch.unixctl import Unixctl
 
 LOG = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True):
     connections_per_router: int = 0
     region_ipsec: IpsecMode | None = None
     region_ipsec_psk_file: str | None = None
+    ovs_tls: Tls | None = None
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -154,6 +156,7 @@ class Settings(msgspec.Struct, frozen=True):
             connections_per_router=options.connections_per_router,
             region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
             region_ipsec_psk_file=options.region_ipsec_psk_file,
+            ovs_tls=_ovs_tls(options),
         )
 
     @property
@@ -231,6 +234,27 @@ def _mappings(texts: Sequence[str]) -> tuple[BridgeMapping, ...]:
     return tuple(found)
 
 
+def _ovs_tls(options: Any) -> Tls | None:
+    """The files for the connections to Open vSwitch; None if neither needs any."""
+    remotes = []
+    for option in ("ovsdb_connection", "openflow_connection"):
+        try:
+            remotes.append(Remote.parse(options[option]))
+        except ValueError as error:
+            raise ConfigError(f"[df] {option}: {error}") from None
+    if not any(remote.tls for remote in remotes):
+        return None
+    names = ("ovs_ssl_key_file", "ovs_ssl_cert_file", "ovs_ssl_ca_cert_file")
+    if missing := [name for name in names if options[name] is None]:
+        raise ConfigError(f"[df] {', '.join(missing)}: ssl: in ovsdb_connection or openflow_connection needs them")
+    tls = Tls(*(Path(options[name]) for name in names))
+    try:
+        tls.context()
+    except OSError as error:
+        raise ConfigError(f"[df] {', '.join(names)}: {error}") from None
+    return tls
+
+
 def _listening(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
@@ -263,6 +287,7 @@ class Controller:
             settings.ovsdb,
             settings.chassis.bridge,
             datapath_type=settings.chassis.datapath_type,
+            tls=settings.ovs_tls,
             psk=settings.read_psk(),
             on_ports=self._ports,
             on_connect=self._news.set,

@@ -33,11 +33,12 @@ from dragonflow.pubsub.curve import Curve, KeyTrouble
 from dragonflow.pubsub.protocol import Message, Stats
 from dragonflow.store.feed import Backoff, Feed, ScopeReset
 from dragonflow.store.protocol import Key, Record, Store, StoreError
+from dragonflow.store.rights import BUS_SCOPE
 from dragonflow.store.standing import Standing
 
 LOG = logging.getLogger(__name__)
 
-SCOPE = "pubsub"
+SCOPE = BUS_SCOPE
 """Where the endpoints stand in the DF DB."""
 
 TTL = 15.0

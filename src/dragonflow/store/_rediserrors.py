@@ -12,8 +12,9 @@ class ReplyError(Exception):
 
     @property
     def code(self) -> str:
-        """Its first word."""
-        return str(self).partition(" ")[0]
+        """Its first word; NOPERM, too, of what a script may not do, which Redis tells in other words."""
+        text = str(self)
+        return "NOPERM" if text.startswith("ERR The user executing the script") else text.partition(" ")[0]
 
 
 _FIXES = {
