@@ -22,7 +22,7 @@ _FIXES = {
     "requirepass is set)",
     "WRONGPASS": "it refuses the user or the password: compare the user in the URL and what the password_file holds with "
     "ACL GETUSER",
-    "NOPERM": f"the user may not do this: ACL SETUSER with the rights that {MANUAL} names",
+    "NOPERM": "the user may not do this: see `dragonflow db roles`, and ACL LOG",
     "DENIED": "it runs in protected mode: give it a password, or bind it to the address that others are to reach",
     "READONLY": "it is a replica, which takes no writes: name its master in the URL, or use redis+sentinel://",
     "NOREPLICAS": "too few replicas follow it (min-replicas-to-write): bring them back",
