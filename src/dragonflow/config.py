@@ -7,17 +7,14 @@ A URL that holds a password is refused. But oslo.config may log all options befo
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 from oslo_config import cfg
 
+from dragonflow import secrecy
 from dragonflow.model import TUNNEL_TYPES
-
-LOG = logging.getLogger(__name__)
 
 GROUP = "df"
 
@@ -278,11 +275,8 @@ def load(files: Sequence[str], *groups: Sequence[cfg.Opt], section: str = GROUP)
 
 def _warn_if_open(conf: cfg.ConfigOpts) -> None:
     """The one secret that stands in a configuration file, for Nova has it so, too: say it if everybody may read that file."""
-    if conf[GROUP][SHARED_SECRET] is None:
-        return
-    file = conf.get_location(SHARED_SECRET, GROUP).detail
-    if os.path.isfile(file) and os.stat(file).st_mode & stat.S_IRWXO:
-        LOG.warning("%s holds [%s] %s and every user may read it: chmod o= %s", file, GROUP, SHARED_SECRET, file)
+    if conf[GROUP][SHARED_SECRET] is not None:
+        secrecy.warn_if_open(Path(conf.get_location(SHARED_SECRET, GROUP).detail), f"[{GROUP}] {SHARED_SECRET}")
 
 
 def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt], section: str = GROUP) -> None:

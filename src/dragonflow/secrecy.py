@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -92,6 +93,13 @@ def warn_if_in_clear(option: str, url: str) -> None:
     """Say it in the log, as the URL of ``option``, if what goes there is not encrypted."""
     if in_clear(url):
         LOG.warning("%s = %s is not encrypted: whoever is on the way reads and changes it", option, masked(url))
+
+
+def warn_if_open(file: Path, what: str) -> None:
+    """Say it in the log if every user of the machine may read a file that holds ``what``, beside things that are no secrets."""
+    with contextlib.suppress(OSError):
+        if file.stat().st_mode & stat.S_IRWXO:
+            LOG.warning("%s holds %s and every user of this machine may read it: chmod o= %s", file, what, file)
 
 
 def is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from dragonflow import secrecy
 from dragonflow.config import ORCHESTRATOR, ConfigError
 from dragonflow.pubsub import open_pubsub
 from dragonflow.regions.consent import check_region
@@ -89,6 +90,7 @@ def _number(option: str, text: str) -> int:
 def _file(path: str) -> Path:
     if not Path(path).is_file():
         raise _wrong("clouds_file", f"there is no file {path}")
+    secrecy.warn_if_open(Path(path), "credentials")
     return Path(path)
 
 
@@ -106,7 +108,7 @@ def _hints(lines: Sequence[str], regions: Sequence[str]) -> dict[str, Bus]:
         if len(words) != 3 or words[0] not in regions:
             raise _wrong(
                 "hints",
-                f"{words[0] if words else ''!r}: write REGION PUBSUB_URL STORE_URL, of one of the option regions",
+                f"{secrecy.masked(words[0]) if words else ''!r}: write REGION PUBSUB_URL STORE_URL, of one of the option regions",
             )
         bus = Bus(*words[1:])
         _checked("hints", lambda bus=bus: open_pubsub(bus.pubsub_url, open_store(bus.store_url)))

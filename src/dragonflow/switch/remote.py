@@ -64,7 +64,7 @@ class Tls(NamedTuple):
             raise OSError(str(error)) from error
         try:
             context.load_verify_locations(self.ca)
-            context.load_cert_chain(self.cert, self.key)
+            context.load_cert_chain(self.cert, self.key, password="")  # one with a passphrase is refused, not asked for
         except ssl.SSLError as error:
             raise OSError(
                 f"{self.key}, {self.cert} and {self.ca} are no key, certificate and CA in PEM: {error}"

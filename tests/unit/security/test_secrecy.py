@@ -54,11 +54,12 @@ def test_a_password_in_a_url_is_refused_and_never_shown(url: str, tmp_path: Path
     file.write_text(f"[df]\ntunnel_ip = 192.0.2.1\nstore_url = {url}\npubsub_url = store\n")
     ran = CliRunner().invoke(app, ["controller", "--config-file", str(file)])
     assert (ran.exit_code, "sesame" in ran.output) == (1, False)
-    file.write_text(f"[orchestrator]\nregions = one\nelection = {url}\n")
-    options = config.load([str(file)], config.ORCHESTRATOR_OPTS, section=config.ORCHESTRATOR)[config.ORCHESTRATOR]
-    with pytest.raises(config.ConfigError) as election:
-        Orchestrator.of(options)
-    assert "sesame" not in str(election.value)
+    for line in (f"election = {url}", f"hints = one store {url}", f"hints = one {url} {url}", f"hints = {url}"):
+        file.write_text(f"[orchestrator]\nregions = one\n{line}\n")
+        options = config.load([str(file)], config.ORCHESTRATOR_OPTS, section=config.ORCHESTRATOR)[config.ORCHESTRATOR]
+        with pytest.raises(config.ConfigError) as wrong:
+            Orchestrator.of(options)
+        assert "sesame" not in str(wrong.value)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,11 @@ def test_a_configuration_with_a_secret_should_not_be_everybodys(
     config.load([str(file)], config.CONTROLLER_OPTS, config.METADATA_OPTS)
     assert (f"chmod o= {file}" in caplog.text) is said
     assert "sesame" not in caplog.text
+    clouds = f"[orchestrator]\nregions = one\nclouds_file = {file}\n"
+    (tmp_path / "orchestrator.conf").write_text(clouds)
+    conf = config.load([str(tmp_path / "orchestrator.conf")], config.ORCHESTRATOR_OPTS, section=config.ORCHESTRATOR)
+    Orchestrator.of(conf[config.ORCHESTRATOR])
+    assert ("holds credentials" in caplog.text) is said
     caplog.clear()
     file.write_text("[df]\n")
     config.load([str(file)], config.CONTROLLER_OPTS, config.METADATA_OPTS)
