@@ -1,15 +1,19 @@
 """The options of the controller and of the ML2 driver, group ``[df]``, and of the orchestrator, for oslo.config.
 
 ``etc/dragonflow/dragonflow.conf.sample`` is generated from these by ``oslo-config-generator --namespace dragonflow``.
+
+A URL that holds a password is refused. But oslo.config may log all options before that, so URLs are ``secret``, too.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 from oslo_config import cfg
 
+from dragonflow import secrecy
 from dragonflow.model import TUNNEL_TYPES
 
 GROUP = "df"
@@ -20,6 +24,7 @@ ORCHESTRATOR = "orchestrator"
 STORE_OPTS = [
     cfg.StrOpt(
         "store_url",
+        secret=True,
         default="sqlite:///var/lib/dragonflow/dfdb.sqlite",
         help="The DF DB. sqlite:///PATH serves one machine; every process that uses it must be able to write the file and its "
         "directory. etcd://[USER@]HOST:PORT[,HOST:PORT...]/PREFIX, redis://[USER@]HOST:PORT[/DB] or "
@@ -28,10 +33,12 @@ STORE_OPTS = [
     ),
     cfg.StrOpt(
         "pubsub_url",
+        secret=True,
         default="zmq+ipc:///run/dragonflow/pubsub",
         help="The message bus. 'store' relies on the DF DB's own watch alone; zmq+ipc:///DIRECTORY serves one machine; "
-        "zmq+tcp://ADDRESS binds a free port of ADDRESS and is found by others through the DF DB; redis:// and its relatives "
-        "are written as for store_url.",
+        "zmq+tcp://ADDRESS?key=FILE&peers=DIRECTORY binds a free port of ADDRESS and is found by others through the DF DB; the "
+        "host's keys ('dragonflow keys create') and those of its peers encrypt it, without both options nothing does; redis:// "
+        "and its relatives are written as for store_url.",
     ),
 ]
 
@@ -46,12 +53,21 @@ CONTROLLER_OPTS = [
     cfg.StrOpt(
         "ovsdb_connection",
         default="unix:/run/openvswitch/db.sock",
-        help="Where Open vSwitch's database listens: unix:PATH or tcp:ADDRESS:PORT.",
+        help="Where Open vSwitch's database listens: unix:PATH, ssl:ADDRESS:PORT, or tcp:ADDRESS:PORT on loopback.",
     ),
     cfg.StrOpt(
         "openflow_connection",
         default="unix:/run/openvswitch/br-int.mgmt",
-        help="Where the integration bridge speaks OpenFlow: unix:PATH or tcp:ADDRESS:PORT.",
+        help="Where the integration bridge speaks OpenFlow: unix:PATH, ssl:ADDRESS:PORT, or tcp:ADDRESS:PORT on loopback.",
+    ),
+    cfg.StrOpt(
+        "ovs_ssl_key_file",
+        help="With ssl: in either of them: file (PEM, mode 0600) with the controller's private key.",
+    ),
+    cfg.StrOpt("ovs_ssl_cert_file", help="The controller's certificate (PEM)."),
+    cfg.StrOpt(
+        "ovs_ssl_ca_cert_file",
+        help="The CA (PEM) whose certificates the switch may show. Any of them is taken, so it must sign for nobody else.",
     ),
     cfg.StrOpt(
         "tunnel_ip", help="The address (IPv4 or IPv6) of this chassis in the tunnel network, its VTEP. Required."
@@ -166,9 +182,11 @@ CONTROLLER_OPTS = [
     ),
 ]
 
+SHARED_SECRET = "metadata_proxy_shared_secret"
+
 METADATA_OPTS = [
     cfg.StrOpt(
-        "metadata_proxy_shared_secret",
+        SHARED_SECRET,
         secret=True,
         help="Signs whose request it is that goes to Nova's metadata API; the same as Nova's option of this name, group "
         "[neutron]. Unset: this chassis serves no metadata.",
@@ -221,6 +239,7 @@ ORCHESTRATOR_OPTS = [
     ),
     cfg.StrOpt(
         "election",
+        secret=True,
         help="A DF DB (as store_url) in which several orchestrators settle who leads; that of any region, or one for it alone. "
         "Unset: this one leads.",
     ),
@@ -237,6 +256,7 @@ ORCHESTRATOR_OPTS = [
     ),
     cfg.MultiStrOpt(
         "hints",
+        secret=True,
         default=[],
         help="'REGION PUBSUB_URL STORE_URL': the region's message bus and DF DB, as its pubsub_url and store_url. When a port's "
         "status changes there, the region is looked at at once instead of within a period. May be given for each region.",
@@ -260,9 +280,17 @@ def load(files: Sequence[str], *groups: Sequence[cfg.Opt], section: str = GROUP)
         for options in groups:
             for option in options:
                 conf[section][option.dest]
+        if METADATA_OPTS in groups:
+            _warn_if_open(conf)
     except (cfg.Error, ValueError) as error:
         raise ConfigError(str(error)) from error
     return conf
+
+
+def _warn_if_open(conf: cfg.ConfigOpts) -> None:
+    """The one secret that stands in a configuration file, for Nova has it so, too: say it if everybody may read that file."""
+    if conf[GROUP][SHARED_SECRET] is not None:
+        secrecy.warn_if_open(Path(conf.get_location(SHARED_SECRET, GROUP).detail), f"[{GROUP}] {SHARED_SECRET}")
 
 
 def register(conf: cfg.ConfigOpts, *groups: Sequence[cfg.Opt], section: str = GROUP) -> None:

@@ -504,6 +504,10 @@ async def test_files_that_prove_nothing_are_named(one: EtcdCluster, connect: Ope
         await connect(one, patience=0.3, **{ca: f"{tmp_path}/none"}).get(A)
     with pytest.raises(Unavailable, match="a server with TLS does that"):
         await connect(one, patience=0.3, **{"etcd+tls": "etcd", f"&ca={ca}": ""}).get(A)
+    tls = other.certificates
+    tls.key.chmod(0o644)
+    with pytest.raises(Unavailable, match=rf"key={tls.key} is open to every user"):
+        await connect(one, **{ca: f"{ca}&cert={tls.cert}&key={tls.key}"}).get(A)
     password = one.password_file(USER)
     for name, mode, said in (
         ("open", 0o644, "open to every user"),
@@ -525,6 +529,7 @@ async def test_a_server_that_wants_certificates_gets_one(tmp_path: Path, connect
         tls = cluster.certificates
         proven = connect(cluster, **{str(ca): f"{ca}&cert={tls.cert}&key={tls.key}"})
         await proven.commit(put(A))
+        tls.cert.chmod(0o600)
         swapped = connect(cluster, patience=0.3, **{str(ca): f"{ca}&cert={tls.key}&key={tls.cert}"})
         with pytest.raises(Unavailable, match="no certificate and its key in PEM"):
             await swapped.get(A)

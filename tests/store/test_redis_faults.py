@@ -413,12 +413,16 @@ async def test_who_may_not_is_told_why(
     with monkeypatch.context() as patch:  # such a server waits for more
         patch.setattr("dragonflow.store.redis_client.CONNECT_TIMEOUT", 0.5)
         assert "speaks no TLS" in await refused(f"redis+tls://{single.servers[0].endpoint}?ca={ca}")
-    assert "ACL SETUSER" in await refused(guarded.url_of("dragonflow", prefix="somebody-else"))
+    assert "dragonflow db roles" in await refused(guarded.url_of("dragonflow", prefix="somebody-else"))
     wrong.chmod(0o644)
     assert "chmod" in await refused(f"redis+tls://dragonflow@{endpoint}?password_file={wrong}&ca={ca}")
     wrong.unlink()
     assert str(wrong) in await refused(f"redis+tls://dragonflow@{endpoint}?password_file={wrong}&ca={ca}")
     assert f"ca={wrong}" in await refused(f"redis+tls://{endpoint}?ca={wrong}")
+    tls = guarded.certificates
+    tls.key.chmod(0o604)  # the server has read it
+    assert f"key={tls.key} is open to every user" in await refused(f"{guarded.url}&cert={tls.cert}&key={tls.key}")
+    tls.key.chmod(0o600)
     secret = guarded.password_file("dragonflow").read_text()
     assert secret not in repr(vars(open_store(guarded.url)))
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dragonflow import secrecy
 from dragonflow.config import GROUP, STORE_OPTS, ConfigError, load
 from dragonflow.model import KINDS, CodecError, Row, decode
 from dragonflow.store import open_store
@@ -80,7 +81,7 @@ def read(url: str) -> Contents:
     try:
         contents = asyncio.run(once())
     except (StoreError, ValueError) as error:
-        raise fail(f"{url}: {error}") from error
+        raise fail(f"{secrecy.masked(url)}: {error}") from error
     for message in contents.refused:
         Console(stderr=True, highlight=False).print(f"[yellow]refused:[/] {escape(message)}", soft_wrap=True)
     return contents

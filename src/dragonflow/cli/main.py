@@ -9,10 +9,12 @@ import typer
 from dragonflow import __version__
 from dragonflow.cli import (
     controller,
+    db,
     demo,
     demo_region,
     events,
     explain,
+    keys,
     lab,
     metadata,
     orchestrator,
@@ -31,6 +33,8 @@ app = typer.Typer(
 show.app.command("port")(port.port)
 show.app.command("servers")(servers.servers)
 app.add_typer(show.app, name="show")
+app.add_typer(db.app, name="db")
+app.add_typer(keys.app, name="keys")
 app.add_typer(lab.app, name="lab")
 app.add_typer(stretch.app, name="stretch")
 app.command("controller")(controller.controller)

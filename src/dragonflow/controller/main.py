@@ -36,7 +36,7 @@ from typing import Any
 
 import msgspec
 
-from dragonflow import __version__
+from dragonflow import __version__, secrecy
 from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.apps.door import PERIOD as DOOR_PERIOD
@@ -87,6 +87,7 @@ from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
 from dragonflow.switch import Disconnected, Switch
+from dragonflow.switch.remote import Remote, Tls
 from dragonflow.switch.unixctl import Unixctl
 
 LOG = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True):
     connections_per_port: int = 0
     region_ipsec: IpsecMode | None = None
     region_ipsec_psk_file: str | None = None
+    ovs_tls: Tls | None = None
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -171,6 +173,7 @@ class Settings(msgspec.Struct, frozen=True):
             connections_per_port=options.connections_per_port,
             region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
             region_ipsec_psk_file=options.region_ipsec_psk_file,
+            ovs_tls=_ovs_tls(options),
         )
 
     @property
@@ -261,6 +264,27 @@ def _mappings(texts: Sequence[str]) -> tuple[BridgeMapping, ...]:
     return tuple(found)
 
 
+def _ovs_tls(options: Any) -> Tls | None:
+    """The files for the connections to Open vSwitch; None if neither needs any."""
+    remotes = []
+    for option in ("ovsdb_connection", "openflow_connection"):
+        try:
+            remotes.append(Remote.parse(options[option]))
+        except ValueError as error:
+            raise ConfigError(f"[df] {option}: {error}") from None
+    if not any(remote.tls for remote in remotes):
+        return None
+    names = ("ovs_ssl_key_file", "ovs_ssl_cert_file", "ovs_ssl_ca_cert_file")
+    if missing := [name for name in names if options[name] is None]:
+        raise ConfigError(f"[df] {', '.join(missing)}: ssl: in ovsdb_connection or openflow_connection needs them")
+    tls = Tls(*(Path(options[name]) for name in names))
+    try:
+        tls.context()
+    except OSError as error:
+        raise ConfigError(f"[df] {', '.join(names)}: {error}") from None
+    return tls
+
+
 def _listening(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
@@ -293,6 +317,7 @@ class Controller:
             settings.ovsdb,
             settings.chassis.bridge,
             datapath_type=settings.chassis.datapath_type,
+            tls=settings.ovs_tls,
             psk=settings.read_psk(),
             on_ports=self._ports,
             on_connect=self._news.set,
@@ -373,7 +398,9 @@ class Controller:
         metrics.follow_bus(self._bus.stats)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        LOG.info("controller of %s, DF DB %s", self._name, self._settings.store_url)
+        LOG.info("controller of %s, DF DB %s", self._name, secrecy.masked(self._settings.store_url))
+        secrecy.warn_if_in_clear("[df] store_url", self._settings.store_url)
+        secrecy.warn_if_in_clear("[df] pubsub_url", self._settings.pubsub_url)
         async with asyncio.TaskGroup() as group:
             parts = (
                 self._intake.run(),

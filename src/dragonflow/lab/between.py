@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from dragonflow import secrecy
 from dragonflow.lab import system
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.host import subnet
@@ -87,7 +88,7 @@ class Between:
 
     def up(self, progress: Callable[[str], None]) -> None:
         """Write the clouds.yaml, and start the orchestrators; the regions must be up."""
-        self.clouds.write_text(_clouds_yaml(self._regions.values()))
+        secrecy.write(self.clouds, _clouds_yaml(self._regions.values()).encode())
         self._directory.mkdir(parents=True, exist_ok=True)
         for each in self._orchestrators:
             each.config.write_text(f"[orchestrator]\n{self._settings}status_address = 127.0.0.1:{each.port}\n")

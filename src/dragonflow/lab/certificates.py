@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from dragonflow import secrecy
 
 
 class Certificates(NamedTuple):
@@ -57,20 +58,13 @@ class Certificates(NamedTuple):
         )
         made.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
         made.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        secret(
+        secrecy.write(
             made.key,
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
         )
         return made
-
-
-def secret(path: Path, content: bytes) -> Path:
-    """Write a file that its owner alone may read."""
-    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-    return path
 
 
 def _name(common: str) -> x509.Name:

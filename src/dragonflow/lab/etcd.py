@@ -18,7 +18,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dragonflow.lab.certificates import Certificates, secret
+from dragonflow import secrecy
+from dragonflow.lab.certificates import Certificates
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.process import Server
 from dragonflow.lab.system import LabError, run, wait_until
@@ -105,7 +106,7 @@ class EtcdCluster:
         if self.auth:
             for user in ("root", USER):
                 if not self.password_file(user).exists():
-                    secret(self.password_file(user), secrets.token_urlsafe(18).encode())
+                    secrecy.write(self.password_file(user), secrets.token_urlsafe(18).encode())
 
     def start(self) -> None:
         """Start all members on the data they had; returns when each serves. The first time, users and roles are made."""
@@ -172,6 +173,11 @@ class EtcdCluster:
 
     def ctl(self, *command: str, endpoints: str | None = None, stdin: str | None = None, timeout: float = 5.0) -> str:
         """Run etcdctl as root on these endpoints, or on those of all members that run. :raises LabError: as it says."""
+        options = [f"--command-timeout={timeout:g}s", f"--dial-timeout={timeout:g}s"]
+        return run(["etcdctl", *options, *command], env=self.environment(endpoints), stdin=stdin, timeout=timeout + 10)
+
+    def environment(self, endpoints: str | None = None) -> dict[str, str]:
+        """With which etcdctl is root on these endpoints, or on those of all members that run."""
         running = [member.endpoint for member in self.members.values() if member.pid is not None]
         env = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoints or ",".join(running)}
         if self.tls:
@@ -179,14 +185,13 @@ class EtcdCluster:
             env |= {"ETCDCTL_CERT": str(self.certificates.cert), "ETCDCTL_KEY": str(self.certificates.key)}
         if self.auth and self._users_made.exists():
             env["ETCDCTL_USER"] = f"root:{self.password_file('root').read_text()}"
-        options = [f"--command-timeout={timeout:g}s", f"--dial-timeout={timeout:g}s"]
-        return run(["etcdctl", *options, *command], env=env, stdin=stdin, timeout=timeout + 10)
+        return env
 
     def add_user(self, user: str, *grants: tuple[str, str, str]) -> str:
         """A user whose role of the same name has these grants (``read``, ``write`` or ``readwrite``; key; end, or '' for the key
         alone); returns its URL. :raises LabError: as etcdctl says.
         """
-        path = secret(self.password_file(user), secrets.token_urlsafe(18).encode())
+        path = secrecy.write(self.password_file(user), secrets.token_urlsafe(18).encode())
         self.ctl("role", "add", user)
         for rights, key, end in grants:
             self.ctl("role", "grant-permission", user, rights, key, *([end] if end else []))

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dragonflow import secrecy
 from dragonflow.lab import system, uplink
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.physical import PHYSICAL_BRIDGE, PHYSICAL_NETWORK, PhysicalNetwork
@@ -156,7 +157,7 @@ class Host:
             "control_socket": str(self.control_socket),
         }
         lines = "\n".join(f"{name} = {value}" for name, value in (dict(settings) | own).items())
-        self.config.write_text(f"[df]\n{lines}\n")
+        secrecy.write(self.config, f"[df]\n{lines}\n".encode())  # it holds the metadata secret
 
     def up(self, fabric: Fabric) -> None:
         """Make the namespace, the way to the fabric, and the switch with its bridges; the controller isn't started."""

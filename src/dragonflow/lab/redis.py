@@ -18,23 +18,20 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from dragonflow.lab.certificates import Certificates, secret
+from dragonflow import secrecy
+from dragonflow.lab.certificates import Certificates
 from dragonflow.lab.daemon import Daemon
 from dragonflow.lab.etcd import ADDRESS, free_ports
 from dragonflow.lab.process import Server
 from dragonflow.lab.system import LabError, run, wait_until
+from dragonflow.store.redis_client import PREFIX
+from dragonflow.store.rights import redis_rules, server_role
 
 MASTER = "dragonflow"
 """What the Sentinels call the group of servers."""
 
 USER = "dragonflow"
-"""The user in ``url`` where the servers ask for one. It may do what docs/operate/dfdb.md says, and no more."""
-
-RIGHTS = (
-    "resetkeys ~{dragonflow}* resetchannels &{dragonflow}* -@all +@read +@write +@pubsub +@scripting +@connection "
-    "+info +time +wait -keys -flushall -flushdb -swapdb"
-)
-"""Of ``USER``, as ``ACL SETUSER`` takes them; the same as in docs/operate/dfdb.md."""
+"""The user in ``url`` where the servers ask for one: one of Neutron's servers, as ``store.rights`` has it."""
 
 DOWN_AFTER = 0.5
 """Seconds of silence after which a Sentinel takes a server for dead. Production wants some seconds more."""
@@ -122,12 +119,12 @@ class RedisServers:
         if self.auth:
             for user in ("default", USER):
                 if not self.password_file(user).exists():
-                    secret(self.password_file(user), secrets.token_urlsafe(18).encode())
+                    secrecy.write(self.password_file(user), secrets.token_urlsafe(18).encode())
         for member in self.processes.values():
             member.data.mkdir(parents=True, exist_ok=True)
             if not member.config.exists():
                 lines = self._sentinel_lines(member) if member.sentinel else self._server_lines(member)
-                secret(member.config, "".join(f"{line}\n" for line in lines).encode())
+                secrecy.write(member.config, "".join(f"{line}\n" for line in lines).encode())
 
     def start(self) -> None:
         """Start what doesn't run, on the data it had; returns when there is a master, and replicas and Sentinels follow it."""
@@ -320,7 +317,7 @@ class RedisServers:
             lines += [
                 f"requirepass {administrator}",
                 f"masterauth {administrator}",
-                f"user {USER} on >{self.password_file(USER).read_text()} {RIGHTS}",
+                f"user {USER} on >{self.password_file(USER).read_text()} {redis_rules(PREFIX, server_role())}",
             ]
         return [*lines, *(f"{name} {value}" for name, value in self._options.items())]
 

@@ -16,6 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+_FILES = tuple(
+    f"--{option}=db:Open_vSwitch,SSL,{column}"
+    for option, column in (("private-key", "private_key"), ("certificate", "certificate"), ("ca-cert", "ca_cert"))
+)
+"""As distributions start it: what ``ovs-vsctl set-manager`` and ``set-ssl`` say, it does."""
+
 SOCKET_PATH_LIMIT = 107
 """Bytes that Linux allows in the path of a Unix socket."""
 
@@ -77,7 +83,8 @@ class VSwitch:
         database = self.directory / "conf.db"
         if not database.exists():
             self._run(["ovsdb-tool", "create", str(database), str(SCHEMA)])
-        self._daemon("ovsdb-server", str(database), f"--remote=punix:{self.db_sock}")
+        remotes = (f"--remote=punix:{self.db_sock}", "--remote=db:Open_vSwitch,Open_vSwitch,manager_options")
+        self._daemon("ovsdb-server", str(database), *remotes, *_FILES)
 
     def stop_ovsdb(self, *, kill: bool = False) -> None:
         """Stop the database server alone; ``kill`` lets it say no good-bye."""

@@ -27,6 +27,7 @@ from neutron_lib.plugins import directory
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 
+from dragonflow import secrecy
 from dragonflow.model import Chassis
 from dragonflow.neutron import agents, binding, config, db
 from dragonflow.neutron.dfdb import DfDb
@@ -173,6 +174,8 @@ class DragonflowMechanismDriver(api.MechanismDriver):
         config.register(cfg.CONF)
         db.listen_to_ports()
         db.listen_to_security_groups()
+        for option in ("store_url", "pubsub_url"):
+            secrecy.warn_if_in_clear(f"[df] {option}", cfg.CONF.df[option])
         self.workers = Workers(cfg.CONF.df)
         self.trunks, self.qos = DragonflowTrunks(), DragonflowQos()
         RemotePortDoor(self._chassis).open()

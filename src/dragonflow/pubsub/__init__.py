@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dragonflow import secrecy
 from dragonflow.pubsub import memory
 from dragonflow.pubsub.none import NoPubSub
 from dragonflow.pubsub.protocol import PubSub
@@ -21,9 +22,10 @@ class UnknownPubSub(ValueError):
 
 
 def open_pubsub(url: str, store: Store) -> PubSub:
-    """The bus of a URL: ``store`` (none but the store's own watch), ``zmq+ipc:///DIRECTORY``, ``zmq+tcp://ADDRESS``, those
-    of Redis (``redis://HOST:PORT``, see ``store.open_store``), or ``memory://NAME`` within one process. Before each of them may
-    stand ``lossy+``, for the lab (see ``testing.lossy``). No I/O happens yet. The store must stay open as long as the bus.
+    """The bus of a URL: ``store`` (none but the store's own watch), ``zmq+ipc:///DIRECTORY``, ``zmq+tcp://ADDRESS``
+    (with ``?key=FILE&peers=DIRECTORY``, see ``curve``), those of Redis (``redis://HOST:PORT``, see ``store.open_store``), or
+    ``memory://NAME`` within one process. Before each of them may stand ``lossy+``, for the lab (see ``testing.lossy``). No I/O
+    happens yet. The store must stay open as long as the bus.
 
     :raises UnknownPubSub: with what to write in the option ``[df] pubsub_url``.
     """
@@ -45,12 +47,12 @@ def open_pubsub(url: str, store: Store) -> PubSub:
                 return ZmqPubSub(store, TcpTransport(rest))
             case _ if separator and scheme.partition("+")[0] == "redis":
                 return RedisPubSub(store, RedisUrl.parse(url))
-    except UnknownStore as error:  # which shows no more of the URL than may be shown
+    except UnknownStore as error:
         raise UnknownPubSub(f"[df] pubsub_url: {error}") from error
     except ValueError as error:
-        raise UnknownPubSub(f"[df] pubsub_url = {url!r}: {error}") from error
-    shown = f"{scheme}://…" if "@" in rest else url  # before the @ somebody may have written a password
+        raise UnknownPubSub(f"[df] pubsub_url = {secrecy.masked(url)!r}: {error}") from error
     raise UnknownPubSub(
-        f"[df] pubsub_url = {shown!r} is no bus that this version knows; write 'store', zmq+ipc:///ABSOLUTE/DIRECTORY, "
-        "zmq+tcp://ADDRESS or redis://HOST:PORT (or memory://NAME within one process)"
+        f"[df] pubsub_url = {secrecy.masked(url)!r} is no bus that this version knows; write 'store', "
+        "zmq+ipc:///ABSOLUTE/DIRECTORY, zmq+tcp://ADDRESS?key=FILE&peers=DIRECTORY or redis://HOST:PORT "
+        "(or memory://NAME within one process)"
     )

@@ -3,8 +3,8 @@
 The address is a record of kind ``Endpoint`` in the scope ``pubsub``, on a lease, so the dead vanish; subscribers follow that
 scope and connect and disconnect. A subscriber that joins late, or whose queue is full, misses messages: the store has it all.
 
-Messages are neither signed nor encrypted. ``zmq+ipc`` is guarded by the directory's mode (0700); give ``zmq+tcp`` an address
-of the management network, which only hosts of the region reach.
+``zmq+ipc`` is guarded by the directory's mode (0700), ``zmq+tcp`` by keys (see ``curve``). Without keys its messages are neither
+encrypted nor known to be the sender's: all that a forged one can do is have the store looked at in vain.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from pathlib import Path
 import msgspec
 import zmq
 import zmq.asyncio
+from zmq.utils import z85
 
 from dragonflow.pubsub import wire
 from dragonflow.pubsub._subscription import Subscription
+from dragonflow.pubsub.curve import Curve, KeyTrouble
 from dragonflow.pubsub.protocol import Message, Stats
 from dragonflow.store.feed import Backoff, Feed, ScopeReset
 from dragonflow.store.protocol import Key, Record, Store, StoreError
+from dragonflow.store.rights import BUS_SCOPE
 from dragonflow.store.standing import Standing
 
 LOG = logging.getLogger(__name__)
 
-SCOPE = "pubsub"
+SCOPE = BUS_SCOPE
 """Where the endpoints stand in the DF DB."""
 
 TTL = 15.0
@@ -46,21 +49,25 @@ HIGH_WATER = 10_000
 
 _DRAIN = 500  # messages taken from the socket before others on the loop have their turn
 _RETRY_BIND = 1.0  # seconds between attempts to bind
+_HANDSHAKE = 5.0  # seconds until a connection must stand
+_RETRY_PEERS = 5.0  # seconds between attempts at endpoints that were left out for their keys
 _STALE = 5.0  # seconds that a socket file must be old before it can be a dead process's
 _SOCKET_PATH = 107  # bytes of a unix socket's path, unix(7)
 _LOG_EVERY = 60.0
 
 
-class Endpoint(msgspec.Struct, frozen=True, tag_field="schema", tag="Endpoint/1"):
-    """Where a process publishes."""
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="schema", tag="Endpoint/1"):
+    """Where a process publishes, and its public key, if it speaks with those alone who have one."""
 
     address: str
+    key: str | None = None
 
 
 class IpcTransport:
     """Unix sockets in a directory that only its owner may enter."""
 
     scheme = "ipc://"
+    curve: Curve | None = None
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -102,12 +109,17 @@ class IpcTransport:
 
 
 class TcpTransport:
-    """A free port of one address of this host."""
+    """A free port of one address of this host; ``where`` is that of a URL: ``ADDRESS[?key=FILE&peers=DIRECTORY]``."""
 
     scheme = "tcp://"
 
-    def __init__(self, address: str) -> None:
-        ip = ipaddress.ip_address(address.strip("[]"))
+    def __init__(self, where: str) -> None:
+        address, _, query = where.partition("?")
+        try:
+            ip = ipaddress.ip_address(address.strip("[]"))
+        except ValueError:
+            raise ValueError("behind zmq+tcp:// stands an IPv4 or IPv6 address of this host") from None
+        self.curve = Curve.of(query)
         if ip.is_unspecified:
             raise ValueError(
                 f"[df] pubsub_url: {address} is every address of this host; name one that other hosts reach"
@@ -137,6 +149,7 @@ class ZmqPubSub:
         self._ttl = ttl
         self._pub: zmq.Socket[bytes] | None = None
         self._sub: zmq.asyncio.Socket | None = None
+        self._judging: zmq.asyncio.Socket | None = None
         self._bound = ""
         self._endpoint: Standing | None = None
         self._ends: set[Subscription] = set()
@@ -144,6 +157,7 @@ class ZmqPubSub:
         self._bind_again = 0.0
         self._log_again = 0.0
         self._closed = False
+        self._left_out: dict[str, Record] = {}
         self.peers: dict[str, str] = {}
         self.stats = Stats()
 
@@ -197,6 +211,10 @@ class ZmqPubSub:
             self._pub.close(linger=0)
             self._transport.clear(self._bound)
         self._pub = self._sub = None
+        if self._judging is not None:
+            self._judging.close(linger=0)
+            self._judging.context.term()  # which waits for all its sockets, and these are closed
+        self._judging = None
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -204,21 +222,56 @@ class ZmqPubSub:
         """Bind and announce, unless that is done; what fails is tried again later."""
         if self._closed or self._pub is not None or time.monotonic() < self._bind_again:
             return
-        # The process's one context: it is never destroyed, which would wait for ever for a socket that somebody forgot to close.
-        pub: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
+        pub: zmq.Socket[bytes] = self._in_context().socket(zmq.PUB)
         _configure(pub)
         pub.setsockopt(zmq.SNDHWM, HIGH_WATER)
+        curve, public = self._transport.curve, None
         try:
+            if curve is not None:
+                public = curve.guard(pub)
             address = self._transport.bind(pub)
-        except (OSError, zmq.ZMQError) as error:
+        except (OSError, zmq.ZMQError, KeyTrouble) as error:
             pub.close(linger=0)
             self._bind_again = time.monotonic() + _RETRY_BIND
             self._log("can't publish, others will have news later: %s", error)
             return
         self._pub, self._bound = pub, address
         key = Key(SCOPE, "Endpoint", uuid.uuid4().hex)
-        self._endpoint = Standing(key, msgspec.json.encode(Endpoint(address)), self._ttl)
+        self._endpoint = Standing(key, msgspec.json.encode(Endpoint(address, public)), self._ttl)
         self._tasks.append(asyncio.create_task(self._announce(self._endpoint)))
+
+    def _in_context(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """That of the process, which is never destroyed: that would wait for ever for a socket that somebody forgot to close.
+
+        With keys it is one of this bus alone, for in each context only one may judge who comes.
+        """
+        curve = self._transport.curve
+        if curve is None:
+            return zmq.Context.instance()
+        if self._judging is None:
+            self._judging = zmq.asyncio.Socket(zmq.Context(), zmq.REP)
+            self._judging.bind("inproc://zeromq.zap.01")
+            self._tasks.append(asyncio.create_task(self._judge(self._judging, curve)))
+        return self._judging.context
+
+    async def _judge(self, judging: zmq.asyncio.Socket, curve: Curve) -> None:
+        """Answer ZeroMQ who may listen to us: peers (RFC 27).
+
+        Others are let wait until their ``_HANDSHAKE`` is over (300), and then try again; after a 400 they never would.
+        """
+        while True:
+            version, request, _domain, address, _identity, mechanism, *credentials = await judging.recv_multipart()
+            why = "it has no key"
+            if mechanism == b"CURVE" and credentials:
+                key = z85.encode(credentials[0])
+                try:
+                    why = "" if curve.knows(key) else f"its key {key.decode()} is none of those in {curve.peers}"
+                except KeyTrouble as error:
+                    why = str(error)
+            if why:
+                self._log("%s may not listen: %s", address.decode(errors="replace"), why)
+            said = (b"300", b"not now") if why else (b"200", b"")
+            await judging.send_multipart([version, request, *said, b"", b""])
 
     async def _announce(self, endpoint: Standing) -> None:
         """Keep our endpoint standing in the DF DB until cancelled."""
@@ -237,12 +290,14 @@ class ZmqPubSub:
 
     def _listen(self) -> zmq.asyncio.Socket:
         if self._sub is None:
-            self._sub = zmq.asyncio.Socket(zmq.Context.instance(), zmq.SUB)
+            self._sub = zmq.asyncio.Socket(self._in_context(), zmq.SUB)
             _configure(self._sub)
             self._sub.setsockopt(zmq.RCVHWM, HIGH_WATER)
             self._sub.setsockopt(zmq.MAXMSGSIZE, wire.MAX_SIZE)
             self._tasks.append(asyncio.create_task(self._follow(self._sub)))
             self._tasks.append(asyncio.create_task(self._receive(self._sub)))
+            if self._transport.curve is not None:
+                self._tasks.append(asyncio.create_task(self._try_again(self._sub)))
         return self._sub
 
     async def _follow(self, sub: zmq.asyncio.Socket) -> None:
@@ -252,27 +307,44 @@ class ZmqPubSub:
         async with contextlib.aclosing(feed):
             async for news in feed:
                 if isinstance(news, ScopeReset):
-                    for node in self.peers.keys() - {record.key.id for record in news.records}:
+                    standing = {record.key.id for record in news.records}
+                    self._left_out = {node: record for node, record in self._left_out.items() if node in standing}
+                    for node in self.peers.keys() - standing:
                         self._disconnect(sub, node)
                 for record in news.records:
                     self._disconnect(sub, record.key.id, unless=record)
                     self._connect(sub, record)
 
+    async def _try_again(self, sub: zmq.asyncio.Socket) -> None:
+        """Their keys may have come among the peers' meanwhile."""
+        while True:
+            await asyncio.sleep(_RETRY_PEERS)
+            for record in tuple(self._left_out.values()):
+                self._connect(sub, record)
+
     def _connect(self, sub: zmq.asyncio.Socket, record: Record) -> None:
-        address = _address(record)
-        if address is None or record.key.id in self.peers:
+        self._left_out.pop(record.key.id, None)
+        endpoint = _endpoint(record)
+        if endpoint is None or record.key.id in self.peers:
             return
+        curve = self._transport.curve
         try:
-            if not self._transport.allows(address):
+            if not self._transport.allows(endpoint.address):
                 raise ValueError(f"it is none of this bus ({self._transport.scheme})")
-            sub.connect(address)
-            self.peers[record.key.id] = address
-        except (ValueError, zmq.ZMQError) as error:
-            self._log("endpoint %s left out: %s", address, error)
+            if (curve is None) != (endpoint.key is None):
+                raise ValueError("either it has a key and we have none, or the other way round; see [df] pubsub_url")
+            if curve is not None and endpoint.key is not None:
+                curve.introduce(sub, endpoint.key)
+            sub.connect(endpoint.address)
+            self.peers[record.key.id] = endpoint.address
+        except (ValueError, zmq.ZMQError, KeyTrouble) as error:
+            self._left_out[record.key.id] = record
+            self._log("endpoint %s left out: %s", endpoint.address, error)
 
     def _disconnect(self, sub: zmq.asyncio.Socket, node: str, unless: Record | None = None) -> None:
         """Leave a node, unless the record says that it stands where we are connected to."""
-        if node in self.peers and (unless is None or self.peers[node] != _address(unless)):
+        endpoint = None if unless is None else _endpoint(unless)
+        if node in self.peers and (endpoint is None or self.peers[node] != endpoint.address):
             with contextlib.suppress(zmq.ZMQError):
                 sub.disconnect(self.peers.pop(node))
 
@@ -311,17 +383,18 @@ class ZmqPubSub:
 def _configure(sock: zmq.Socket[bytes] | zmq.asyncio.Socket) -> None:
     sock.setsockopt(zmq.LINGER, 0)
     sock.setsockopt(zmq.IPV6, 1)
+    sock.setsockopt(zmq.HANDSHAKE_IVL, round(_HANDSHAKE * 1000))
     sock.setsockopt(zmq.RECONNECT_IVL, 50)  # ms
     sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
     sock.setsockopt(zmq.HEARTBEAT_IVL, 5000)
     sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
 
 
-def _address(record: Record) -> str | None:
-    """The address that a record announces; None if it is a deletion or no endpoint."""
+def _endpoint(record: Record) -> Endpoint | None:
+    """What a record announces; None if it is a deletion or no endpoint."""
     if record.data is None:
         return None
     try:
-        return msgspec.json.decode(record.data, type=Endpoint).address
+        return msgspec.json.decode(record.data, type=Endpoint)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None

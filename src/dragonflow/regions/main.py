@@ -13,6 +13,8 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from dragonflow import secrecy
+from dragonflow.config import ORCHESTRATOR
 from dragonflow.observe.metrics import LEADS
 from dragonflow.regions.cloud import Cloud, RegionApi
 from dragonflow.regions.hints import follow
@@ -53,6 +55,8 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         threading.Thread(target=self._server.serve_forever, name="status", daemon=True).start()
+        for option, url in self._settings.urls:
+            secrecy.warn_if_in_clear(f"[{ORCHESTRATOR}] {option}", url)
         follow(self._portal, self._settings.hints, self._hint)
         if self._election is None:
             duty = self._take_office()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from dragonflow import secrecy
 from dragonflow.config import ORCHESTRATOR, ConfigError
 from dragonflow.pubsub import open_pubsub
 from dragonflow.regions.consent import check_region
@@ -35,6 +36,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl: float = 3.0
     status_address: tuple[str, int] = ("127.0.0.1", 9599)
     hints: Mapping[str, Bus] = {}
+
+    @property
+    def urls(self) -> Iterator[tuple[str, str]]:
+        """The DF DBs and buses that are used, each with the option that names it."""
+        if self.election is not None:
+            yield "election", self.election
+        for bus in self.hints.values():
+            yield "hints", bus.store_url
+            yield "hints", bus.pubsub_url
 
     @classmethod
     def of(cls, options: Any) -> Settings:
@@ -80,6 +90,7 @@ def _number(option: str, text: str) -> int:
 def _file(path: str) -> Path:
     if not Path(path).is_file():
         raise _wrong("clouds_file", f"there is no file {path}")
+    secrecy.warn_if_open(Path(path), "credentials")
     return Path(path)
 
 
@@ -97,7 +108,7 @@ def _hints(lines: Sequence[str], regions: Sequence[str]) -> dict[str, Bus]:
         if len(words) != 3 or words[0] not in regions:
             raise _wrong(
                 "hints",
-                f"{words[0] if words else ''!r}: write REGION PUBSUB_URL STORE_URL, of one of the option regions",
+                f"{secrecy.masked(words[0]) if words else ''!r}: write REGION PUBSUB_URL STORE_URL, of one of the option regions",
             )
         bus = Bus(*words[1:])
         _checked("hints", lambda bus=bus: open_pubsub(bus.pubsub_url, open_store(bus.store_url)))

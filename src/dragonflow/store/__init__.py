@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
+from dragonflow import secrecy
 from dragonflow.store import memory, sqlite
 from dragonflow.store._url import UnknownStore
 from dragonflow.store.protocol import Store
@@ -36,7 +37,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
             except UnknownStore as error:
                 raise UnknownStore(f"[df] store_url: {error}") from None
     raise UnknownStore(
-        f"[df] store_url = {url!r} is no DF DB that this version knows; write sqlite:///ABSOLUTE/PATH, "
+        f"[df] store_url = {secrecy.masked(url)!r} is no DF DB that this version knows; write sqlite:///ABSOLUTE/PATH, "
         "etcd://HOST:PORT/PREFIX or redis://HOST:PORT/DB (or memory://NAME within one process)"
     )
 

@@ -12,8 +12,9 @@ class ReplyError(Exception):
 
     @property
     def code(self) -> str:
-        """Its first word."""
-        return str(self).partition(" ")[0]
+        """Its first word; NOPERM, too, of what a script may not do, which Redis tells in other words."""
+        text = str(self)
+        return "NOPERM" if text.startswith("ERR The user executing the script") else text.partition(" ")[0]
 
 
 _FIXES = {
@@ -21,7 +22,7 @@ _FIXES = {
     "requirepass is set)",
     "WRONGPASS": "it refuses the user or the password: compare the user in the URL and what the password_file holds with "
     "ACL GETUSER",
-    "NOPERM": f"the user may not do this: ACL SETUSER with the rights that {MANUAL} names",
+    "NOPERM": "the user may not do this: see `dragonflow db roles`, and ACL LOG",
     "DENIED": "it runs in protected mode: give it a password, or bind it to the address that others are to reach",
     "READONLY": "it is a replica, which takes no writes: name its master in the URL, or use redis+sentinel://",
     "NOREPLICAS": "too few replicas follow it (min-replicas-to-write): bring them back",

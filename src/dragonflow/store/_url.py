@@ -7,13 +7,12 @@ Parts are percent-encoded. No URL holds a secret: passwords come from files.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from dragonflow import secrecy
 from dragonflow.store.protocol import StoreError, Unavailable
 
 FILES = ("password_file", "ca", "cert", "key")
@@ -48,7 +47,7 @@ class ServerUrl(NamedTuple):
         rest, _, query = rest.partition("?")
         authority, _, path = rest.partition("/")
         user, at, hosts = authority.rpartition("@")
-        if ":" in user:
+        if secrecy.holds_password(text):
             raise UnknownStore(
                 f"a URL of scheme {scheme} holds a password; write it to a file instead, and USER@…?password_file=FILE"
             )
@@ -80,7 +79,7 @@ class _Refuse:
         self._text, self._form = text, form
 
     def __call__(self, why: str) -> UnknownStore:
-        return UnknownStore(f"{self._text!r} is no URL of a DF DB: {why}; write {self._form}")
+        return UnknownStore(f"{secrecy.masked(self._text)!r} is no URL of a DF DB: {why}; write {self._form}")
 
 
 def read_password(path: Path) -> str:
@@ -89,24 +88,25 @@ def read_password(path: Path) -> str:
     :raises Unavailable: it can't be read, is empty, or everybody may read it.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            password = file.read().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unavailable(f"password_file {path}: {error}") from error
-    if mode & 0o007:
-        raise Unavailable(
-            f"password_file {path} is open to every user of this machine (mode {mode:o}); chmod o= {path}"
-        )
+        password = secrecy.read(path).decode().rstrip("\r\n")
+    except secrecy.NotSecret as error:
+        raise Unavailable(f"password_file {error}") from error
+    except UnicodeDecodeError:
+        raise Unavailable(f"password_file {path} is no text in UTF-8") from None  # the error quotes what it holds
     if not password:
         raise Unavailable(f"password_file {path} is empty; write the password into it")
     return password
 
 
 def read_pem(option: str, path: Path) -> bytes:
-    """What a file of certificates or keys holds. :raises Unavailable: it can't be read; the message names the option."""
+    """What a file of certificates or of a ``key`` holds.
+
+    :raises Unavailable: it can't be read, or it is a key and everybody may read it; the message names the option.
+    """
     try:
-        return path.read_bytes()
+        return secrecy.read(path) if option == "key" else path.read_bytes()
+    except secrecy.NotSecret as error:
+        raise Unavailable(f"{option}={error}") from error
     except OSError as error:
         raise Unavailable(f"{option}={path}: {error.strerror}") from error
 
@@ -115,7 +115,7 @@ def _options(query: str, known: Collection[str], refuse: _Refuse) -> dict[str, s
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
-        raise refuse(f"{query!r} after the ? is no list of OPTION=VALUE") from None
+        raise refuse("what follows the ? is no list of OPTION=VALUE") from None
     options: dict[str, str] = {}
     for name, value in pairs:
         if name not in known:
@@ -123,7 +123,7 @@ def _options(query: str, known: Collection[str], refuse: _Refuse) -> dict[str, s
         if name in options:
             raise refuse(f"the option {name} stands there twice")
         if name in FILES and not value.startswith("/"):
-            raise refuse(f"{name}={value!r} is no absolute path")
+            raise refuse(f"{name} is no absolute path")
         options[name] = value
     return options
 

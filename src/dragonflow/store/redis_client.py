@@ -389,7 +389,7 @@ class RedisServer:
         try:
             context = ssl.create_default_context(cafile=self.url.ca)
             if self.url.cert is not None:
-                context.load_cert_chain(self.url.cert, self.url.key)
+                context.load_cert_chain(self.url.cert, self.url.key, password="")  # or a passphrase would be asked for
         except OSError as error:
             raise Unavailable(
                 f"ca, cert or key in the URL of Redis at {self.where}: {error}; write PEM files"

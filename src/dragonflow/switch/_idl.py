@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from dragonflow.switch._json import Parser
+from dragonflow.switch.remote import Tls
 
 # ovs.poller imports eventlet where there is one (beside Neutron), only to ask whether it is in use; it isn't, and it costs more
 # memory than all else of the IDL.
@@ -14,6 +15,7 @@ sys.modules.setdefault("eventlet", None)  # type: ignore[arg-type]
 import ovs.db.idl  # noqa: E402 # see above
 import ovs.json  # noqa: E402 # see above
 from ovs.poller import POLLIN, POLLOUT  # noqa: E402 # see above
+from ovs.stream import Stream  # noqa: E402 # see above
 
 if sys.modules["eventlet"] is None:
     del sys.modules["eventlet"]
@@ -60,6 +62,13 @@ SCHEMA: dict[str, dict[str, Any]] = {
     },
 }
 """The columns of vswitch.ovsschema that are read or written here; ovs-vswitchd.conf.db(5) explains them."""
+
+
+def use(tls: Tls) -> None:
+    """Have all that this process connects to by ``ssl:`` from now on see these files: the library knows no other way."""
+    Stream.ssl_set_private_key_file(str(tls.key))
+    Stream.ssl_set_certificate_file(str(tls.cert))
+    Stream.ssl_set_ca_cert_file(str(tls.ca))
 
 
 class Idl(ovs.db.idl.Idl):  # type: ignore[misc]

@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from dragonflow.model.ovs import OvsPort
-from dragonflow.switch._idl import Idl, Transaction, Wake
+from dragonflow.switch._idl import Idl, Transaction, Wake, use
 from dragonflow.switch.ledger import FLOW, Patch, Tunnel
+from dragonflow.switch.remote import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class _Port(NamedTuple):
 
 
 class Ovsdb:
-    """One bridge's part of the database at ``remote`` (``unix:PATH`` or ``tcp:ADDRESS:PORT``).
+    """One bridge's part of the database at ``remote`` (see ``switch.remote``), by ``tls`` if it says so.
 
     ``psk`` is the key of tunnels that are encrypted by one; it is written there and nowhere else.
 
@@ -67,7 +68,11 @@ class Ovsdb:
         datapath_type: str,
         on_ports: Callable[[list[OvsPort], list[str]], None],
         psk: str | None = None,
+        *,
+        tls: Tls | None = None,
     ) -> None:
+        if tls is not None:
+            use(tls)
         self.in_sync = False
         self.other_config: Mapping[str, str] = {}
         """``Open_vSwitch.other_config``, as of the last news."""

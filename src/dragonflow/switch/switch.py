@@ -19,6 +19,7 @@ from dragonflow.switch.openflow.connection import Connection, Disconnected, Refu
 from dragonflow.switch.ovsdb import Ovsdb
 from dragonflow.switch.packet_in import encode_packet_out
 from dragonflow.switch.readback import Found, GroupsUnreadable, read_back
+from dragonflow.switch.remote import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 0.05, 0.2
 
 
 class Switch:
-    """All on one asyncio loop. ``openflow`` and ``ovsdb`` are ``unix:PATH`` or ``tcp:ADDRESS:PORT``.
+    """All on one asyncio loop. ``openflow`` and ``ovsdb`` are as ``switch.remote`` has them, with ``tls`` where they say so.
 
     ``on_ports(present, gone)`` is told of the bridge's ports (first of all that there are); ``on_connect()`` that a bridge was
     connected and read back, which is when a ``sync`` makes sense again; ``on_packet(body)`` of each packet that a flow punts,
@@ -46,6 +47,7 @@ class Switch:
         bridge: str,
         *,
         datapath_type: str = "system",
+        tls: Tls | None = None,
         psk: str | None = None,
         on_ports: Callable[[list[OvsPort], list[str]], None],
         on_connect: Callable[[], None],
@@ -53,13 +55,13 @@ class Switch:
         on_read: Callable[[Found], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._target = openflow
+        self._target, self._tls = openflow, tls
         self._bridge = bridge
         self._on_connect = on_connect
         self._on_packet = on_packet
         self._on_read = on_read
         self._ledger = Ledger(now)
-        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports, psk)
+        self._ovsdb = Ovsdb(ovsdb, bridge, datapath_type, on_ports, psk, tls=tls)
         self._connection: Connection | None = None
         self._syncing = asyncio.Lock()
         self._with_groups = True
@@ -168,7 +170,7 @@ class Switch:
         backoff = _FIRST_BACKOFF
         while True:
             try:
-                connection = await Connection.open(self._target)
+                connection = await Connection.open(self._target, self._tls)
                 try:
                     await self._adopt(connection)
                     backoff = _FIRST_BACKOFF

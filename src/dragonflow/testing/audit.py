@@ -160,8 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dragonflow.testing.audit", description=__doc__)
     parser.add_argument("--store", required=True, help="URL of the DF DB")
     parser.add_argument("--chassis", required=True, help="name of the chassis")
-    parser.add_argument("--ovsdb", required=True, help="unix:PATH or tcp:ADDRESS:PORT of its Open vSwitch's database")
-    parser.add_argument("--openflow", required=True, help="unix:PATH or tcp:ADDRESS:PORT of its integration bridge")
+    parser.add_argument(
+        "--ovsdb", required=True, help="unix:PATH or tcp:ADDRESS:PORT (loopback) of its Open vSwitch's database"
+    )
+    parser.add_argument(
+        "--openflow", required=True, help="unix:PATH or tcp:ADDRESS:PORT (loopback) of its integration bridge"
+    )
     parser.add_argument("--within", type=float, default=0.0, help="seconds that differences may take to go away")
     lines = asyncio.run(_run(parser.parse_args(arguments)))
     for line in lines:

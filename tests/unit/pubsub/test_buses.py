@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from dragonflow.lab.redis import RedisServers
-from dragonflow.pubsub import UnknownPubSub, open_pubsub, wire
+from dragonflow.pubsub import UnknownPubSub, curve, open_pubsub, wire
 from dragonflow.pubsub.memory import Hub, MemoryPubSub
 from dragonflow.pubsub.news import commit, committed, pass_hints
 from dragonflow.pubsub.protocol import CHANGES, PORT_STATUS, Message, PubSub
@@ -100,12 +100,16 @@ def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return f"zmq+ipc://{tmp_path}/bus"
         case "zmq+tcp":
             return "zmq+tcp://127.0.0.1"
+        case "zmq+curve":
+            if not (tmp_path / "h1.key").exists():
+                curve.create(tmp_path, "h1")
+            return f"zmq+tcp://127.0.0.1?key={tmp_path}/h1.key_secret&peers={tmp_path}"
         case "redis":
             return redis_url(request.getfixturevalue("redis"), tmp_path)
     return kind
 
 
-@pytest.fixture(params=["memory", "zmq+ipc", "zmq+tcp", "redis"])
+@pytest.fixture(params=["memory", "zmq+ipc", "zmq+tcp", "zmq+curve", "redis"])
 async def buses(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Buses]:
     """Makes buses that meet, each with a store client of its own, as in different processes."""
     memory, made = Memory(), []
@@ -211,7 +215,7 @@ async def test_what_was_sent_and_received_is_counted(buses: Buses) -> None:
     await listener.end()
 
 
-@pytest.mark.parametrize("kind", ["store", "memory", "zmq+ipc", "zmq+tcp", "redis"])
+@pytest.mark.parametrize("kind", ["store", "memory", "zmq+ipc", "zmq+tcp", "zmq+curve", "redis"])
 async def test_a_commit_reaches_a_feed_over_any_bus_and_over_none(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused, parse_tcp
+from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
 from dragonflow.switch.openflow.messages import HEADER, Message, Type
+from dragonflow.switch.remote import Remote
 
 Handler = Callable[[int, int, bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -144,8 +145,13 @@ async def test_silence_is_probed_and_a_dead_peer_is_left(tmp_path: Path) -> None
 
 
 def test_addresses() -> None:
-    assert parse_tcp("tcp:127.0.0.1:6653") == ("127.0.0.1", 6653)
-    assert parse_tcp("tcp:[::1]:6653") == ("::1", 6653)
-    for text in ("tcp:host", "ssl:1.2.3.4:5", "tcp:::1:5", "tcp:a:b"):
+    assert Remote.parse("unix:/run/x").path == "/run/x"
+    assert Remote.parse("tcp:127.0.0.1:6653")[2:] == ("127.0.0.1", 6653, False)
+    assert Remote.parse("tcp:[::1]:6653")[2:] == ("::1", 6653, False)
+    assert Remote.parse("ssl:[2001:db8::1]:6653")[2:] == ("2001:db8::1", 6653, True)
+    for text in ("tcp:host", "ssl:1.2.3.4", "tcp:::1:5", "tcp:a:b", "pssl:1:1.2.3.4", "/run/x"):
         with pytest.raises(ValueError, match="neither"):
-            parse_tcp(text)
+            Remote.parse(text)
+    for text in ("tcp:192.0.2.1:6653", "tcp:[2001:db8::1]:6653", "tcp:switch.example.org:6653"):
+        with pytest.raises(ValueError, match="write ssl:"):
+            Remote.parse(text)

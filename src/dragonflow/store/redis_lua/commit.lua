@@ -14,6 +14,16 @@ for i = at, #ARGV, 5 do
     local lease = ARGV[i + 4]
     if lease ~= '' and not redis.call('ZSCORE', root .. ':leases', lease) then return {'GONE', lease} end
 end
+-- What fails in the midst of a script isn't undone, so rights (store/rights.py) are asked for before.
+local asked = {}
+for i = at, #ARGV, 5 do
+    local scope = ARGV[i]
+    if not asked[scope] then
+        asked[scope] = true
+        local may = redis.acl_check_cmd('HDEL', rows_of(scope), '') and redis.acl_check_cmd('ZADD', log_of(scope), '0', '')
+        if not may then return redis.error_reply('-NOPERM no right to scope ' .. scope) end
+    end
+end
 if at <= #ARGV then
     revision = revision + 1
     for i = at, #ARGV, 5 do

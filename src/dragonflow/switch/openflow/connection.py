@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import struct
 from collections.abc import Callable, Sequence
 
@@ -27,6 +26,7 @@ from dragonflow.switch.openflow.messages import (
     bundle_add,
     bundle_control,
 )
+from dragonflow.switch.remote import Remote, Tls
 
 logger = logging.getLogger(__name__)
 
@@ -84,23 +84,29 @@ class Connection(asyncio.Protocol):
         self._keepalive: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, target: str, *, patience: float = 10.0, echo_interval: float = 5.0) -> Connection:
-        """Connect to ``unix:PATH`` or ``tcp:ADDRESS:PORT`` and shake hands.
+    async def open(
+        cls, target: str, tls: Tls | None = None, *, patience: float = 10.0, echo_interval: float = 5.0
+    ) -> Connection:
+        """Connect to ``target`` (see ``switch.remote``), by ``tls`` if it says so, and shake hands.
 
         ``patience`` (seconds) bounds the handshake and each wait for an echo, which is asked for after ``echo_interval`` seconds
         of silence.
 
         :raises Disconnected: nobody listens, or who listens doesn't speak OpenFlow 1.5.
-        :raises ValueError: ``target`` is neither form.
+        :raises ValueError: ``target`` has another form.
         """
         loop = asyncio.get_running_loop()
+        remote = Remote.parse(target)
+        if remote.tls and tls is None:
+            raise ValueError(f"{target}: there are no key, certificate and CA for it")
         self: Connection
         try:
             async with asyncio.timeout(patience):
-                if target.startswith("unix:"):
-                    _, self = await loop.create_unix_connection(cls, target[5:])
+                if remote.path:
+                    _, self = await loop.create_unix_connection(cls, remote.path)
                 else:
-                    _, self = await loop.create_connection(cls, *parse_tcp(target))
+                    context = tls.context() if tls is not None and remote.tls else None
+                    _, self = await loop.create_connection(cls, remote.host, remote.port, ssl=context)
                 try:
                     await self._shake_hands()
                 except BaseException:
@@ -325,17 +331,6 @@ class Connection(asyncio.Protocol):
             except Disconnected:
                 return
         self.close("no answer to echo requests")
-
-
-def parse_tcp(target: str) -> tuple[str, int]:
-    """``tcp:ADDRESS:PORT``, an IPv6 address in brackets → address and port. :raises ValueError: another form."""
-    found = _TCP.fullmatch(target)
-    if found is None:
-        raise ValueError(f"{target!r}: neither unix:PATH nor tcp:ADDRESS:PORT")
-    return found["v6"] or found["v4"], int(found["port"])
-
-
-_TCP = re.compile(r"tcp:(\[(?P<v6>[^]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d+)")
 
 
 def _frame(message: Message, xid: int) -> bytes:
