@@ -13,6 +13,7 @@ from dragonflow.apps.external import External
 from dragonflow.apps.firewall.egress import Egress
 from dragonflow.apps.firewall.guard import Guard
 from dragonflow.apps.firewall.ingress import Ingress
+from dragonflow.apps.firewall.rules import Rules
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
@@ -50,6 +51,7 @@ APPS: tuple[App, ...] = (
     Ingress(),
     Egress(),
     Guard(),
+    Rules(),
 )
 check(APPS)
 

@@ -97,6 +97,13 @@ _TABLE: tuple[tuple[str, int, int, int, str | None, bool], ...] = (
     *_REGISTERS,
     ("ct_state", 32, _NXM, 105, None, True),
     ("ct_mark", 32, _NXM, 107, None, True),
+    ("ct_nw_src", 32, _NXM, 120, "ct_ipv4", True),
+    ("ct_ipv6_src", 128, _NXM, 122, "ct_ipv6", True),
+    ("ct_nw_dst", 32, _NXM, 121, "ct_ipv4", True),
+    ("ct_ipv6_dst", 128, _NXM, 123, "ct_ipv6", True),
+    ("ct_nw_proto", 8, _NXM, 119, "ct_ip", False),
+    ("ct_tp_src", 16, _NXM, 124, "ct_ports", True),
+    ("ct_tp_dst", 16, _NXM, 125, "ct_ports", True),
     ("metadata", 64, _BASIC, 2, None, True),
     # for actions only: registers 12 to 15 in one, and in_port in the form in which it can be written
     ("xxreg3", 128, _NXM, 114, "actions", True),
@@ -127,6 +134,8 @@ _VLAN_PRESENT = 0x1000
 _FAMILIES = {32: AF_INET, 128: AF_INET6}
 _MAC = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
+_KNOWN = "a ct_state that says that the connection is valid: +trk-inv"
+
 _NEEDS: Mapping[str, tuple[str, Callable[[Mapping[str, tuple[int, int]]], bool]]] = {
     "actions": ("nothing at all: it is for actions only", lambda _: False),
     "vlan": ("vlan_vid with bit 12 set", lambda found: bool(found.get("vlan_vid", (0, 0))[0] & _VLAN_PRESENT)),
@@ -139,6 +148,13 @@ _NEEDS: Mapping[str, tuple[str, Callable[[Mapping[str, tuple[int, int]]], bool]]
     "sctp": ("eth_type of IP and ip_proto=132", lambda found: _is(found, eth_type=(0x0800, 0x86DD), ip_proto=(132,))),
     "icmpv4": ("eth_type=0x0800 and ip_proto=1", lambda found: _is(found, eth_type=(0x0800,), ip_proto=(1,))),
     "icmpv6": ("eth_type=0x86dd and ip_proto=58", lambda found: _is(found, eth_type=(0x86DD,), ip_proto=(58,))),
+    "ct_ip": (f"eth_type of IP and {_KNOWN}", lambda found: _is_tracked(found, 0x0800, 0x86DD)),
+    "ct_ipv4": (f"eth_type=0x0800 and {_KNOWN}", lambda found: _is_tracked(found, 0x0800)),
+    "ct_ipv6": (f"eth_type=0x86dd and {_KNOWN}", lambda found: _is_tracked(found, 0x86DD)),
+    "ct_ports": (
+        f"eth_type of IP, ct_nw_proto and {_KNOWN}",
+        lambda found: _is_tracked(found, 0x0800, 0x86DD) and "ct_nw_proto" in found,
+    ),
     "nd": ("ICMPv6 with icmpv6_type=135 or 136 and icmpv6_code=0", lambda found: _is_nd(found, 135, 136)),
     "ns": ("ICMPv6 with icmpv6_type=135 and icmpv6_code=0", lambda found: _is_nd(found, 135)),
     "na": ("ICMPv6 with icmpv6_type=136 and icmpv6_code=0", lambda found: _is_nd(found, 136)),
@@ -147,6 +163,12 @@ _NEEDS: Mapping[str, tuple[str, Callable[[Mapping[str, tuple[int, int]]], bool]]
 
 def _is(found: Mapping[str, tuple[int, int]], **allowed: tuple[int, ...]) -> bool:
     return not any(name not in found or found[name][0] not in values for name, values in allowed.items())
+
+
+def _is_tracked(found: Mapping[str, tuple[int, int]], *eth_types: int) -> bool:
+    value, mask = found.get("ct_state", (0, 0))
+    tracked, invalid = 0x20, 0x10
+    return bool(value & tracked and mask & invalid and not value & invalid) and _is(found, eth_type=eth_types)
 
 
 def _is_nd(found: Mapping[str, tuple[int, int]], *types: int) -> bool:
@@ -161,7 +183,7 @@ def field(name: str) -> Field:
         raise ValueError(f"{name}: no such field; known are {', '.join(FIELDS)}") from None
 
 
-DECIDING = frozenset(("eth_type", "vlan_vid", "ip_proto", "icmpv6_type", "icmpv6_code"))
+DECIDING = frozenset(("eth_type", "vlan_vid", "ip_proto", "icmpv6_type", "icmpv6_code", "ct_state"))
 """The fields whose values decide what other fields a match may hold."""
 
 

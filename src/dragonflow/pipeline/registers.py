@@ -34,10 +34,12 @@ DESTINATION = Bits("reg7", 0, 32)
 FROM_TUNNEL = Bits("reg0", 0, 1)
 TOO_BIG = Bits("reg0", 1, 1)
 LIMITED = Bits("reg0", 2, 1)
+ALLOWED = Bits("reg0", 3, 1)
 SCRATCH = Bits("reg8", 0, 32)
 ROUTER = Bits("reg1", 0, 24)
 PATH = Bits("reg2", 0, 16)
 ZONE = Bits("reg3", 0, 16)
+WHOSE = Bits("reg4", 0, 32)
 NEXT_HOP = tuple(Bits(f"reg{number}", 0, 32) for number in range(12, 16))
 NEXT_HOP_IPV6 = "xxreg3"
 """The field that all words of ``NEXT_HOP`` make up."""
@@ -49,9 +51,11 @@ LAYOUT: tuple[tuple[str, Bits, str], ...] = (
     ("FROM_TUNNEL", FROM_TUNNEL, "1 if it came from another chassis or a physical network; it isn't sent out again"),
     ("TOO_BIG", TOO_BIG, "1 if the packet is larger than the network carries into which it was routed"),
     ("LIMITED", LIMITED, "1 if the destination's bandwidth limit has been applied"),
+    ("ALLOWED", ALLOWED, "1 if a rule of the security groups that are asked allows the packet's connection"),
     ("ROUTER", ROUTER, "key of the logical router that forwards the packet now"),
     ("PATH", PATH, "which of several next hops of equal cost the packet takes, from 0 on"),
     ("ZONE", ZONE, "conntrack zone of the port whose security groups are asked"),
+    ("WHOSE", WHOSE, "key of the logical port whose security groups are asked"),
     *(
         (f"NEXT_HOP_{number}", word, f"word {number} of the address to which the packet goes next" + first)
         for number, (word, first) in enumerate(

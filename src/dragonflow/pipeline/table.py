@@ -31,6 +31,7 @@ class Stage(IntEnum):
     SWITCHING = 12
     INGRESS = 20
     DELIVERY = 24
+    RULES = 28
 
 
 class Table:

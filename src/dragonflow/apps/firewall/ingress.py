@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from dragonflow.apps.base import renders
 from dragonflow.apps.delivery import Delivery
-from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, ICMP_FIELDS, RULE_FIELDS, STATE_FIELDS, Filter
+from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, GOT, STATE_FIELDS, TRACK_FIELDS, Filter
+from dragonflow.apps.firewall.rules import Rules
 from dragonflow.controller.view import Me, View
 from dragonflow.pipeline import DESTINATION, Fact, Stage, Table, match
 
@@ -21,52 +22,33 @@ class Ingress(Filter):
     """Carries out the security groups of this chassis's ports on what they get."""
 
     name = "ingress"
-    direction = "ingress"
+    begins = GOT
     whose = DESTINATION
-    neighbour_discovery = (130, 131, 132, 134, 135, 136, 143)
+    neighbour_discovery = (130, 134, 135, 136)
     dhcp = ((4, 67, 68), (6, 547, 546))
-    remote = {4: "ipv4_src", 6: "ipv6_src"}  # noqa: RUF012 - the base class says what it is
 
-    refused = Table(
-        "ingress_refused",
-        Stage.INGRESS,
-        slot=4,
-        purpose="Refused: mark a connection that was allowed once, so its other direction ends too.",
-        matches=STATE_FIELDS,
-    )
     allowed = Table(
         "ingress_allowed",
         Stage.INGRESS,
-        slot=3,
-        purpose="Allowed: remember a new connection.",
+        slot=2,
+        purpose="Drop what no rule allows; remember a new connection.",
         matches=ALLOWED_FIELDS,
         next=(Delivery.delivery,),
-        miss=Delivery.delivery,
-    )
-    rules = Table(
-        "ingress_rules",
-        Stage.INGRESS,
-        slot=2,
-        purpose="Find a rule that lets the port get the packet.",
-        matches=(DESTINATION, *RULE_FIELDS, *remote.values()),
-        next=(allowed, refused),
-        miss=refused,
     )
     state = Table(
         "ingress_state",
         Stage.INGRESS,
         slot=1,
-        purpose="Let pass what answers an allowed connection, or is an error about it.",
+        purpose="Ask the rules by which the packet's connection began, or may begin.",
         matches=STATE_FIELDS,
-        next=(allowed, rules, Delivery.delivery),
-        miss=rules,
+        next=(allowed, Rules.sends, Rules.gets),
     )
     track = Table(
         "ingress",
         Stage.INGRESS,
         purpose="Find the packet's connection, as the port that gets it knows it.",
-        matches=(DESTINATION, "eth_type", "ip_proto", "udp_src", "udp_dst", *ICMP_FIELDS),
-        next=(state, rules, Delivery.delivery),
+        matches=(DESTINATION, *TRACK_FIELDS),
+        next=(state, allowed, Delivery.delivery),
     )
 
     @renders(Me)
