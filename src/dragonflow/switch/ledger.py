@@ -17,9 +17,10 @@ a group; an empty group drops. Buckets alone make no group. A meter stays while 
 Clauses of several owners that have one match make one flow. It is the ledger's own: its cookie is that of an owner named after
 the match, under which a refusal of the switch is told.
 
-A conntrack zone is emptied when flows begin to use it (those that translate, and those that find the connections of a port), and
-when the last one is gone: no connection meets its router or port again in one that gets the number later. Connections that flows
-in a zone wouldn't begin any more are cut (``connections``).
+A conntrack zone is emptied before flows begin to use it (those that translate, and those that find the connections of a port),
+and when the last one is gone: no connection meets its router or port again in one that gets the number later. Where a zone goes
+from one port to another, the flows of the one that had it go first, then its connections. Connections that flows in a zone
+wouldn't begin any more are cut (``connections``).
 """
 
 from __future__ import annotations
@@ -46,17 +47,19 @@ from dragonflow.pipeline.facts import (
     PeerPort,
     TunnelPort,
 )
-from dragonflow.pipeline.registers import Bits
+from dragonflow.pipeline.fields import FIELDS, Field
+from dragonflow.pipeline.registers import DESTINATION, SOURCE, Bits
 from dragonflow.switch.claims import Claims
 from dragonflow.switch.connections import Begun, Cut, begun, begun_on, cuts
 from dragonflow.switch.openflow import messages
-from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures
+from dragonflow.switch.openflow.decode import GroupBytes, MeterFigures, read_conditions
 from dragonflow.switch.openflow.encode import (
     conjunction,
     conjunctions,
     encode_actions,
     flow_contents,
     flow_name,
+    match_of,
     table_and_priority,
     tracked,
     translation,
@@ -171,6 +174,8 @@ _LARGEST_ID = 0xFFFFFF00
 _LONGEST = 65_000
 """Bytes of a flow or a bucket that surely fit into a message, headers, padding and bundle included."""
 
+_PORT = FIELDS[SOURCE.field], FIELDS[DESTINATION.field]
+
 _PLAIN, _FOREIGN = "all", "foreign"
 """A group as the ledger makes them, or one of another type or with other properties."""
 
@@ -189,7 +194,8 @@ class Ledger:
         self._tunnels: Claims[str, Tunnel] = Claims()
         self._meter_uses: Claims[int, bool] = Claims()
         self._patches: Claims[str, Patch] = Claims()
-        self._zones: Claims[int, bool] = Claims()
+        self._zones: Claims[int, int] = Claims()
+        """Whose each zone is: the key of a port, or 0."""
         self._begun: Claims[Begun, bytes] = Claims()
         self._claims: tuple[Claims[Any, Any], ...] = (
             *(self._flows, self._groups, self._buckets),
@@ -337,7 +343,8 @@ class Ledger:
         )
         begun = tuple(self._begun_changes(sweep))
         after = (*self._zone_changes(sweep), *(self._meter_deletes() if sweep else ()), *begun)
-        return Difference(tuple(self._meter_changes()), bundle, after, self._cuts(begun))
+        before = (*self._meter_changes(), *self._zone_takings())
+        return Difference(before, bundle, after, self._cuts(begun))
 
     def _group_changes(self, finely: bool) -> Iterator[Change]:
         for group in self._groups.unlike:
@@ -396,11 +403,22 @@ class Ledger:
             if self._meters.wanted(meter) is None and meter not in self._meter_uses:
                 yield Change((messages.meter_delete(meter),), Kind.METER, meter, None)
 
+    def _zone_takings(self) -> Iterator[Change]:
+        """Empty the zones that somebody else gets, as soon as nobody uses them."""
+        taken = {zone: has for zone, has in self._zones.unlike.items() if self._zones.wanted(zone) is not None}
+        if any(has is not None for has in taken.values()):
+            for name, has in self._flows.unlike.items():
+                if has is not None and tracked(has) in taken:
+                    yield Change((messages.flow_delete(name),), Kind.FLOW, name, None)
+        for zone in taken:
+            yield Change((messages.zone_flush(zone),), Kind.ZONE, zone, None)
+
     def _zone_changes(self, sweep: bool) -> Iterator[Change]:
-        for zone in self._zones.unlike:
+        """Empty the zones that somebody had: what was on its way when their flows went may have come after."""
+        for zone, has in self._zones.unlike.items():
             used = self._zones.wanted(zone)
             if sweep or used is not None:
-                yield Change((messages.zone_flush(zone),), Kind.ZONE, zone, used)
+                yield Change((messages.zone_flush(zone),) if has is not None else (), Kind.ZONE, zone, used)
 
     def _begun_changes(self, sweep: bool) -> Iterator[Change]:
         """They come and go with flows: no message makes them."""
@@ -449,8 +467,9 @@ class Ledger:
         """
         self._flows.saw_all(flows)
         translating = {name: its for name, contents in flows.items() if (its := translation(contents)) is not None}
-        tracking = {zone for contents in flows.values() if (zone := tracked(contents)) is not None}
-        self._zones.saw_all(dict.fromkeys({*tracking, *(its.zone for its in translating.values())}, True))
+        tracking = {zone: name for name, contents in flows.items() if (zone := tracked(contents)) is not None}
+        users = {zone: _user(read_conditions(match_of(name))) for zone, name in tracking.items()}
+        self._zones.saw_all(dict.fromkeys((its.zone for its in translating.values()), 0) | users)
         self._begun.saw_all(dict(filter(None, (begun_on(name, flows[name]) for name in translating))))
         self._meters.saw_all({meter.id: meter.figures or (-1, -1, False) for meter in meters})
         found = {group.id: group.buckets for group in groups or ()}
@@ -564,11 +583,17 @@ def _imply_connections(claims: dict[tuple[int, Any, Any], None], flow: Flow, own
         if not isinstance(action, Track) or isinstance(action.zone, Bits):
             continue
         if action.translate is None:
-            claims[Kind.ZONE, action.zone, True] = None
+            fields = zip(flow.match.shape.fields, flow.match.values, strict=True)
+            claims[Kind.ZONE, action.zone, _user((field, value, mask) for (field, mask), value in fields)] = None
         elif action.commit:
-            claims[Kind.ZONE, action.zone, True] = None
+            claims[Kind.ZONE, action.zone, 0] = None
             if (it := begun(flow, action, owner)) is not None:
                 claims[Kind.BEGUN, *it] = None
+
+
+def _user(conditions: Iterable[tuple[Field, int, int]]) -> int:
+    """Whose connections a flow finds that these must meet: the key of the port from which packets come, or to which they go."""
+    return next((value for field, value, mask in conditions if mask and field in _PORT), 0)
 
 
 def describe(kind: int, name: Any) -> str:

@@ -28,7 +28,7 @@ class ModelSwitch:
     def do(self, difference: Difference) -> None:
         """All messages in order; a message that Open vSwitch would refuse fails an assertion."""
         for part, types in (
-            (difference.before, {Type.METER_MOD}),
+            (difference.before, {Type.METER_MOD, Type.FLOW_MOD, Type.EXPERIMENTER}),
             (difference.bundle, {Type.FLOW_MOD, Type.GROUP_MOD}),
             (difference.after, {Type.METER_MOD, Type.EXPERIMENTER}),
         ):

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from model_switch import ModelSwitch
 
 from dragonflow.pipeline import (
+    DESTINATION,
+    SOURCE,
+    Bits,
     Bucket,
     Clause,
     Fact,
@@ -32,7 +35,8 @@ from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.connections import Cut
 from dragonflow.switch.ledger import Ledger, Tunnel, cookie
 from dragonflow.switch.openflow.decode import GroupBytes
-from dragonflow.switch.openflow.messages import zone_flush
+from dragonflow.switch.openflow.encode import flow_name
+from dragonflow.switch.openflow.messages import flow_delete, zone_flush
 
 
 def owner(name: object) -> Owner:
@@ -370,7 +374,7 @@ class Sync:
         self.others = others
         self.tested.set(owner(1), facts)
         difference = self.tested.difference()
-        done = [message for change in difference.after for message in change.messages]
+        done = [it for change in (*difference.before, *difference.after) for it in change.messages]
         carry_out(self.tested, self.switch)
         assert not self.tested.difference()
         restarted = ledger()
@@ -390,6 +394,23 @@ def test_a_zone_is_emptied_before_it_means_something_else_and_when_nobody_uses_i
     assert sync(translating(5, "192.0.2.2"), forwarding(8080)) == []
     assert sync(forwarding(8080)) == [Cut(5, packed("192.0.2.2"))], "what is forwarded goes on"
     assert sync() == [zone_flush(5)]
+
+
+def tracking(port: int, zone: int, bits: Bits = SOURCE) -> Flow:
+    return Flow(9, 5, match((bits, port), eth_type=0x0800), (Track(zone, 10),))
+
+
+def test_a_zone_that_goes_to_another_port_is_emptied_while_nobody_has_it() -> None:
+    sync = Sync()
+    assert sync(tracking(1, 5), tracking(1, 5, DESTINATION), tracking(2, 6)) == [zone_flush(5), zone_flush(6)]
+    assert sync(tracking(1, 5), tracking(2, 6)) == [], "the same port has it still"
+    gone = flow_delete(flow_name(9, 5, match((SOURCE, 1), eth_type=0x0800)))
+    after = [zone_flush(5), zone_flush(6)]
+    assert sync(tracking(2, 5)) == [gone, zone_flush(5), *after], "what was on its way may have come after"
+    other = ledger()
+    other.adopt(sync.switch.flows, [], [])
+    other.set(owner(1), [tracking(3, 5)])
+    assert len(other.difference().before) == 2, "or while the controller was away"
 
 
 def test_clauses_of_several_owners_on_one_match_are_one_flow_and_go_one_by_one() -> None:

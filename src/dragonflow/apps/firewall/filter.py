@@ -127,6 +127,4 @@ class Filter(App):
                 rules = _ASKED[self.begins]
                 yield self.track.flow(20, whose, *asks, Resubmit(rules.number), goto=self.allowed)
             else:
-                yield self.track.flow(
-                    20, whose, *asks, load(ZONE, zone.number), Track(zone.number, self.state.number)
-                )
+                yield self.track.flow(20, whose, *asks, load(ZONE, zone.number), Track(zone.number, self.state.number))

@@ -138,7 +138,9 @@ class Rules(App):
             for rule in rules if not found.anything else ():
                 what = list(_traffic(rule, fields))
                 if not what:
-                    yield Trouble(f"ports of protocol {rule.protocol} can't be told without states: nothing is allowed")
+                    yield Trouble(
+                        f"a rule for ports or types of protocol {rule.protocol} can't be carried out: it allows nothing"
+                    )
                 for each in what:
                     where = match(**ip, **fields.also, **each)
                     yield Clause(table.number, _RULES, where, found.number, 2, found.dimensions)
@@ -193,15 +195,16 @@ def _traffic(rule: SecurityRule, fields: _Fields) -> Iterator[dict[str, Any]]:
     """What a rule that names a protocol speaks of, as fields of a match.
 
     The ports of DCCP and UDP-Lite, connection tracking alone tells, and only the kernel's: in user space they read as 0, which
-    no rule allows. Without connections nothing tells them, and there is no match.
+    no rule allows. Without connections nothing tells them, and there is no match; nor for types of the other IP version's ICMP.
     """
     protocol = rule.protocol
     if not protocol:  # HOPOPT: where a connection's protocol reads 0 there is none
         yield {"ip_proto": 0}
     elif protocol in _ICMP:
         base = {fields.protocol: protocol}
-        if protocol not in fields.icmp or rule.first is None:
+        if rule.first is None:
             yield base
+        if rule.first is None or (protocol == 1) != (rule.ip_version == 4):
             return
         named = zip(fields.icmp[protocol], (rule.first, rule.last), strict=True)
         whole = {} if fields is _BEGAN else {"ip_frag": _NO_LATER_FRAGMENT}
