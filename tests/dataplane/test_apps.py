@@ -14,6 +14,7 @@ import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside, loses, neighbour, reaches
 
 from dragonflow.apps.resolution import Resolution
+from dragonflow.controller.replica import Object
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import AddressPair, FixedIP, LogicalPort, OvsPort, Row, encode
 from dragonflow.pipeline import Local, Remote
@@ -158,28 +159,35 @@ def tunnel_is_up(here: TestChassis) -> bool:
     return tunnel is not None and tunnel.ofport is not None
 
 
+async def become(here: TestChassis, objects: tuple[Object, ...]) -> None:
+    """The world of these objects, without VMs. Ports here get the OpenFlow ports that the world says."""
+    for tap in objects:
+        if isinstance(tap, OvsPort) and tap.iface_id is not None:
+            here.vswitch.vsctl(
+                *("add-port", BRIDGE, tap.id, "--", "set", "Interface", tap.id, "type=internal"),
+                *(f"ofport_request={tap.ofport}", f"external_ids:iface-id={tap.iface_id}"),
+            )
+    ports = sum(isinstance(it, LogicalPort) for it in objects)
+    await here.now(*(it for it in objects if not isinstance(it, OvsPort)))
+    await here.until(lambda: len(here.engine.places) == ports)
+
+
 async def across(here: TestChassis) -> None:
     """A and B here (without VMs), C on another chassis; ofports 1, 2 and 100."""
-    for name, ofport in (("a", 1), ("b", 2)):
-        here.vswitch.vsctl(
-            *("add-port", BRIDGE, f"tap-{name}", "--", "set", "Interface", f"tap-{name}", "type=internal"),
-            *(f"ofport_request={ofport}", f"external_ids:iface-id={name}"),
-        )
-    rows = (it for it in worlds.ACROSS if not isinstance(it, worlds.OvsPort))
-    await here.now(*rows)
-    await here.until(lambda: len(here.engine.places) == 3)
+    await become(here, worlds.ACROSS)
 
 
-async def test_golden_tables(vswitch: VSwitch) -> None:
+@pytest.mark.parametrize("name", ["across", "guarded"])
+async def test_golden_tables(vswitch: VSwitch, name: str) -> None:
     """The whole pipeline of a small world as ovs-ofctl sees it; run with DF_GOLDEN=write in the environment to renew it."""
     async with chassis(vswitch) as here:
-        await across(here)
+        await become(here, {"across": worlds.ACROSS, "guarded": worlds.GUARDED}[name])
         tunnel = here.engine.places["c"]
         assert isinstance(tunnel, Remote)
         found = re.sub(r"cookie=0x[0-9a-f]+, ?", "", here.flows())
         found = re.sub(rf"(in_port=|output:){tunnel.ofport}\b", r"\1TUNNEL", found)
         found = "\n".join(sorted(found.splitlines())) + "\n"
-        golden = GOLDEN / "across.txt"
+        golden = GOLDEN / f"{name}.txt"
         if os.environ.get("DF_GOLDEN") == "write":
             golden.write_text(found)
         assert found == golden.read_text()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from chassis import TestChassis, chassis, inside, reaches
+from frames import Flood, FloodCounter, Sender, ethernet, udp
 from msgspec.structs import replace
 
 from dragonflow.lab.vswitch import VSwitch
@@ -40,12 +42,13 @@ for line in sys.stdin:
 """
 
 
-def member(port: LogicalPort, group: str) -> GroupMember:
-    return GroupMember(id=f"{group}/{port.id}", group=group, port=port.id, addresses=port.ips)
+def member(port: LogicalPort) -> GroupMember:
+    (it,) = worlds.members(port)
+    return it
 
 
 async def ready(here: TestChassis) -> dict[str, str]:
-    await here.now(NET, OUT, G, A, B, C, member(A, "g"), member(C, "g"))
+    await here.now(NET, OUT, G, A, B, C, member(A), member(C))
     return {
         port.id: await here.vm(port, *(f"{ip}/24" for ip in port.ips[:1]), f"{port.ips[1]}/64") for port in (A, B, C)
     }
@@ -59,6 +62,11 @@ def running(vm: str, code: str, *arguments: str) -> Iterator[Any]:
             yield process
         finally:
             process.kill()
+
+
+def said(process: Any) -> str:
+    """What it says next, within a while."""
+    return process.stdout.readline() if select.select([process.stdout], [], [], 15)[0] else "nothing"
 
 
 def connects(vm: str, address: str, port: int) -> bool:
@@ -80,9 +88,9 @@ async def test_rules_let_in_what_they_name_and_no_more(vswitch: VSwitch) -> None
             assert not connects(vms["b"], A.ips[0], port), port
         assert not reaches(vms["a"], B.ips[0]), "nothing may come in there"
         b = replace(B, security_groups=("g",), revision=2)
-        await here.now(b, member(b, "g"))
+        await here.now(b, member(b))
         assert reaches(vms["b"], C.ips[0])
-        await here.now(gone=(member(b, "g"),))
+        await here.now(gone=(member(b),))
         here.vswitch.appctl("revalidator/wait")
         assert not reaches(vms["b"], C.ips[0]), "its share in the group is gone"
 
@@ -130,3 +138,84 @@ async def test_nobody_sends_under_an_address_that_is_not_its_own(vswitch: VSwitc
         await here.now(replace(B, port_security=False, revision=3))
         here.vswitch.appctl("revalidator/wait")
         assert reaches(vms["b"], A.ips[0])
+
+
+UDP = SecurityRule("ingress", 4, 17, 6000, 6000)
+"""What A may get; it may send nothing by itself."""
+
+ASK = udp(B.ips[0], A.ips[0], 5000, 6000, b"question")
+ANSWERS = ethernet(A.mac, B.mac, 0x0800, udp(A.ips[0], B.ips[0], 6000, 5000, b"flood"))
+
+
+async def test_who_only_listens_is_cut_off_too_and_what_else_it_hears_stays(vswitch: VSwitch) -> None:
+    """Of a stream that goes one way only, the packets are answers all the time."""
+    kept = SecurityRule("ingress", 4, 17, 6001, 6001)
+    both = replace(G, rules=(UDP, kept), revision=2)
+    other = ethernet(A.mac, B.mac, 0x0800, udp(A.ips[0], B.ips[0], 6001, 5000, b"flood"))
+    async with chassis(vswitch) as here:
+        vms = await ready(here)
+        await here.now(both)
+        with Sender(vms["b"]) as asker, Flood(vms["a"]) as stream, FloodCounter(vms["b"]) as counter:
+            stream.send(ANSWERS)
+            stream.more()
+            assert counter.heard == 0, "nobody has asked"
+            asker.send(ethernet(B.mac, A.mac, 0x0800, ASK))
+            asker.send(ethernet(B.mac, A.mac, 0x0800, udp(B.ips[0], A.ips[0], 5000, 6001)))
+            stream.more()
+            assert counter.heard > 0
+            await here.now(replace(both, rules=(kept,), revision=3))
+            here.vswitch.appctl("revalidator/wait")
+            before = counter.heard
+            stream.more()
+            assert counter.heard == before, "cut, though the asker has said no more"
+            stream.send(other)
+            stream.more()
+            assert counter.heard > before
+            await here.now(replace(both, revision=4))
+            here.vswitch.appctl("revalidator/wait")
+            stream.send(ANSWERS)
+            stream.more()
+            before = counter.heard
+            stream.more()
+            assert counter.heard > before, "what is allowed again goes on"
+
+
+RECEIVE = """\
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 6000)); print("ready", flush=True)
+while True:
+    data, who = s.recvfrom(9000); s.sendto(data[:9], who); print(len(data), flush=True)
+"""
+SAY = """\
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1.5)
+s.connect((sys.argv[1], int(sys.argv[2]))); s.send(bytes(int(sys.argv[3])))
+try: print(len(s.recv(9000)))
+except TimeoutError: print("silence")
+except ConnectionRefusedError: print("refused")
+"""
+
+
+def says(vm: str, port: int, size: int) -> str:
+    return inside(vm, "python3", "-c", SAY, A.ips[0], str(port), str(size)).stdout.strip()
+
+
+async def test_fragments_and_errors_belong_to_what_is_allowed(vswitch: VSwitch) -> None:
+    async with chassis(vswitch) as here:
+        vms = await ready(here)
+        await here.now(replace(G, rules=(replace(UDP, last=6001),), revision=2))
+        with running(vms["a"], RECEIVE) as receiver:
+            assert said(receiver) == "ready\n"
+            assert says(vms["b"], 6000, 4000) == "9"
+            assert said(receiver) == "4000\n"
+            assert says(vms["b"], 6001, 10) == "refused", "the error about it comes back"
+            assert says(vms["b"], 6002, 10) == "silence"
+            assert says(vms["b"], 6002, 4000) == "silence"
+            await here.now(replace(G, rules=(UDP,), stateful=False, revision=3))
+            here.vswitch.appctl("revalidator/wait")
+            assert says(vms["b"], 6000, 10) == "silence", "without states an answer needs a rule of its own"
+            assert said(receiver) == "10\n", "though the question came"
+            assert says(vms["b"], 6000, 4000) == "silence", "nobody knows the port of a later fragment"
+            await here.now(replace(G, rules=(*EGRESS, replace(UDP, first=None, last=None)), stateful=False, revision=4))
+            here.vswitch.appctl("revalidator/wait")
+            assert says(vms["b"], 6000, 4000) == "9", "unless none is asked for"

@@ -20,6 +20,7 @@ from dragonflow.pipeline import (
     DESTINATION,
     FROM_TUNNEL,
     Bucket,
+    Clause,
     Distributed,
     Fact,
     Flow,
@@ -59,15 +60,12 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
     rebound = (*worlds.ACROSS[:-1], worlds.port("c", 13, on="here"), worlds.tap("c", 3))
     states = [*(make() for make in worlds.STATES.values()), World.of(worlds.ME, *rebound)]
     states = [msgspec.structs.replace(state, me=worlds.OWNER) for state in states]  # a chassis doesn't change
+    scopes = sorted({row.scope for state in states for row in state.rows})
     for order in worlds.permuted(states, limit=80):
         replica, wanted = Replica(), dict[Owner, tuple[Fact, ...]]()
         engine = Engine(APPS, replica, worlds.OWNER)
         for revision, state in enumerate(order, 1):
-            for scope in sorted(
-                {f"net:{it}" for it in ("net", "far", "vlan", "flat", "other", "tags", "ext")}
-                | {"chassis", "alive", "router:r", "router:u", "router:q", "qos:gold", "qos:silver"}
-                | {"holds:here", "holds:there"}
-            ):
+            for scope in scopes:
                 rows = [(row, revision) for row in state.rows if row.scope == scope]
                 replica.reset_scope(scope, rows, revision)
             replica.reset_ports(state.ports)
@@ -350,3 +348,38 @@ def test_flows_per_router_are_as_its_app_says() -> None:
     assert count("r-net") == 1 + 2 * 2 + 2 + 2 + neighbours
     assert count("x") == neighbours
     assert count("a") == neighbours + 7
+
+
+def test_flows_of_security_groups_are_as_their_apps_say() -> None:
+    facts = compile_world(APPS, worlds.STATES["guarded"]()).facts
+
+    def count(app: str, kind: str, id: str) -> int:
+        return sum(isinstance(fact, Flow | Clause) for fact in facts.get(Owner(app, kind, id), ()))
+
+    macs, ipv4, ipv6 = 1, 2, 2
+    assert count("guard", "LogicalPort", "a") == 6 * macs + 2 * ipv4 + 4 * ipv6, "own, a pair's, link-local"
+    classes = {"web": 4, "db": 3, "plain": 2}
+    for port, groups in (("a", ("web",)), ("b", ("web", "db")), ("e", ("plain",))):
+        assert count("egress", "LogicalPort", port) == count("ingress", "LogicalPort", port) == 2
+        assert count("rules", "LogicalPort", port) == sum(classes[group] for group in groups)
+    assert count("rules", "LogicalPort", "c") == 0, "its own chassis sees to that"
+    assert count("rules", "SecurityGroup", "web") == 2 + (1 + 1) + 1, (
+        "two classes, masks; the others are the ports alone"
+    )
+    assert count("rules", "SecurityGroup", "db") == 3 + (1 + 1 + 1) + (1 + 1), "masks of three rules, two prefixes"
+    assert count("rules", "SecurityGroup", "plain") == 1 + 2
+    naming = 1 + 1
+    assert count("rules", "GroupMember", "web/a") == naming + 1, "each address for each class that names its IP version"
+    assert count("rules", "GroupMember", "db/b") == 0, "nobody names it"
+
+
+def test_a_member_more_costs_the_same_however_many_there_are() -> None:
+    def facts(number: int) -> dict[Owner, tuple[Fact, ...]]:
+        ports = [worlds.port(f"m{key}", key, on=None, security_groups=("web",)) for key in range(100, 100 + number)]
+        rows = (it for port in ports for it in worlds.members(port))
+        return dict(compile_world(APPS, World.of(worlds.ME, *worlds.GUARDED, *rows)).facts)
+
+    few, many = facts(10), facts(11)
+    assert {owner: its for owner, its in many.items() if few.get(owner) != its}.keys() == {
+        Owner("rules", "GroupMember", "web/m110")
+    }

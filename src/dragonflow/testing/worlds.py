@@ -177,6 +177,15 @@ def bindings(port: LogicalPort, generation: int = 0) -> tuple[Binding, ...]:
     )
 
 
+def members(port: LogicalPort) -> tuple[GroupMember, ...]:
+    """What says that the port has its security groups."""
+    addresses = tuple(sorted({*port.ips, *(pair.ip for pair in port.address_pairs)}))
+    return tuple(
+        GroupMember(id=f"{group}/{port.id}", group=group, port=port.id, addresses=addresses)
+        for group in port.security_groups
+    )
+
+
 def child(name: str, key: int, of: str, vlan: int, net: str = "net", **fields: Any) -> LogicalPort:
     """A child of the trunk whose parent port is ``of``."""
     return port(name, key, net=net, parent=of, vlan=vlan, **fields)
@@ -480,6 +489,48 @@ TOLD: tuple[Object, ...] = (
 )
 """Two ports of two networks have the same addresses, and metadata."""
 
+_MEMBERS = (
+    port("a", 11, security_groups=("web",), address_pairs=(AddressPair("10.0.0.64/29"),)),
+    port("b", 12, security_groups=("web", "db")),
+    port("c", 13, on="there", security_groups=("web",)),
+    port("e", 14, security_groups=("plain",)),
+)
+
+GUARDED: tuple[Object, ...] = (
+    *(it for it in ACROSS if it.id not in ("a", "b", "c")),
+    *(*_MEMBERS, tap("e", 3)),
+    *(binding for it in _MEMBERS for binding in bindings(it) if binding.host == "here"),
+    *(it for port in _MEMBERS for it in members(port)),
+    SecurityGroup(
+        id="web",
+        rules=(
+            *(SecurityRule("egress", version) for version in (4, 6)),
+            SecurityRule("ingress", 4, 6, 80, 83),
+            SecurityRule("ingress", 4, 6, 443, 443),
+            SecurityRule("ingress", 6, 58, 128, 0, remote_group="web"),
+        ),
+        revision=1,
+    ),
+    SecurityGroup(
+        id="db",
+        rules=(
+            SecurityRule("ingress", 4, 6, 5432, 5432, remote_group="web"),
+            SecurityRule("ingress", 4, 17, remote_group="web"),
+            SecurityRule("ingress", 4, address_group="office"),
+            SecurityRule("egress", 4, 17, 53, 53, prefix="192.0.2.0/24"),
+        ),
+        revision=1,
+    ),
+    SecurityGroup(
+        id="plain",
+        stateful=False,
+        rules=(SecurityRule("egress", 4), SecurityRule("ingress", 4, 1, 0), SecurityRule("ingress", 4, 17, 53, 53)),
+        revision=1,
+    ),
+    AddressGroup(id="office", addresses=("198.51.100.0/24", "2001:db8::/32"), revision=1),
+)
+"""Security groups: members here and on the other chassis, one without states, one that names the others and an address group."""
+
 STATES: dict[str, Callable[[], World]] = {
     "alone": lambda: World.of(ME, *ALONE),
     "pair": lambda: World.of(ME, *PAIR),
@@ -498,5 +549,6 @@ STATES: dict[str, Callable[[], World]] = {
     "routed": lambda: World.of(ME, *ROUTED),
     "physical": lambda: World.of(ME, *PHYSICAL),
     "door": lambda: World.of(ME, *DOOR),
+    "guarded": lambda: World.of(ME, *GUARDED),
 }
 """Worlds by name."""

@@ -19,12 +19,15 @@ from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
     DHCP_PORT,
+    AddressGroup,
     AddressPair,
     Alive,
     BandwidthLimit,
+    Binding,
     DhcpOption,
     FixedIP,
     FloatingIp,
+    GroupMember,
     Holder,
     LogicalPort,
     OvsPort,
@@ -35,6 +38,8 @@ from dragonflow.model import (
     RouterGateway,
     RouterInterface,
     Row,
+    SecurityGroup,
+    SecurityRule,
     Subnet,
     remote_chassis,
 )
@@ -43,7 +48,22 @@ from dragonflow.testing import worlds
 from dragonflow.testing.oracle import Compiled, Oracle
 from dragonflow.testing.worlds import World
 
-SCOPES = ("chassis", "alive", "net:n1", "net:n2", "net:ext", "router:r1", "qos:q1", "holds:here", "holds:b")
+SCOPES = (
+    "chassis",
+    "alive",
+    "net:n1",
+    "net:n2",
+    "net:ext",
+    "router:r1",
+    "qos:q1",
+    "holds:here",
+    "holds:b",
+    "host:here",
+    "secgroup:g1",
+    "secgroup:g2",
+    "members:g1",
+    "addrgroup:x",
+)
 PORTS = ("p1", "p2", "p3", "p4")
 HOSTS = ("here", "here", "here", "b")
 NETWORKS = {"p1": "n1", "p2": "n1", "p3": "n2", "p4": "n1"}
@@ -120,6 +140,10 @@ variations = st.sampled_from(
         {"dhcp_options": (DhcpOption("mtu", "many"),)},
         {"generation": 2},
         *({"device_id": "i"}, {"device_id": "i", "fixed_ips": (FixedIP("s1", "10.0.0.1"), FixedIP("s1", "10.0.0.2"))}),
+        {"security_groups": ("g1",)},
+        {"security_groups": ("g1", "g2")},
+        {"security_groups": ("unheard-of",)},
+        {"security_groups": ()},
         {"qos": "q1"},
         {"qos": "q1", "trunk": "t"},
         {"trunk": "t"},
@@ -238,6 +262,37 @@ holder_rows = st.builds(
 )
 
 
+RULES = (
+    SecurityRule("egress", 4),
+    SecurityRule("ingress", 4, 6, 80, 83),
+    SecurityRule("ingress", 4, 6, 22, 22, remote_group="g1"),
+    SecurityRule("ingress", 6, 58, 128, 0, remote_group="g1"),
+    SecurityRule("ingress", 4, 136, 7, 9, address_group="x"),
+    SecurityRule("egress", 6, 17, prefix="2001:db8::/32"),
+)
+
+group_rows = (
+    st.builds(
+        lambda name, rules, stateful: SecurityGroup(id=name, rules=tuple(rules), stateful=stateful, revision=1),
+        st.sampled_from(("g1", "g2")),
+        st.lists(st.sampled_from(RULES), unique=True, max_size=4),
+        st.booleans(),
+    )
+    | st.builds(
+        lambda port, addresses: GroupMember(id=f"g1/{port}", group="g1", port=port, addresses=addresses),
+        st.sampled_from(PORTS),
+        st.sampled_from((("10.0.0.1", "fd01::1"), ("10.0.0.0/24",), ("0.0.0.0/0",), ())),
+    )
+    | st.builds(
+        lambda addresses: AddressGroup(id="x", addresses=addresses, revision=1),
+        st.sampled_from(((), ("192.0.2.0/24",), ("192.0.2.0/24", "2001:db8::/32"))),
+    )
+    | st.builds(
+        lambda port: Binding(id=port, host="here", network=NETWORKS[port], generation=0), st.sampled_from(PORTS)
+    )
+)
+
+
 class News(msgspec.Struct, frozen=True):
     """A record of the store's log; without a row it says that the object was deleted."""
 
@@ -292,7 +347,11 @@ class History(RuleBasedStateMachine):
         )
         there = worlds.chassis("b", "192.0.2.2", bridge_mappings=worlds.MAPPINGS)
         here = worlds.chassis("here", "192.0.2.1", bridge_mappings=worlds.MAPPINGS)
-        rows = (there, here, *ALIVE, worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed)
+        guarded = (
+            SecurityGroup(id="g1", rules=RULES, revision=1),
+            *(Binding(id=name, host="here", network=NETWORKS[name], generation=0) for name in PORTS[:2]),
+        )
+        rows = (there, here, *ALIVE, worlds.network("n1", 1), worlds.network("n2", 2), *ports, *routed, *guarded)
         for row in rows:
             self.write(row)
         for ofport, (name, of) in enumerate(zip(TAPS[:2], PORTS[:2], strict=True), 1):
@@ -312,6 +371,8 @@ class History(RuleBasedStateMachine):
         | floating_rows
         | policy_rows
         | holder_rows
+        | group_rows
+        | group_rows
     )
     def write(self, row: Row) -> None:
         self._log(News(type(row), row.id, row.scope, row, len(self.log) + 1))

@@ -17,13 +17,21 @@ class Egress(Filter):
     neighbour_discovery = (130, 133, 135, 136)
     dhcp = ((4, 68, 67), (6, 546, 547))
 
+    passed = Table(
+        "egress_passed",
+        Stage.EGRESS,
+        slot=5,
+        purpose="Drop what connection tracking gave up.",
+        matches=("ct_state",),
+        next=(Qos.sent,),
+    )
     allowed = Table(
         "egress_allowed",
         Stage.EGRESS,
         slot=4,
-        purpose="Drop what no rule allows; remember a new connection.",
+        purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
         matches=ALLOWED_FIELDS,
-        next=(Qos.sent,),
+        next=(passed, Qos.sent),
     )
     state = Table(
         "egress_state",

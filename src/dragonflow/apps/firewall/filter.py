@@ -2,8 +2,9 @@
 
 ::
 
-    track ─► state ─► allowed (commit) ─► on its way
-       │       └─► rules, and back
+    track ─► state ─► allowed ─┬───────────────────────► on its way
+       │       └─► rules,      └─► passed (commit) ─┘
+       │           and back
        └ what must never be missing
 
 Closed by default: a packet passes only if a flow says so, also where the port's own flows aren't there (yet).
@@ -11,6 +12,12 @@ Closed by default: a packet passes only if a flow says so, also where the port's
 Every packet is judged by the rules, not only a connection's first: data-path flows make that free. It is judged as its
 connection began, by the rules of the direction in which that was (``ct_mark`` remembers it). So what the rules allow no more
 is cut with its next packet, whichever side sends it, what they still allow stays, and nobody has to find and end connections.
+
+Of a fragment that isn't the first, Open vSwitch in user space doesn't tell the ports (``miniflow_extract``). But it lets
+fragments out of a ``ct`` only with all the others of their packet. So fragments pass a second one, on their way to ``passed``:
+first ones if the rules allow them, later ones as they are. They get no further than their first. What Open vSwitch gives up to
+wait for comes out as invalid, with the next packet of whomever, and is dropped there: therefore nothing goes on from a ``ct``
+without a look at it.
 
 Two ports of one host don't share a zone: a connection that one may begin but the other may not get is known to the first alone.
 Which zone it is, is known to the packet (``ZONE``).
@@ -21,7 +28,7 @@ Flows: of a port 2 in each direction, without port security 1; the rest is the s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.firewall.rules import INV, IP, TRK, VALID, Rules
@@ -29,11 +36,14 @@ from dragonflow.apps.wiring import is_here, is_secured, wired
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, SecurityGroup, Zone
 from dragonflow.pipeline import Bits, Fact, Resubmit, Table, Trouble, load, match
-from dragonflow.pipeline.action import Track
+from dragonflow.pipeline.action import Track, Untrack
 from dragonflow.pipeline.registers import ALLOWED, WHOSE, ZONE
 
 _NEW, _REL = TRK | 0x01, TRK | 0x04
 """``ct_state`` of what belongs to no connection yet, and of what was announced by another one (or is an error about it)."""
+
+_FIRST, _LATER = 1, 3
+"""``ip_frag`` of a first fragment, and of those that follow."""
 
 SENT, GOT = 1, 2
 """``ct_mark`` of a connection, and of all that is related to it: whether the port began it or the other side."""
@@ -44,7 +54,7 @@ _HELPERS = ((6, "tcp_dst", 21), (17, "udp_dst", 69))
 """Protocols whose connections announce others (FTP, TFTP), which Open vSwitch finds in them (``alg`` in ovs-actions(7))."""
 
 STATE_FIELDS = ("ct_state", "ct_mark", "eth_type")
-ALLOWED_FIELDS = (ALLOWED, *STATE_FIELDS, "ip_proto", "tcp_dst", "udp_dst")
+ALLOWED_FIELDS = (ALLOWED, *STATE_FIELDS, "ip_frag", "ip_proto", "tcp_dst", "udp_dst")
 TRACK_FIELDS = ("eth_type", "ip_proto", "udp_src", "udp_dst", "icmpv6_type", "icmpv6_code")
 
 
@@ -64,11 +74,12 @@ class Filter(App):
     track: ClassVar[Table]
     state: ClassVar[Table]
     allowed: ClassVar[Table]
+    passed: ClassVar[Table]
 
     @property
     def onward(self) -> Table:
         """Where packets go that may pass."""
-        return self.allowed.next[0]
+        return self.passed.next[0]
 
     @renders(Me)
     def host(self, me: Me, view: View) -> Iterator[Fact]:
@@ -84,6 +95,7 @@ class Filter(App):
             yield from self._questions(eth_type)
             yield from self._begun(eth_type)
         yield self.allowed.flow(10, match((ALLOWED, 1)), goto=self.onward)
+        yield self.passed.flow(10, match(ct_state=VALID), goto=self.onward)
 
     def _questions(self, eth_type: int) -> Iterator[Fact]:
         """Which rules are asked; nothing that belongs to no connection and can't begin one passes."""
@@ -95,20 +107,27 @@ class Filter(App):
 
     def _begun(self, eth_type: int) -> Iterator[Fact]:
         """What is allowed and new is remembered; what another connection announced, as begun as that one was."""
-        new = {"ct_state": (_NEW, _NEW), "eth_type": eth_type}
-        begin = Track(ZONE, None, commit=True, mark=self.begins)
-        yield self.allowed.flow(20, match((ALLOWED, 1), ct_mark=0, **new), begin, goto=self.onward)
+        passed = self.passed.number
+        new: dict[str, Any] = {"ct_state": (_NEW, _NEW), "eth_type": eth_type}
+        begin = Track(ZONE, passed, commit=True, mark=self.begins)
+        yield self.allowed.flow(30, match((ALLOWED, 1), ct_mark=0, **new), begin)
+        yield self.allowed.flow(30, match(ct_mark=0, ip_frag=_LATER, **new), begin)
+        known: dict[str, Any] = {"ct_state": (TRK, TRK), "eth_type": eth_type}
+        yield self.allowed.flow(20, match((ALLOWED, 1), ip_frag=_FIRST, **known), Track(ZONE, passed))
+        yield self.allowed.flow(20, match(ip_frag=_LATER, **known), Track(ZONE, passed))
         for protocol, field, port in _HELPERS:
             helped = match((ALLOWED, 1), ct_mark=0, **new, ip_proto=protocol, **{field: port})
-            helping = Track(ZONE, None, commit=True, mark=self.begins, helper=port)
-            yield self.allowed.flow(30, helped, helping, goto=self.onward)
+            yield self.allowed.flow(35, helped, Track(ZONE, passed, commit=True, mark=self.begins, helper=port))
         for mark in _ASKED:
             announced = match((ALLOWED, 1), ct_state=(_NEW | _REL, _NEW | _REL), ct_mark=mark, eth_type=eth_type)
-            yield self.allowed.flow(20, announced, Track(ZONE, None, commit=True, mark=mark), goto=self.onward)
+            yield self.allowed.flow(30, announced, Track(ZONE, passed, commit=True, mark=mark))
 
     @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
-        """The port's own way through the tables: its connections are looked up, unless its groups know none."""
+        """The port's own way through the tables: its connections are looked up, unless its groups know none.
+
+        Then it is forgotten what the sender's zone may have known.
+        """
         if wired(port, view.me.chassis, view) is None:
             return
         if not is_secured(port):
@@ -125,6 +144,6 @@ class Filter(App):
             whose = match((self.whose, port.key), eth_type=eth_type)
             if zone is None or stateless:
                 rules = _ASKED[self.begins]
-                yield self.track.flow(20, whose, *asks, Resubmit(rules.number), goto=self.allowed)
+                yield self.track.flow(20, whose, Untrack(), *asks, Resubmit(rules.number), goto=self.allowed)
             else:
                 yield self.track.flow(20, whose, *asks, load(ZONE, zone.number), Track(zone.number, self.state.number))

@@ -2,7 +2,11 @@
 
 Its addresses are its MAC with its fixed IPs and the link-local address that follows from the MAC, and its allowed address pairs.
 ARP and neighbour discovery are held to them too, so nobody can claim another's address. Of what isn't IP only ARP passes, and
-what ``[df] permitted_ethertypes`` names.
+what ``[df] permitted_ethertypes`` names; of tagged frames none: a trunk's children's tags are off by now.
+
+What can't be read can't be held to anything, so it is dropped where a receiver may find more in it than the switch does:
+neighbour discovery with the same option twice, which the switch reads as none at all, and first fragments that leave the header
+of ICMPv6 or UDP to a later one (RFC 7112, RFC 7113).
 
 Flows of a local port: 7 a MAC (1 more a permitted EtherType), 2 an IPv4 address, 4 an IPv6 address; without port security 1.
 """
@@ -15,6 +19,7 @@ from typing import Any
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.dhcp.v4 import SERVER_ADDRESS
 from dragonflow.apps.firewall.egress import Egress
+from dragonflow.apps.firewall.rules import canonical
 from dragonflow.apps.qos import Qos
 from dragonflow.apps.wiring import is_here, is_secured, link_local, wired
 from dragonflow.controller.view import Me, View
@@ -29,6 +34,18 @@ _OF_ROUTERS = (134, 137)
 
 _LISTENER_REPORTS = (131, 143)
 """What MLD sends from no address at all (RFC 3590)."""
+
+_TAGGED = 0x1000, 0x1000
+"""``vlan_vid`` of a frame with any tag."""
+
+_FIRST_FRAGMENT = 1
+"""``ip_frag`` of a fragment that is the first."""
+
+_UNREADABLE: tuple[dict[str, Any], ...] = (
+    {**_ICMPV6, "icmpv6_type": _SOLICITATION, "nd_target": "::"},
+    {**_ICMPV6, "icmpv6_type": 0, "ip_frag": _FIRST_FRAGMENT},
+    {"eth_type": _IPV6, "ip_proto": 17, "udp_src": 0, "udp_dst": 0, "ip_frag": _FIRST_FRAGMENT},
+)
 
 _NOTHING = "00:00:00:00:00:00"
 """A link-layer address option that a message doesn't have reads so."""
@@ -55,7 +72,7 @@ class Guard(App):
         Stage.EGRESS,
         purpose="Drop what only DHCP servers and routers send, and claims to addresses that aren't the port's.",
         matches=(
-            *(SOURCE, "eth_type", "ip_proto", "udp_src", "udp_dst"),
+            *(SOURCE, "eth_type", "vlan_vid", "ip_frag", "ip_proto", "udp_src", "udp_dst"),
             *("icmpv6_type", "icmpv6_code", "nd_target", "nd_sll", "nd_tll"),
         ),
         next=(addresses, Qos.sent),
@@ -69,6 +86,9 @@ class Guard(App):
         for eth_type, source, destination in ((_IPV4, 67, 68), (_IPV6, 547, 546)):
             serves = match(eth_type=eth_type, ip_proto=17, udp_src=source, udp_dst=destination)
             yield self.claims.flow(20, serves)
+        yield self.claims.flow(35, match(vlan_vid=_TAGGED))
+        for fields in _UNREADABLE:
+            yield self.claims.flow(35, match(**fields))
         for kind in (*_OF_ROUTERS, _SOLICITATION, _ADVERTISEMENT):
             yield self.claims.flow(20, match(**_ICMPV6, icmpv6_type=kind))
 
@@ -104,20 +124,26 @@ class Guard(App):
             yield self._pass(port, Qos.sent, eth_type=eth_type, **own)
 
     def _ipv4(self, port: LogicalPort, mac: str, address: str) -> Iterator[Fact]:
-        yield self._pass(port, eth_src=mac, eth_type=_IPV4, ipv4_src=address)
-        yield self._pass(port, Qos.sent, eth_src=mac, eth_type=_ARP, arp_sha=mac, arp_spa=address)
+        yield self._pass(port, eth_src=mac, eth_type=_IPV4, **_within("ipv4_src", address))
+        yield self._pass(port, Qos.sent, eth_src=mac, eth_type=_ARP, arp_sha=mac, **_within("arp_spa", address))
 
     def _ipv6(self, port: LogicalPort, mac: str, address: str) -> Iterator[Fact]:
-        yield self._pass(port, eth_src=mac, eth_type=_IPV6, ipv6_src=address)
-        yield self._pass(port, eth_src=mac, **_ICMPV6, icmpv6_type=_SOLICITATION, ipv6_src="::", nd_target=address)
+        target = _within("nd_target", address)
+        yield self._pass(port, eth_src=mac, eth_type=_IPV6, **_within("ipv6_src", address))
+        yield self._pass(port, eth_src=mac, **_ICMPV6, icmpv6_type=_SOLICITATION, ipv6_src="::", **target)
         for said in (mac, _NOTHING):
-            yield self._claim(port, icmpv6_type=_ADVERTISEMENT, nd_target=address, nd_tll=said)
+            yield self._claim(port, icmpv6_type=_ADVERTISEMENT, nd_tll=said, **target)
 
     def _pass(self, port: LogicalPort, to: Table = Egress.track, **fields: Any) -> Fact:
         return self.addresses.flow(10, match((SOURCE, port.key), **fields), goto=to)
 
     def _claim(self, port: LogicalPort, **fields: Any) -> Fact:
         return self.claims.flow(30, match((SOURCE, port.key), **_ICMPV6, **fields), goto=self.addresses)
+
+
+def _within(field: str, prefix: str) -> dict[str, Any]:
+    """A condition that the field holds an address of the prefix; none if that is all addresses."""
+    return {} if prefix.endswith("/0") else {field: canonical(prefix)}
 
 
 def _pairs(port: LogicalPort) -> dict[str, set[str]]:

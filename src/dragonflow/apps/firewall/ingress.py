@@ -27,13 +27,21 @@ class Ingress(Filter):
     neighbour_discovery = (130, 134, 135, 136)
     dhcp = ((4, 67, 68), (6, 547, 546))
 
+    passed = Table(
+        "ingress_passed",
+        Stage.INGRESS,
+        slot=3,
+        purpose="Drop what connection tracking gave up.",
+        matches=("ct_state",),
+        next=(Delivery.delivery,),
+    )
     allowed = Table(
         "ingress_allowed",
         Stage.INGRESS,
         slot=2,
-        purpose="Drop what no rule allows; remember a new connection.",
+        purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
         matches=ALLOWED_FIELDS,
-        next=(Delivery.delivery,),
+        next=(passed, Delivery.delivery),
     )
     state = Table(
         "ingress_state",

@@ -66,8 +66,10 @@ _BEGAN = _Fields(
     ports=dict.fromkeys(_PORTS, "ct_tp_dst"),
     icmp=dict.fromkeys(_ICMP, ("ct_tp_src", "ct_tp_dst")),
     remote={
-        **{("egress", 4): "ct_nw_dst", ("egress", 6): "ct_ipv6_dst"},
-        **{("ingress", 4): "ct_nw_src", ("ingress", 6): "ct_ipv6_src"},
+        ("egress", 4): "ct_nw_dst",
+        ("egress", 6): "ct_ipv6_dst",
+        ("ingress", 4): "ct_nw_src",
+        ("ingress", 6): "ct_ipv6_src",
     },
 )
 """How a connection began. Of ICMP the ports are type and code."""
@@ -78,8 +80,10 @@ _PACKET = _Fields(
     ports={6: "tcp_dst", 17: "udp_dst", 132: "sctp_dst"},
     icmp={1: ("icmpv4_type", "icmpv4_code"), 58: ("icmpv6_type", "icmpv6_code")},
     remote={
-        **{("egress", 4): "ipv4_dst", ("egress", 6): "ipv6_dst"},
-        **{("ingress", 4): "ipv4_src", ("ingress", 6): "ipv6_src"},
+        ("egress", 4): "ipv4_dst",
+        ("egress", 6): "ipv6_dst",
+        ("ingress", 4): "ipv4_src",
+        ("ingress", 6): "ipv6_src",
     },
 )
 """What the packet itself says, that nobody looked up among connections."""
@@ -155,7 +159,9 @@ class Rules(App):
         """
         for found in view.where(RuleClass, remote_group=member.group):
             group = view.get(SecurityGroup, found.group)
-            for address in () if group is None else member.addresses:
+            if group is None:
+                continue
+            for address in member.addresses:
                 if not address.endswith("/0"):
                     yield from _address(found, address, _fields(group))
 
