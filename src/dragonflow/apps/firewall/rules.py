@@ -2,8 +2,8 @@
 
 They are asked by ``Resubmit``, with the port whose groups count in ``WHOSE``, and say yes by ``ALLOWED``. What they are asked of
 is how the connection began (``ct_nw_src`` and its like, ovs-fields(7)), not what the packet looks like. So a connection's
-answers, the errors about it, its later fragments and what a helper relates to it are judged just as its first packet was. Groups
-that keep no states (``stateful=false``) know no connections: of theirs the packet itself is judged.
+answers, the errors about it and what a helper relates to it are judged just as its first packet was. Groups that keep no states
+(``stateful=false``) know no connections: of theirs the packet itself is judged.
 
 Rules of a group that differ in protocols and ports only are one conjunction (``RuleClass``): the ports here that have the group,
 the addresses of the remote side, the protocols with their ports. Flows, for a class: 1, and 1 a local port, remote address, and
