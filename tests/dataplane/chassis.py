@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from dragonflow.apps import APPS
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
+from dragonflow.controller.drops import DropLog
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed
 from dragonflow.controller.holders import PERIOD as HOLDERS_PERIOD
@@ -26,6 +27,7 @@ from dragonflow.controller.view import Me, View
 from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import Binding, Holder, LogicalPort, OvsPort, Row, decode, holder_scope
+from dragonflow.pipeline.fields import Field
 from dragonflow.pubsub.none import NoPubSub
 from dragonflow.store.memory import MemoryStore
 from dragonflow.switch import Switch
@@ -56,7 +58,8 @@ class TestChassis:
         self.replica.reset_scope(holder_scope(me.chassis), (), 0)
         worlds.load(self.replica, worlds.OPEN, worlds.STATELESS)
         self.holders = Holders(self.store, NoPubSub(), self.replica, me.chassis, self._news.set)
-        handlers = {**self.neighbours.handlers(), **self.holders.handlers()}
+        self.drops = DropLog(me.chassis, self.replica, self._packets, self._news.set)
+        handlers = {**self.neighbours.handlers(), **self.holders.handlers(), **self.drops.handlers()}
         self.answerer = Answerer(APPS, self.view, handlers)
         self._revision = itertools.count(1)
         self._vms: list[str] = []
@@ -76,6 +79,9 @@ class TestChassis:
     def view(self) -> View:
         """The world as handlers see it."""
         return View(self.replica, self.engine.places, self.me, self.engine.serving)
+
+    async def _packets(self, table: int) -> list[tuple[dict[Field, int], int]]:
+        return await self.switch.packets(table)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
         for port in present:
@@ -115,7 +121,9 @@ class TestChassis:
             self.switch.want(owner, facts)
         await self.switch.sync()
         assert not self.switch.degraded, self.switch.degraded
-        self.heralds(Confirmed((), settled.events, 0.0, {}))
+        confirmed = Confirmed(settled.changes, settled.events, 0.0, {})
+        self.drops.confirmed(confirmed)
+        self.heralds(confirmed)
         return settled
 
     async def until(self, condition: Callable[[], bool]) -> None:

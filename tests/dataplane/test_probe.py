@@ -118,6 +118,7 @@ async def test_healthy_ports_are_proven_and_nothing_is_said_before(vswitch: VSwi
         ),
         (("add-flow", "table=1,priority=60000,actions=set_field:99->metadata,goto_table:96"), "l2_lookup (96)"),
         (("del-flows", "table=0"), "table ports (0)"),
+        (("del-flows", "table=9,reg6=0xb"), "table guard (9)"),
     ],
 )
 async def test_a_port_with_a_broken_pipeline_is_down_until_it_is_mended(

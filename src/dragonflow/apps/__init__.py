@@ -9,6 +9,7 @@ from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.dhcp import Dhcp
 from dragonflow.apps.dnat import Dnat
 from dragonflow.apps.door import Door
+from dragonflow.apps.drops import Drops
 from dragonflow.apps.external import External
 from dragonflow.apps.firewall.egress import Egress
 from dragonflow.apps.firewall.guard import Guard
@@ -52,6 +53,7 @@ APPS: tuple[App, ...] = (
     Egress(),
     Guard(),
     Rules(),
+    Drops(),
 )
 check(APPS)
 

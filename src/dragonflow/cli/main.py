@@ -12,6 +12,7 @@ from dragonflow.cli import (
     db,
     demo,
     demo_region,
+    drops,
     events,
     explain,
     keys,
@@ -43,6 +44,7 @@ app.command("shutdown")(controller.shutdown)
 app.command("metadata-proxy")(metadata.metadata_proxy)
 app.command("orchestrator")(orchestrator.orchestrator)
 app.command("events")(events.events)
+app.command("drops")(drops.drops)
 app.command("explain")(explain.explain)
 app.command("repair")(repair.repair)
 app.command("demo")(demo.demo)

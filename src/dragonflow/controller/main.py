@@ -10,6 +10,7 @@
                                      Neighbours ──> Replica                who is in external networks
                                      Tunnels ──> Report                    ways to other regions, measured
                                      Holders ──> DF DB                     who holds shared addresses
+                                     DropLog ──> Replica                   what is refused, while anybody looks
 
 One task settles: it takes in some rows, renders what changed, sends the difference, and only after the barrier tells anybody.
 Rows that come meanwhile wait for the next turn, and for a port that was plugged here; what OVSDB tells waits for nobody. Beside
@@ -45,6 +46,7 @@ from dragonflow.apps.zones import MOST_ADDRESSES
 from dragonflow.config import ConfigError
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
+from dragonflow.controller.drops import DropLog
 from dragonflow.controller.engine import Engine, Settled
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.holders import PERIOD as HOLDER_PERIOD
@@ -83,6 +85,7 @@ from dragonflow.model import (
 from dragonflow.observe import metrics
 from dragonflow.observe.control import ControlServer
 from dragonflow.pipeline import PacketOut
+from dragonflow.pipeline.fields import Field
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
@@ -310,7 +313,8 @@ class Controller:
         self._engine = Engine(APPS, self._replica, self._me)
         self._neighbours = Neighbours(self._replica, self._news.set)
         self._holders = Holders(self._store, self._bus, self._replica, self._name, self._news.set)
-        handlers = {**self._neighbours.handlers(), **self._holders.handlers()}
+        self._drops = DropLog(self._name, self._replica, self._packets, self._news.set)
+        handlers = {**self._neighbours.handlers(), **self._holders.handlers(), **self._drops.handlers()}
         self._answerer = Answerer(APPS, self._view, handlers)
         self._switch = Switch(
             settings.openflow,
@@ -365,7 +369,7 @@ class Controller:
                 "events": self._log.kept,
                 "metadata": self._instance,
             },
-            {"events": self._log.follow},
+            {"events": self._log.follow, "drops": self._drops.follow},
         )
         self._stop = asyncio.Event()
         self._shutting_down = False
@@ -378,11 +382,14 @@ class Controller:
         self._mods = 0
         self._unconfirmed = Unconfirmed()
         self._heralds = Heralds(self._view, self._switch.send)
-        self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._heralds]
+        self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._drops.confirmed, self._heralds]
 
     def _found_ipsec(self, found: Ipsec) -> None:
         self._replica.set_ipsec(found)
         self._news.set()
+
+    async def _packets(self, table: int) -> list[tuple[dict[Field, int], int]]:
+        return await self._switch.packets(table)
 
     def _wake_report(self) -> None:
         self._report.wake()

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from dragonflow.apps import APPS
+from dragonflow.apps.drops import Drops
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.tunnel import tunnel_name
 from dragonflow.apps.wiring import TAGGED, physical_ofport, remote_end, tag_of
@@ -26,6 +27,9 @@ from dragonflow.switch.trace import Out, Traced
 Mode = Literal["off", "tunnelled", "all"]
 
 TABLES: Mapping[int, str] = {table.number: table.name for app in APPS for table in app.tables()}
+
+_ENDS = (Drops.sent.number, Drops.received.number)
+"""Tables in which what others refuse only ends."""
 
 _NOBODY = "0e:df:00:00:00:01"
 """A locally administered MAC that no port has: for where there is nobody to talk to."""
@@ -244,10 +248,13 @@ def _is(out: Out, expected: Out) -> bool:
 def _ended(traced: Traced) -> str:
     if not traced.tables:
         return "was dropped before the first table"
-    number = traced.tables[-1]
+    way = list(zip(traced.tables, traced.flows, strict=True))
+    if len(way) > 1 and way[-1][0] in _ENDS:
+        way.pop()  # the table before has refused it
+    number, flow = way[-1]
     name = TABLES.get(number, "not one of ours")
     whose = ", which is not Dragonflow's" if traced.foreign else ""
-    return f'was dropped in table {name} ({number}) by the flow "{traced.last_flow}"{whose}'
+    return f'was dropped in table {name} ({number}) by the flow "{flow}"{whose}'
 
 
 def _places(outs: Sequence[Out]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
@@ -30,6 +30,7 @@ from dragonflow.model import (
     RuleClass,
     Seat,
     SecurityGroup,
+    Watched,
     Zone,
     by_class,
     rule_class,
@@ -40,9 +41,9 @@ from dragonflow.model import (
 from dragonflow.model.numbering import Numbering
 from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, Subnet
 
-M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Watched | Neighbour | Derived")
 
-Object = Row | OvsPort | Ipsec | Neighbour | Derived
+Object = Row | OvsPort | Ipsec | Watched | Neighbour | Derived
 
 INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
@@ -90,7 +91,7 @@ class Replica:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Ipsec, Neighbour, *DERIVED)
+        models: tuple[type[Object], ...] = (*ROWS, OvsPort, Ipsec, Watched, Neighbour, *DERIVED)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
         self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
@@ -230,6 +231,11 @@ class Replica:
     def set_ipsec(self, ipsec: Ipsec) -> None:
         """Take in whether this host can encrypt tunnels."""
         self._set(Ipsec, ipsec.id, ipsec)
+
+    def set_watched(self, ids: Collection[str]) -> None:
+        """Take in that somebody wants to see what is refused to these ports, and to no others."""
+        for name in {*ids, *self._objects[Watched]}:
+            self._set(Watched, name, Watched(id=name) if name in ids else None)
 
     # What the controller asked the external networks themselves
 

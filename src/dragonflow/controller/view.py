@@ -17,10 +17,11 @@ from dragonflow.model import (
     Neighbour,
     OvsPort,
     Row,
+    Watched,
 )
 from dragonflow.pipeline.facts import Locality
 
-M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Watched | Neighbour | Derived")
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):

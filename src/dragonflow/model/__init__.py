@@ -2,7 +2,7 @@
 
 from dragonflow.model.codec import KINDS, CodecError, Corrupt, NewerSchema, UnknownKind, decode, encode
 from dragonflow.model.derived import DERIVED, Derived, worked_out
-from dragonflow.model.ovs import Ipsec, Neighbour, OvsPort
+from dragonflow.model.ovs import EVERY_PORT, Ipsec, Neighbour, OvsPort, Watched
 from dragonflow.model.presence import Presence, RemoteChassis, Seat, Sharing, Stretched, seats
 from dragonflow.model.rows import (
     ALIVE_SCOPE,
@@ -73,6 +73,7 @@ __all__ = [
     "CHASSIS_SCOPE",
     "DERIVED",
     "DHCP_PORT",
+    "EVERY_PORT",
     "EXTERNAL_SCOPE",
     "FLOATING_IP",
     "GATEWAY_NODE",
@@ -132,6 +133,7 @@ __all__ = [
     "Subnet",
     "TunnelState",
     "UnknownKind",
+    "Watched",
     "Zone",
     "address_group_scope",
     "by_class",

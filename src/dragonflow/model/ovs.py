@@ -38,6 +38,15 @@ class Ipsec(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str | None = None
 
 
+EVERY_PORT = "*"
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody on this host wants to see what is refused to a port, and from it. ``id`` is the port's, or ``EVERY_PORT``."""
+
+    id: str
+
+
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody in an external network of whom the DF DB knows nothing, above all its gateway; found by ARP or ND.
 

@@ -11,11 +11,14 @@ from contextlib import suppress
 
 from dragonflow.model.ovs import OvsPort
 from dragonflow.pipeline.facts import Fact, Owner
+from dragonflow.pipeline.fields import Field
 from dragonflow.pipeline.punt import PacketOut
 from dragonflow.switch.bundle import Synced, bring_up_to_date
 from dragonflow.switch.connections import Cut
 from dragonflow.switch.ledger import Clash, Degraded, Ledger
 from dragonflow.switch.openflow.connection import Connection, Disconnected, Refused
+from dragonflow.switch.openflow.decode import Unreadable, decode_counters
+from dragonflow.switch.openflow.messages import ask_flows
 from dragonflow.switch.ovsdb import Ovsdb
 from dragonflow.switch.packet_in import encode_packet_out
 from dragonflow.switch.readback import Found, GroupsUnreadable, read_back
@@ -159,6 +162,18 @@ class Switch:
             return self._connection is not None and self._connection.post(message)
         except Disconnected:
             return False
+
+    async def packets(self, table: int) -> list[tuple[dict[Field, int], int]]:
+        """What each flow of a table matches, and how many packets it has had, as of half a second ago.
+
+        :raises Disconnected: there is no switch, or none that answers in a way that can be read.
+        """
+        if self._connection is None:
+            raise Disconnected(f"{self._target}: not connected")
+        try:
+            return [it for body in await self._connection.request(ask_flows(table)) for it in decode_counters(body)]
+        except (Refused, struct.error, Unreadable) as error:
+            raise Disconnected(f"{self._target} doesn't tell its counters: {error}") from error
 
     async def run(self) -> None:
         """Keep connected to OVSDB and to the bridge for ever; ends only by being cancelled."""

@@ -30,13 +30,13 @@ class Out(msgspec.Struct, frozen=True):
 
 
 class Traced(msgspec.Struct, frozen=True):
-    """A packet's way: the tables in which it was, the last flow that it met, where it came out, the end of the trace.
+    """A packet's way: the tables in which it was, the flow that it met in each, where it came out, the end of the trace.
 
-    ``foreign``: that flow has no cookie of ours.
+    ``foreign``: the last flow has no cookie of ours.
     """
 
     tables: tuple[int, ...]
-    last_flow: str
+    flows: tuple[str, ...]
     foreign: bool
     outputs: tuple[Out, ...]
     lines: tuple[str, ...]
@@ -50,7 +50,8 @@ def parse(text: str) -> Traced:
     tables: list[int] = []
     outputs: list[Out] = []
     way: list[str] = []
-    last, foreign, vni, vtep, vlan = "", False, None, None, None
+    flows: list[str] = []
+    foreign, vni, vtep, vlan = False, None, None, None
     beyond: str | None = None
     for line in text.splitlines():
         if not line or line.startswith(_NO_STEP):
@@ -64,7 +65,8 @@ def parse(text: str) -> Traced:
         way.append(line.rstrip())
         if found := _TABLE.match(line):
             tables.append(int(found[1]))
-            last, foreign = found[2].partition(", cookie")[0], not _OURS.search(line)
+            flows.append(found[2].partition(", cookie")[0])
+            foreign = not _OURS.search(line)
         elif found := _SET_TUNNEL.match(line):
             if found[2] == "tun_id":
                 vni = int(found[1].partition("/")[0], 0)
@@ -78,4 +80,4 @@ def parse(text: str) -> Traced:
             outputs.append(Out(int(found[1]), vni, vtep, vlan))
         elif outputs and _REFUSED.match(line):
             outputs.pop()
-    return Traced(tuple(tables), last, foreign, tuple(outputs), tuple(way[-_SHOWN:]))
+    return Traced(tuple(tables), tuple(flows), foreign, tuple(outputs), tuple(way[-_SHOWN:]))

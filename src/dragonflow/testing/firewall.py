@@ -16,7 +16,7 @@ from dragonflow.model import AddressGroup, LogicalPort, SecurityGroup, SecurityR
 
 _PORTS = frozenset({6, 17, 33, 132, 136})
 _ICMP = frozenset({1, 58})
-_NEIGHBOURS = {"egress": (130, 133, 135, 136), "ingress": (130, 134, 135, 136)}
+_NEIGHBOURS = {"egress": (130, 131, 132, 133, 135, 136, 143), "ingress": (130, 131, 132, 134, 135, 136, 143)}
 _LEASES = {"egress": {4: (68, 67), 6: (546, 547)}, "ingress": {4: (67, 68), 6: (547, 546)}}
 
 

@@ -25,11 +25,11 @@ import msgspec
 from dragonflow.apps.base import App
 from dragonflow.controller.replica import Object
 from dragonflow.controller.view import Me, View
-from dragonflow.model import Derived, Ipsec, Neighbour, OvsPort, Row, worked_out
+from dragonflow.model import Derived, Ipsec, Neighbour, OvsPort, Row, Watched, worked_out
 from dragonflow.pipeline.facts import Fact, Locality, Owner, Place, Trouble
 from dragonflow.testing.worlds import World
 
-M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
+M = TypeVar("M", bound="Row | OvsPort | Ipsec | Watched | Neighbour | Derived")
 
 _ROUNDS = 20
 """More than the longest chain of places that rest on each other."""

@@ -51,6 +51,7 @@ from dragonflow.model import (
     SecurityRule,
     Subnet,
     TunnelState,
+    Watched,
     remote_chassis,
 )
 from dragonflow.model.rows import ROWS
@@ -98,6 +99,7 @@ class World(msgspec.Struct, frozen=True):
     ports: tuple[OvsPort, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     ipsec: tuple[Ipsec, ...] = ()
+    watched: tuple[Watched, ...] = ()
 
     @classmethod
     def of(cls, me: Me, *objects: Object) -> World:
@@ -105,18 +107,20 @@ class World(msgspec.Struct, frozen=True):
         rows = tuple(it for it in objects if isinstance(it, AnyRow))
         ports = tuple(it for it in objects if isinstance(it, OvsPort))
         neighbours = tuple(it for it in objects if isinstance(it, Neighbour))
-        return cls(me, rows, ports, neighbours, tuple(it for it in objects if isinstance(it, Ipsec)))
+        ipsec = tuple(it for it in objects if isinstance(it, Ipsec))
+        return cls(me, rows, ports, neighbours, ipsec, tuple(it for it in objects if isinstance(it, Watched)))
 
     @classmethod
     def held_by(cls, replica: Replica, me: Me) -> World:
         """The world as a replica holds it."""
         rows = [row for model in ROWS for row in replica.all(model)]
-        return cls.of(me, *rows, *replica.all(OvsPort), *replica.all(Neighbour), *replica.all(Ipsec))
+        found = (it for model in (OvsPort, Neighbour, Ipsec, Watched) for it in replica.all(model))
+        return cls.of(me, *rows, *found)
 
     @property
     def objects(self) -> tuple[Object, ...]:
-        """Rows, interfaces and neighbours."""
-        return (*self.rows, *self.ports, *self.neighbours, *self.ipsec)
+        """Rows, and what the host found out by itself."""
+        return (*self.rows, *self.ports, *self.neighbours, *self.ipsec, *self.watched)
 
 
 def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
@@ -128,6 +132,8 @@ def load(replica: Replica, *objects: Object, revision: int = 1) -> None:
             replica.upsert_neighbour(it)
         elif isinstance(it, Ipsec):
             replica.set_ipsec(it)
+        elif isinstance(it, Watched):
+            replica.set_watched({it.id, *replica.ids(Watched)})
         elif isinstance(it, Row):
             if it.scope not in replica.scopes:
                 replica.reset_scope(it.scope, (), 0)

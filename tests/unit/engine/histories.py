@@ -19,6 +19,7 @@ from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import Me
 from dragonflow.model import (
     DHCP_PORT,
+    EVERY_PORT,
     AddressGroup,
     AddressPair,
     Alive,
@@ -417,6 +418,10 @@ class History(RuleBasedStateMachine):
     @rule(name=st.sampled_from(INTERFACES))
     def unplug(self, name: str) -> None:
         self.replica.remove_port(name)
+
+    @rule(watched=st.sets(st.sampled_from((EVERY_PORT, *PORTS[:2])), max_size=2))
+    def watch(self, watched: set[str]) -> None:
+        self.replica.set_watched(watched)
 
     @rule(mac=st.sampled_from(("02:ee:00:00:00:01", "02:ee:00:00:00:02")), whose=st.sampled_from(NEIGHBOURS))
     def hear(self, mac: str, whose: tuple[str, str] = NEIGHBOURS[0]) -> None:

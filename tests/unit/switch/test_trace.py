@@ -57,7 +57,7 @@ def test_outputs_are_those_that_reach_a_port(steps: str, outputs: tuple[Out, ...
     traced = parse(f"{HEAD}96. dl_dst=02:00:00:00:00:0d, priority 40, cookie 0xdff060fc74bbe049\n{steps}{TAIL}")
     assert traced.outputs == outputs
     assert traced.tables == (0, 96)
-    assert traced.last_flow == "dl_dst=02:00:00:00:00:0d, priority 40"
+    assert traced.flows[-1] == "dl_dst=02:00:00:00:00:0d, priority 40"
     assert not traced.foreign
 
 

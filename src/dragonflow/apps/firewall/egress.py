@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dragonflow.apps.drops import Drops
 from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, SENT, STATE_FIELDS, TRACK_FIELDS, Filter
 from dragonflow.apps.firewall.rules import Rules
 from dragonflow.apps.qos import Qos
@@ -14,7 +15,7 @@ class Egress(Filter):
     name = "egress"
     begins = SENT
     whose = SOURCE
-    neighbour_discovery = (130, 133, 135, 136)
+    neighbour_discovery = (130, 131, 132, 133, 135, 136, 143)
     dhcp = ((4, 68, 67), (6, 546, 547))
 
     passed = Table(
@@ -32,6 +33,7 @@ class Egress(Filter):
         purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
         matches=ALLOWED_FIELDS,
         next=(passed, Qos.sent),
+        miss=Drops.sent,
     )
     state = Table(
         "egress_state",
@@ -40,6 +42,7 @@ class Egress(Filter):
         purpose="Ask the rules by which the packet's connection began, or may begin.",
         matches=STATE_FIELDS,
         next=(allowed, Rules.sends, Rules.gets),
+        miss=Drops.sent,
     )
     track = Table(
         "egress",
@@ -48,4 +51,5 @@ class Egress(Filter):
         purpose="Find the packet's connection, as the port that sends it knows it.",
         matches=(SOURCE, *TRACK_FIELDS),
         next=(state, allowed, Qos.sent),
+        miss=Drops.sent,
     )

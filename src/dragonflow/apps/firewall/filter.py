@@ -66,7 +66,8 @@ class Filter(App):
 
     whose: ClassVar[Bits]
     neighbour_discovery: ClassVar[tuple[int, ...]]
-    """ICMPv6 types that pass whatever the rules say, as in Neutron's own firewalls (``neutron.agent.firewall``)."""
+    """ICMPv6 types that pass whatever the rules say, as in Neutron, and the reports of listeners that
+    switches outside snoop (RFC 4890 §4.4)."""
 
     dhcp: ClassVar[tuple[tuple[int, int, int], ...]]
     """IP version, source and destination port of DHCP, which no rule need allow either."""

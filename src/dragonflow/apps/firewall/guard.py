@@ -18,6 +18,7 @@ from typing import Any
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.dhcp.v4 import SERVER_ADDRESS
+from dragonflow.apps.drops import Drops
 from dragonflow.apps.firewall.egress import Egress
 from dragonflow.apps.firewall.rules import canonical
 from dragonflow.apps.qos import Qos
@@ -66,6 +67,7 @@ class Guard(App):
             *("ip_proto", "udp_src", "udp_dst", "icmpv6_type", "icmpv6_code", "nd_target"),
         ),
         next=(Egress.track, Qos.sent),
+        miss=Drops.sent,
     )
     claims = Table(
         "claims",
@@ -75,7 +77,7 @@ class Guard(App):
             *(SOURCE, "eth_type", "vlan_vid", "ip_frag", "ip_proto", "udp_src", "udp_dst"),
             *("icmpv6_type", "icmpv6_code", "nd_target", "nd_sll", "nd_tll"),
         ),
-        next=(addresses, Qos.sent),
+        next=(addresses, Drops.sent, Qos.sent),
         miss=addresses,
     )
 
@@ -85,12 +87,11 @@ class Guard(App):
         yield from super().host(me, view)
         for eth_type, source, destination in ((_IPV4, 67, 68), (_IPV6, 547, 546)):
             serves = match(eth_type=eth_type, ip_proto=17, udp_src=source, udp_dst=destination)
-            yield self.claims.flow(20, serves)
-        yield self.claims.flow(35, match(vlan_vid=_TAGGED))
-        for fields in _UNREADABLE:
-            yield self.claims.flow(35, match(**fields))
+            yield self.claims.flow(20, serves, goto=Drops.sent)
+        for fields in ({"vlan_vid": _TAGGED}, *_UNREADABLE):
+            yield self.claims.flow(35, match(**fields), goto=Drops.sent)
         for kind in (*_OF_ROUTERS, _SOLICITATION, _ADVERTISEMENT):
-            yield self.claims.flow(20, match(**_ICMPV6, icmpv6_type=kind))
+            yield self.claims.flow(20, match(**_ICMPV6, icmpv6_type=kind), goto=Drops.sent)
 
     @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:
@@ -100,7 +101,7 @@ class Guard(App):
         if not is_secured(port):
             yield self.claims.flow(40, match((SOURCE, port.key)), goto=Qos.sent)
             return
-        for mac, addresses in sorted(_pairs(port).items()):
+        for mac, addresses in sorted(own_addresses(port).items()):
             yield from self._of_mac(port, mac, view.me)
             for address in sorted(addresses):
                 make = self._ipv6 if ":" in address else self._ipv4
@@ -146,7 +147,7 @@ def _within(field: str, prefix: str) -> dict[str, Any]:
     return {} if prefix.endswith("/0") else {field: canonical(prefix)}
 
 
-def _pairs(port: LogicalPort) -> dict[str, set[str]]:
+def own_addresses(port: LogicalPort) -> dict[str, set[str]]:
     """The addresses under which the port may send, by the MAC that goes with them."""
     found = {port.mac: {*port.ips, link_local(port.mac)}}
     for pair in port.address_pairs:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from dragonflow.apps.base import renders
 from dragonflow.apps.delivery import Delivery
+from dragonflow.apps.drops import Drops
 from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, GOT, STATE_FIELDS, TRACK_FIELDS, Filter
 from dragonflow.apps.firewall.rules import Rules
 from dragonflow.controller.view import Me, View
@@ -24,7 +25,7 @@ class Ingress(Filter):
     name = "ingress"
     begins = GOT
     whose = DESTINATION
-    neighbour_discovery = (130, 134, 135, 136)
+    neighbour_discovery = (130, 131, 132, 134, 135, 136, 143)
     dhcp = ((4, 67, 68), (6, 547, 546))
 
     passed = Table(
@@ -42,6 +43,7 @@ class Ingress(Filter):
         purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
         matches=ALLOWED_FIELDS,
         next=(passed, Delivery.delivery),
+        miss=Drops.received,
     )
     state = Table(
         "ingress_state",
@@ -50,6 +52,7 @@ class Ingress(Filter):
         purpose="Ask the rules by which the packet's connection began, or may begin.",
         matches=STATE_FIELDS,
         next=(allowed, Rules.sends, Rules.gets),
+        miss=Drops.received,
     )
     track = Table(
         "ingress",
@@ -57,6 +60,7 @@ class Ingress(Filter):
         purpose="Find the packet's connection, as the port that gets it knows it.",
         matches=(DESTINATION, *TRACK_FIELDS),
         next=(state, allowed, Delivery.delivery),
+        miss=Drops.received,
     )
 
     @renders(Me)

@@ -67,6 +67,39 @@ def decode_flows(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += length
 
 
+_OXS = Struct(">HBB")
+_PACKET_COUNT = (0x8002, 4 << 1)
+"""Class and field of a flow's packet counter (OpenFlow 1.5.1 §7.2.4.2)."""
+
+
+def decode_counters(body: bytes) -> Iterator[tuple[dict[Field, int], int]]:
+    """What each flow in a reply's body matches, and how many packets it has had.
+
+    :raises struct.error: the reply is cut short; :raises Unreadable: so is a match.
+    """
+    at, end = 0, len(body)
+    while at < end:
+        length, *_, match_length = _FLOW.unpack_from(body, at)
+        _check(_FLOW_FIXED, length, end - at)
+        oxms = body[at + _FLOW.size : at + _FLOW_FIXED + match_length]
+        statistics = at + _FLOW_FIXED + (match_length + 7 & ~7)
+        _, size = _LENGTHS.unpack_from(body, statistics)
+        packets = _packet_count(body[statistics + _LENGTHS.size : statistics + size])
+        yield {field: value for field, value, _ in read_conditions(oxms)}, packets
+        at += length
+
+
+def _packet_count(statistics: bytes) -> int:
+    at = 0
+    while at < len(statistics):
+        oxs_class, number, length = _OXS.unpack_from(statistics, at)
+        at += _OXS.size
+        if (oxs_class, number) == _PACKET_COUNT:
+            return int.from_bytes(statistics[at : at + length], "big")
+        at += length
+    return 0
+
+
 def read_conditions(oxms: bytes) -> Iterator[tuple[Field, int, int]]:
     """Field, value and mask of each condition that is known to the pipeline. :raises Unreadable: they are cut short."""
     at, end = 0, len(oxms)

@@ -223,9 +223,9 @@ _MULTIPART = Struct(">HH4x")
 _FLOW_DESC = Struct(">B3xII4xQQHH4x")
 
 
-def ask_flows() -> Message:
-    """Describe every flow of every table."""
-    everything = _FLOW_DESC.pack(_ALL_TABLES, _ANY, _ANY, 0, 0, 1, 4)
+def ask_flows(table: int = _ALL_TABLES) -> Message:
+    """Describe every flow of a table, by default of every table."""
+    everything = _FLOW_DESC.pack(table, _ANY, _ANY, 0, 0, 1, 4)
     return Message(Type.MULTIPART_REQUEST, _MULTIPART.pack(Multipart.FLOW_DESC, 0) + everything)
 
 
