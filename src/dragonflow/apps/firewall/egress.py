@@ -25,6 +25,7 @@ class Egress(Filter):
         purpose="Drop what connection tracking gave up.",
         matches=("ct_state",),
         next=(Qos.sent,),
+        miss=Drops.sent,
     )
     allowed = Table(
         "egress_allowed",

@@ -35,6 +35,7 @@ class Ingress(Filter):
         purpose="Drop what connection tracking gave up.",
         matches=("ct_state",),
         next=(Delivery.delivery,),
+        miss=Drops.received,
     )
     allowed = Table(
         "ingress_allowed",
