@@ -18,11 +18,12 @@ import pytest
 from chassis import TestChassis, chassis, inside, neighbour
 
 from dragonflow.apps.dhcp import Dhcp
-from dragonflow.apps.dhcp.app import BURST, RATE
 from dragonflow.controller.view import Me
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import DhcpOption, FixedIP, HostRoute
 from dragonflow.observe import metrics
+from dragonflow.pipeline import PuntKind
+from dragonflow.pipeline.punt import LIMITS
 from dragonflow.testing import worlds
 
 ME = Me(chassis="here", tunnel_ip="192.0.2.1", dhcp_lease_time=4)
@@ -165,6 +166,8 @@ async def test_nobody_else_hears_of_it_unless_the_subnet_has_no_dhcp(here: TestC
         finally:
             client.end()
 
+
+RATE, BURST, _ = LIMITS[PuntKind.DHCPV4]
 
 FLOOD = """
 import socket, sys, time

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar, cast
 
 from dragonflow.model import DERIVED, Derived, Ipsec, LogicalPort, Neighbour, OvsPort, Row, Seat, seats
-from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, Subnet
+from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, LogicalRouter, LogicalSwitch, Subnet
 
 M = TypeVar("M", bound="Row | OvsPort | Ipsec | Neighbour | Derived")
 
@@ -27,6 +27,8 @@ INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     Chassis: ("role",),
     FloatingIp: ("fixed_port", "fixed_ip", "forwarding_router"),
+    LogicalRouter: ("key",),
+    LogicalSwitch: ("key",),
     Holder: ("chassis", "place", "port"),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
@@ -71,7 +73,7 @@ class Replica:
         models: tuple[type[Object], ...] = (*ROWS, OvsPort, Ipsec, Neighbour, *DERIVED)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
-        self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
+        self._indices: dict[tuple[type[Any], str], dict[str | int, set[str]]] = {
             (model, field): {} for model, fields in INDICES.items() for field in fields
         }
         self._floors: dict[str, int] = {}
@@ -88,7 +90,7 @@ class Replica:
         """The object, or None."""
         return self._objects[model].get(id)
 
-    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+    def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         """The objects whose field (one of ``INDICES``) has the given value, ordered by id."""
         ((field, value),) = condition.items()
         objects = self._objects[model]
@@ -98,7 +100,7 @@ class Replica:
         """All objects of a kind, ordered by id."""
         return tuple(found for _, found in sorted(self._objects[model].items()))
 
-    def ids(self, model: type[Object], **condition: str) -> Iterable[str]:
+    def ids(self, model: type[Object], **condition: str | int) -> Iterable[str]:
         """The ids of all objects of a kind, or of those whose indexed field has the value; in no order, at no cost."""
         if not condition:
             return self._objects[model].keys()
