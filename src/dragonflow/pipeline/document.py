@@ -48,8 +48,9 @@ A group's id is its kind in the bits from 24 on, and the key of the logical swit
 _PUNTS = f"""
 ## What the controller is asked
 
-Packets a second, and at once, that one OpenFlow port may have handed to the controller: that of the guest whom it concerns, else the
-way outside. All ports of a chassis together: {ALL.rate} a second, {ALL.burst} at once ([why](decisions/0046-the-controller-is-asked-in-turns.md)).
+Packets a second, and at once, that one OpenFlow port may have handed to the controller: that of the guest whom it concerns,
+else the way outside. All ports of a chassis together: {ALL.rate} a second, {ALL.burst} at once
+([why](decisions/0046-the-controller-is-asked-in-turns.md)).
 
 | kind | a second | at once | when |
 |---|---|---|---|
