@@ -246,7 +246,8 @@ def _greediest(neighbours: Mapping[_Id, _Known] | Mapping[_Id, _Asked]) -> tuple
 def _speaker(punted: Punted, version: int, view: View) -> Speaker | None:
     """In whose name to ask: of the port that the packet's flow names, or of any that may in the network where the packet is."""
     if punted.data:
-        return speaker(punted.data.decode(), view)
+        named = speaker(punted.data.decode(), view)
+        return named if named is not None and named.address.version == version else None
     network = next(iter(view.where(LogicalSwitch, key=punted.read(NETWORK))), None)
     if network is None:
         return None

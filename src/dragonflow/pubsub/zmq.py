@@ -323,5 +323,5 @@ def _address(record: Record) -> str | None:
         return None
     try:
         return msgspec.json.decode(record.data, type=Endpoint).address
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
