@@ -2,7 +2,7 @@
 
 VENV := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-region test lint format generate clean
+.PHONY: help setup demo demo-region test fuzz lint format generate clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,6 +18,9 @@ demo-region: setup ## one region with a real Neutron and three chassis, two tena
 
 test: lint ## everything CI checks; TESTS='-k lab' passes options to pytest
 	@tools/test.sh $(TESTS)
+
+fuzz: setup ## each fuzzer for SECONDS (60), with new seeds; FUZZ='-k rows' chooses among them
+	@DRAGONFLOW_FUZZ_SECONDS=$(or $(SECONDS),60) $(VENV)/pytest tests/fuzz -rP -n 2 --timeout=0 $(FUZZ)
 
 lint: setup ## style and types
 	@$(VENV)/ruff check

@@ -18,11 +18,12 @@ import pytest
 from chassis import TestChassis, chassis, inside, neighbour
 
 from dragonflow.apps.dhcp import Dhcp
-from dragonflow.apps.dhcp.app import BURST, RATE
 from dragonflow.controller.view import Me
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import DhcpOption, FixedIP, HostRoute
 from dragonflow.observe import metrics
+from dragonflow.pipeline import PuntKind
+from dragonflow.pipeline.punt import LIMITS
 from dragonflow.testing import worlds
 
 ME = Me(chassis="here", tunnel_ip="192.0.2.1", dhcp_lease_time=4)
@@ -166,6 +167,8 @@ async def test_nobody_else_hears_of_it_unless_the_subnet_has_no_dhcp(here: TestC
             client.end()
 
 
+RATE, BURST, _ = LIMITS[PuntKind.DHCPV4]
+
 FLOOD = """
 import socket, sys, time
 frame = bytes.fromhex(sys.argv[1])
@@ -177,7 +180,9 @@ while True:
 """
 
 
-async def test_a_flood_of_one_guest_keeps_no_other_from_its_address(here: TestChassis, tmp_path: Path) -> None:
+async def test_a_flood_of_one_guest_keeps_no_other_from_being_plugged_nor_from_its_address(
+    here: TestChassis, tmp_path: Path
+) -> None:
     from scapy.layers.dhcp import BOOTP, DHCP
     from scapy.layers.inet import IP, UDP
     from scapy.layers.l2 import Ether
@@ -185,14 +190,14 @@ async def test_a_flood_of_one_guest_keeps_no_other_from_its_address(here: TestCh
     bootp = BOOTP(op=1, chaddr=bytes.fromhex(A.mac.replace(":", ""))) / DHCP(options=[("message-type", 1), "end"])
     head = Ether(src=A.mac, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255")
     frame = bytes(head / UDP(sport=68, dport=67) / bootp)
-    a, b = await here.vm(A), await here.vm(B)
+    a = await here.vm(A)
     before, began = answered(), time.monotonic()
     flood = subprocess.Popen(["ip", "netns", "exec", a, sys.executable, "-c", FLOOD, frame.hex()])
     try:
         async with asyncio.timeout(60):
             while answered() < before + BURST:
                 await asyncio.sleep(0.02)
-        client = Udhcpc(b, tmp_path)
+        client = Udhcpc(await here.vm(B), tmp_path)
         try:
             assert "ip='10.0.0.12'" in await client.hears("bound")
         finally:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import OvsPort
@@ -17,6 +18,7 @@ from dragonflow.pipeline import (
     ApplyMeter,
     Bucket,
     Clause,
+    Clone,
     Fact,
     Flow,
     Group,
@@ -35,11 +37,12 @@ from dragonflow.pipeline import (
     TunnelPort,
     load,
     match,
+    punt,
     punt_meter,
     set_field,
 )
 from dragonflow.pipeline.action import Track
-from dragonflow.pipeline.facts import Owner
+from dragonflow.pipeline.facts import ALL_PUNTED, Owner
 from dragonflow.switch import Disconnected, Switch, cookie
 from dragonflow.switch.packet_in import decode_packet_in
 
@@ -524,8 +527,8 @@ def load_all() -> tuple[SetField, ...]:
 async def test_a_port_that_punts_too_much_does_not_take_others_share(ovs: VSwitch) -> None:
     async with running(ovs) as rig:
         for port in (5, 6):
-            meter = punt_meter(PuntKind.DHCPV4, port, rate=1, burst=5)
-            punts = Flow(0, 1, match(in_port=port), (ApplyMeter(meter.id), Punt(PuntKind.DHCPV4)))
+            meter = replace(punt_meter(PuntKind.DHCPV4, port), rate=1, burst=5)
+            punts = Flow(0, 1, match(in_port=port), punt(PuntKind.DHCPV4, port, b""))
             rig.switch.want(owner(f"port{port}"), [meter, punts])
         assert (await rig.switch.sync()).refused == {}
         for _ in range(40):
@@ -533,6 +536,26 @@ async def test_a_port_that_punts_too_much_does_not_take_others_share(ovs: VSwitc
         come_in(ovs, 6)
         await rig.until(lambda: any(it.in_port == 6 for it in rig.packets))
         assert 5 <= len([it for it in rig.packets if it.in_port == 5]) < 30
+
+
+async def test_one_meter_bounds_all_that_is_punted_and_what_goes_on_goes_on(ovs: VSwitch) -> None:
+    """No flow names it; after a restart it is found again."""
+    async with running(ovs) as rig:
+        both = Flow(0, 1, match(in_port=5), (Clone((Punt(PuntKind.DHCPV4),)),), goto=1)
+        goes_on = Flow(1, 1, match())
+        rig.switch.want(owner("punts"), [both, goes_on, Meter(ALL_PUNTED, 1, 5)])
+        assert (await rig.switch.sync()).refused == {}
+        for _ in range(40):
+            come_in(ovs, 5)
+        assert "n_packets=40" in ovs.ofctl("dump-flows", "br-int", "table=1")
+        await rig.until(lambda: len(rig.packets) >= 5)
+        assert len(rig.packets) < 30
+    async with running(ovs) as rig:
+        rig.switch.want(owner("punts"), [both, goes_on, Meter(ALL_PUNTED, 1, 5)])
+        assert (await rig.switch.sync()).mods == 0
+        rig.switch.want(owner("punts"), [both, goes_on])
+        assert (await rig.switch.sync()).mods == 1
+        assert "controller" not in ovs.ofctl("dump-meters", "br-int")
 
 
 async def test_without_a_switch_nothing_is_sent(ovs: VSwitch) -> None:

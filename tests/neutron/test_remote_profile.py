@@ -55,7 +55,8 @@ def test_the_chassis_is_named_after_its_address():
         ),
         ({"region": ""}, "region is '': give the name"),
         ({"region": 7}, "region is 7: give the name"),
-        ({"region": "w" * 256}, "of 1 to 255 characters"),
+        ({"region": "w" * 256}, "of 1 to 255 printable characters"),
+        ({"region": "\ud800"}, "of 1 to 255 printable characters"),
         ({"network_type": "vlan"}, "network_type is 'vlan': give one of geneve, vxlan, gre"),
         ({"network_type": ["geneve"]}, "network_type is ['geneve']: give one of"),
         *(

@@ -19,6 +19,7 @@ from dragonflow.apps.l2 import L2
 from dragonflow.apps.l3 import L3
 from dragonflow.apps.metadata import Metadata
 from dragonflow.apps.provider import Provider
+from dragonflow.apps.punts import Punts
 from dragonflow.apps.qos import Qos
 from dragonflow.apps.regions import Regions
 from dragonflow.apps.resolution import Resolution
@@ -54,6 +55,7 @@ APPS: tuple[App, ...] = (
     Guard(),
     Rules(),
     Drops(),
+    Punts(),
 )
 check(APPS)
 

@@ -25,13 +25,13 @@ from dragonflow.packet.nd import ALL_NODES, ALL_NODES_MAC
 from dragonflow.pipeline import (
     NETWORK,
     SOURCE,
-    ApplyMeter,
+    Clone,
     Fact,
     PacketOut,
-    Punt,
     Punted,
     PuntKind,
     match,
+    punt,
     punt_meter,
 )
 
@@ -39,8 +39,6 @@ PERIOD = 60.0
 """Seconds between two unasked advertisements: within that time hosts learn of a router that came after them."""
 
 _SOLICITATION = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_type": 133}
-_RATE, _BURST = 1, 4
-"""Solicitations a second, and at once, that a port is answered."""
 
 _ADVERTISEMENT = 134
 _HOP_LIMIT = 64
@@ -75,11 +73,10 @@ class Advertisement(App):
             or not any(True for _ in _routers(network, view))
         ):
             return
-        meter = punt_meter(PuntKind.ROUTER_SOLICITATION, where.ofport, _RATE, _BURST)
-        yield meter
+        yield punt_meter(PuntKind.ROUTER_SOLICITATION, where.ofport)
         asks = match((SOURCE, port.key), **_SOLICITATION)
-        punt = Punt(PuntKind.ROUTER_SOLICITATION, port.id.encode())
-        yield L3.entry.flow(20, asks, ApplyMeter(meter.id), punt, goto=L2.lookup)  # others may be routers too
+        ask = punt(PuntKind.ROUTER_SOLICITATION, where.ofport, port.id.encode())
+        yield L3.entry.flow(20, asks, Clone(ask), goto=L2.lookup)  # others may be routers too
 
     @renders(LogicalSwitch)
     def network(self, network: LogicalSwitch, view: View) -> Iterator[Fact]:
@@ -87,11 +84,10 @@ class Advertisement(App):
         ofport = way(network, view)
         if ofport is None or not any(True for _ in _routers(network, view)):
             return
-        meter = punt_meter(PuntKind.ROUTER_SOLICITATION, ofport, _RATE, _BURST)
-        yield meter
+        yield punt_meter(PuntKind.ROUTER_SOLICITATION, ofport)
         asks = match((NETWORK, network.key), **_SOLICITATION, ip_ttl=icmpv6.HOP_LIMIT)
-        punt = Punt(PuntKind.ROUTER_SOLICITATION, network.id.encode())
-        yield External.arrival.flow(30, asks, ApplyMeter(meter.id), punt, goto=L2.lookup)
+        ask = punt(PuntKind.ROUTER_SOLICITATION, ofport, network.id.encode())
+        yield External.arrival.flow(30, asks, Clone(ask), goto=L2.lookup)
 
     @answers(PuntKind.ROUTER_SOLICITATION)
     def solicited(self, punted: Punted, view: View) -> Iterator[PacketOut]:

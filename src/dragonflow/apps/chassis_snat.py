@@ -57,13 +57,11 @@ from dragonflow.pipeline import (
     SOURCE,
     TOO_BIG,
     Action,
-    ApplyMeter,
     CheckSize,
     DecTtl,
     Fact,
     Local,
     PacketOut,
-    Punt,
     Punted,
     PuntKind,
     Resubmit,
@@ -75,6 +73,7 @@ from dragonflow.pipeline import (
     load,
     match,
     move,
+    punt,
     punt_meter,
     set_field,
 )
@@ -93,12 +92,8 @@ _ERROR, _OURS, _ECHO, _TOLD_BIG, _TOLD_EXPIRED = 65, 60, 50, 35, 25
 _TRANSLATED, _UNTRANSLATED, _ERROR_OUT, _OUT = 14, 13, 9, 8
 """Priorities of what goes out: after and before it was tracked. The latter come after floating IPs (10), before gateways (7)."""
 
-_RATES = {
-    PuntKind.SHARED_ERROR_IN: (100, 200),
-    PuntKind.SHARED_ERROR_OUT: (100, 200),
-    PuntKind.SHARED_UNFORWARDED: (20, 40),
-}
-"""Packets a second, and at once, that a guest's port may have looked at by the controller."""
+_PUNTED = (PuntKind.SHARED_ERROR_IN, PuntKind.SHARED_ERROR_OUT, PuntKind.SHARED_UNFORWARDED)
+"""What of a guest's the controller has to look at."""
 
 _COMPLAINTS = (Complaint.TIME_EXCEEDED, Complaint.TOO_BIG)
 """By their number in it a flow tells the handler what is wrong with the packet."""
@@ -143,8 +138,7 @@ class ChassisSnat(App):
         where = plugged(port, view)
         if where is None:
             return
-        for kind, (rate, burst) in _RATES.items():
-            yield punt_meter(kind, where.ofport, rate, burst)
+        yield from (punt_meter(kind, where.ofport) for kind in _PUNTED)
         for _, several in groupby(_ways(port, view), key=lambda way: (way.fixed, way.own.network.id)):
             ways = tuple(several)
             yield from self._inbound(ways[0], where)
@@ -331,7 +325,7 @@ def _named(punted: Punted, view: View, at: int = 0) -> _Way | None:
 def _punt(kind: PuntKind, where: Local, it: _Way, *first: int) -> tuple[Action, ...]:
     """Hand a packet to the controller, as far as the meter lets, with these bytes and what it takes to find the way."""
     name = "|".join((it.own.network.id, it.port.id, it.fixed.ip)).encode()
-    return ApplyMeter(punt_meter(kind, where.ofport, *_RATES[kind]).id), Punt(kind, bytes(first) + name)
+    return punt(kind, where.ofport, bytes(first) + name)
 
 
 def _doubts(own: _Own, view: View) -> Iterator[Trouble]:

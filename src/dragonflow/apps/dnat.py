@@ -45,14 +45,12 @@ from dragonflow.pipeline import (
     NETWORK,
     SOURCE,
     Action,
-    ApplyMeter,
     CheckSize,
     DecTtl,
     Fact,
     Local,
     PacketOut,
     Place,
-    Punt,
     Punted,
     PuntKind,
     Remote,
@@ -61,6 +59,7 @@ from dragonflow.pipeline import (
     Trouble,
     load,
     match,
+    punt,
     punt_meter,
     set_field,
 )
@@ -78,15 +77,14 @@ _ERROR_OUT, _OURS_OUT = 15, 10
 _UNRESOLVED = 7
 """Priority of packets to somebody of whom nobody knows the MAC yet: after ``External``'s, before those of no floating IP."""
 
-_RATES = {
-    PuntKind.FLOATING_ERROR_IN: (100, 200),
-    PuntKind.FLOATING_ERROR_OUT: (100, 200),
-    PuntKind.FLOATING_UNFORWARDED: (20, 40),
-    PuntKind.NEIGHBOUR_WANTED: (50, 100),
-    PuntKind.NEIGHBOUR_HEARD: (50, 100),
-}
-"""Packets a second, and at once, that a floating IP may have looked at by the controller."""
-
+_PUNTED = (
+    PuntKind.FLOATING_ERROR_IN,
+    PuntKind.FLOATING_ERROR_OUT,
+    PuntKind.FLOATING_UNFORWARDED,
+    PuntKind.NEIGHBOUR_WANTED,
+    PuntKind.NEIGHBOUR_HEARD,
+)
+"""What the controller has to look at, each as far as a meter of the guest's interface lets."""
 
 _TOLD = {Complaint.TIME_EXCEEDED: 25, Complaint.TOO_BIG: 35}
 """Priorities of packets that go no further, of which the sender is told."""
@@ -127,8 +125,7 @@ class Dnat(App):
                 return
             yield Place(it.own.id, where)
             yield Serve(it.own.id)
-            for kind, (rate, burst) in _RATES.items():
-                yield punt_meter(kind, where.ofport, rate, burst)
+            yield from (punt_meter(kind, where.ofport) for kind in _PUNTED)
             yield from (*it.limits.sent, *it.limits.got)
             yield from self._resolution(it, where)
             yield from self._inbound(it, where)
@@ -262,5 +259,4 @@ def guest_of(fixed: LogicalPort, address: str, world: World) -> LogicalPort:
 
 def _punt(kind: PuntKind, where: Local, name: str, *first: int) -> tuple[Action, ...]:
     """Hand a packet to the controller, as far as the meter lets, with these bytes and the name of what it is about."""
-    rate, burst = _RATES[kind]
-    return ApplyMeter(punt_meter(kind, where.ofport, rate, burst).id), Punt(kind, bytes(first) + name.encode())
+    return punt(kind, where.ofport, bytes(first) + name.encode())

@@ -18,7 +18,8 @@ would have the machine answer the router by way of the asker.
 
 Of what can't be forwarded, machines outside are told like guests (``l3.complaints``); the interface stands for all of them.
 
-Cost in flows: 1 a chassis, and 6 a routed or external network on each that follows it; on the doorkeeper 9 an interface (3 a
+Cost in flows: 1 a chassis, and 7 a routed or external network on each that follows it, and 2 (IPv6: 1) a gateway that a subnet of
+an external one names; on the doorkeeper 9 an interface (3 a
 gateway), 1 an IPv4 address, and 2 an IPv6 address, the link-local one of an interface included.
 """
 
@@ -29,7 +30,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dragonflow.apps.base import App, renders
 from dragonflow.apps.delivery import Delivery
-from dragonflow.apps.external import External, Speaker, hearing
+from dragonflow.apps.external import AWAITED, External, Speaker, gateways_of, hearing, keeping
 from dragonflow.apps.l3 import L3, complaints, served
 from dragonflow.apps.resolution import answer_all
 from dragonflow.apps.wiring import (
@@ -50,15 +51,14 @@ from dragonflow.pipeline import (
     NETWORK,
     SOURCE,
     Action,
-    ApplyMeter,
     Fact,
     PacketOut,
-    Punt,
     PuntKind,
     Resubmit,
     Serve,
     load,
     match,
+    punt,
     punt_meter,
 )
 
@@ -70,11 +70,11 @@ _REPLY = 2
 _ON_LINK = {"ip_ttl": icmpv6.HOP_LIMIT}
 """What of Neighbour Discovery has come from the link itself holds (RFC 4861 §7.1.1)."""
 
+_OTHERS = 5
+"""Priority of what wants to be resolved and no guest here has sent: it comes from outside, or by other chassis."""
+
 _UNRESOLVED = 6
 """Priority of packets to somebody of whom nobody knows the MAC yet; between ``External``'s and telling that there is no host."""
-
-_RATE, _BURST = 50, 100
-"""Packets a second, and at once, whose receivers the controller looks for on each physical network."""
 
 
 class Door(App):
@@ -95,12 +95,14 @@ class Door(App):
         if ofport is None:
             return
         here, own = (NETWORK, network.key), chassis_mac(view.me.chassis)
-        wanted = punt_meter(PuntKind.NEIGHBOUR_WANTED, ofport, _RATE, _BURST)
-        ask = Punt(PuntKind.NEIGHBOUR_WANTED, network.id.encode())
-        yield wanted
         for family in (_IPV4, _IPV6):
-            yield L3.neighbours.flow(_UNRESOLVED, match(here, **family), ApplyMeter(wanted.id), ask)
+            yield L3.neighbours.flow(_UNRESOLVED, match(here, **family), goto=L3.unresolved)
+        yield punt_meter(PuntKind.NEIGHBOUR_WANTED, ofport)
+        ask = punt(PuntKind.NEIGHBOUR_WANTED, ofport, b"")
+        yield L3.unresolved.flow(_OTHERS, match(here), *ask)
         yield from hearing(network, own, ofport)
+        for gateway in gateways_of(network, view):
+            yield from keeping(network, str(gateway), ofport, AWAITED)
         yield from answer_all(External.arrival, network, link_local(own), own, **_ON_LINK)
 
     @renders(LogicalPort, only=is_a_routers)

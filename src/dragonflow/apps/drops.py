@@ -21,13 +21,22 @@ from dragonflow.apps.base import App, renders
 from dragonflow.apps.wiring import is_here, is_secured, wired
 from dragonflow.controller.view import View
 from dragonflow.model import EVERY_PORT, LogicalPort, Watched
-from dragonflow.pipeline import DESTINATION, SOURCE, ApplyMeter, Fact, Punt, PuntKind, Stage, Table, match, punt_meter
-
-PORT_RATE, PORT_BURST = 10, 20
-"""Packets a second, and at once, of which the controller is told for each port and direction."""
+from dragonflow.pipeline import (
+    DESTINATION,
+    SOURCE,
+    ApplyMeter,
+    Fact,
+    Meter,
+    PuntKind,
+    Stage,
+    Table,
+    match,
+    punt,
+    punt_meter,
+)
 
 RATE, BURST = 200, 400
-"""The same, of all ports together."""
+"""Packets a second, and at once, of which the controller is told of all ports together."""
 
 _ALL = 0
 """No interface has this OpenFlow port: the meter of all."""
@@ -61,13 +70,12 @@ class Drops(App):
         ofport = wired(port, view.me.chassis, view)
         if ofport is None or not is_secured(port):
             return
-        every = punt_meter(PuntKind.REFUSED_SENT, _ALL, RATE, BURST)
+        every = Meter(PuntKind.REFUSED_SENT << 16 | _ALL, RATE, BURST)
         yield every
         for table, whose, kind in (
             (self.sent, SOURCE, PuntKind.REFUSED_SENT),
             (self.received, DESTINATION, PuntKind.REFUSED_RECEIVED),
         ):
-            own = punt_meter(kind, ofport, PORT_RATE, PORT_BURST)
-            yield own
-            tell = ApplyMeter(own.id), ApplyMeter(every.id), Punt(kind, port.id.encode())
-            yield table.flow(10, match((whose, port.key)), *tell)
+            yield punt_meter(kind, ofport)
+            own, tell = punt(kind, ofport, port.id.encode())
+            yield table.flow(10, match((whose, port.key)), own, ApplyMeter(every.id), tell)

@@ -13,7 +13,7 @@ what is answered as ``Neighbour`` (``controller.neighbours``); flows follow from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, NamedTuple
 
 from dragonflow.apps.base import App, renders
@@ -23,19 +23,18 @@ from dragonflow.apps.l3 import L3, is_next
 from dragonflow.apps.resolution import Resolution
 from dragonflow.apps.wiring import physical_ofport
 from dragonflow.controller.view import View
-from dragonflow.model import LogicalPort, LogicalSwitch, Neighbour
+from dragonflow.model import LogicalPort, LogicalSwitch, Neighbour, Subnet
 from dragonflow.packet import arp, nd
 from dragonflow.pipeline import (
     NETWORK,
-    ApplyMeter,
     Bits,
+    Clone,
     Fact,
-    Meter,
-    Punt,
     PuntKind,
     Stage,
     Table,
     match,
+    punt,
     punt_meter,
     set_field,
 )
@@ -44,9 +43,9 @@ from dragonflow.pipeline.registers import NEXT_HOP
 LEARNT = 8
 """Priority of neighbours that were asked for: who is in the DF DB comes before."""
 
-_RATE, _BURST = 20, 40
-"""Answers and announcements a second, and at once, that are listened to of each physical network."""
-
+_KEPT, AWAITED = 44, 46
+"""Priorities of what known neighbours, and gateways, say of themselves: after questions for what is here (60), before what
+anybody answers (40)."""
 
 ADVERTISED = {"eth_type": 0x86DD, "ip_proto": 58, "icmpv6_type": 136, "icmpv6_code": 0}
 """What a Neighbour Advertisement holds."""
@@ -115,18 +114,34 @@ class External(App):
             return
         found = is_next(network.key, neighbour.address)
         yield L3.neighbours.flow(LEARNT, found, *set_field(eth_dst=neighbour.mac), goto=Delivery.outside)
-        meter = heard_meter(ofport)
-        yield meter
-        announces = match((NETWORK, network.key), **_announces(neighbour.address))
-        heard = Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
-        yield self.arrival.flow(20, announces, ApplyMeter(meter.id), heard, goto=L2.lookup)
+        yield from keeping(network, neighbour.address, ofport)
 
 
-def _announces(ip: str) -> dict[str, Any]:
-    """What it holds when somebody tells all that it has the address (RFC 5227 §3, RFC 4861 §7.2.6)."""
+def keeping(network: LogicalSwitch, ip: str, ofport: int, priority: int = _KEPT) -> Iterator[Fact]:
+    """The controller hears what one who is known, or awaited, says of its address: answers, and what it tells all.
+
+    That has a meter of its own: answers that nobody asked for, of which anybody can send as many as it likes, mustn't keep it
+    from being heard. It may be for others too, so it goes on.
+    """
+    yield punt_meter(PuntKind.NEIGHBOUR_KEPT, ofport)
+    hear = Clone(punt(PuntKind.NEIGHBOUR_KEPT, ofport, network.id.encode()))
+    for says in _says(ip):
+        yield External.arrival.flow(priority, match((NETWORK, network.key), **says), hear, goto=L2.lookup)
+
+
+def _says(ip: str) -> Iterator[dict[str, Any]]:
+    """What it holds when somebody answers for the address, or tells all that it has it (RFC 5227 §3, RFC 4861 §7.2.6)."""
     if ":" in ip:
-        return {**ADVERTISED, "eth_dst": nd.ALL_NODES_MAC.hex(":"), "nd_target": ip}
-    return {"eth_type": 0x0806, "arp_spa": ip, "arp_tpa": ip}
+        yield {**ADVERTISED, "nd_target": ip}
+    else:
+        yield {"eth_type": 0x0806, "arp_op": 2, "arp_spa": ip}
+        yield {"eth_type": 0x0806, "arp_op": 1, "arp_spa": ip, "arp_tpa": ip}
+
+
+def gateways_of(network: LogicalSwitch, view: View) -> Iterator[IPv4Address | IPv6Address]:
+    """The gateways of an external network's subnets: neighbours that are sure to be wanted. Of other networks, none."""
+    subnets = view.where(Subnet, network=network.id) if network.external else ()
+    return (ip_address(subnet.gateway_ip) for subnet in subnets if subnet.gateway_ip is not None)
 
 
 def next_hop(version: int, read: Callable[[Bits], int]) -> IPv4Address | IPv6Address:
@@ -153,13 +168,8 @@ def speaker(port: str, view: View) -> Speaker | None:
 
 def hearing(network: LogicalSwitch, mac: str, ofport: int) -> Iterator[Fact]:
     """The controller hears the answers to what was asked with this MAC."""
-    meter, hear = heard_meter(ofport), Punt(PuntKind.NEIGHBOUR_HEARD, network.id.encode())
-    yield meter
+    yield punt_meter(PuntKind.NEIGHBOUR_HEARD, ofport)
+    hear = punt(PuntKind.NEIGHBOUR_HEARD, ofport, network.id.encode())
     for answer in ({"eth_type": 0x0806, "arp_op": 2}, ADVERTISED):
         answers = match((NETWORK, network.key), eth_dst=mac, **answer)
-        yield External.arrival.flow(40, answers, ApplyMeter(meter.id), hear)
-
-
-def heard_meter(ofport: int) -> Meter:
-    """For what the controller hears from a physical network, by the OpenFlow port that leads there."""
-    return punt_meter(PuntKind.NEIGHBOUR_HEARD, ofport, _RATE, _BURST)
+        yield External.arrival.flow(40, answers, *hear)

@@ -15,7 +15,7 @@ destination's network, so nobody on its way has to know of routers.
 
 Cost in flows, of which a change of one port touches only its own: an interface has 1, 2 an address, 1 a subnet, and 2 for its
 link-local address if it has IPv6; an extra route has 1, with n > 1 next hops 1 + n; and each port of a routed network has 1 an
-address, if it is on this chassis 7 more.
+address, if it is on this chassis 8 more.
 
 What can't be forwarded goes to the controller, no more than a few a second of each port, which tells the sender (``icmp``). A
 packet that is too big for the network into which it is routed is not cut in pieces, even where IPv4 would have it: its sender is
@@ -45,7 +45,6 @@ from dragonflow.pipeline import (
     SOURCE,
     TOO_BIG,
     Action,
-    ApplyMeter,
     CheckSize,
     DecTtl,
     Distributed,
@@ -54,7 +53,6 @@ from dragonflow.pipeline import (
     Move,
     PacketOut,
     Place,
-    Punt,
     Punted,
     PuntKind,
     Resubmit,
@@ -65,6 +63,7 @@ from dragonflow.pipeline import (
     load,
     match,
     move,
+    punt,
     punt_meter,
     set_field,
 )
@@ -95,11 +94,11 @@ _NOWHERE, _DEFAULT, _ROUTES = 1, 2, 3
 
 _UNKNOWN, _NEXT, _BIG, _TOLD_BIG = 5, 10, 20, 25
 
+_GUESTS = 10
+"""Priority of what guests here want to be resolved, before what others do (see ``door``)."""
+
 _COMPLAINTS = tuple(Complaint)
 """By their number in it a flow tells the handler what is wrong with the packet."""
-
-_RATE, _BURST = 20, 40
-"""Packets a second, and at once, of which a port is told that they weren't forwarded (RFC 1812 §4.3.2.8)."""
 
 Prefix = IPv4Network | IPv6Network
 
@@ -129,13 +128,20 @@ class L3(App):
     name = "l3"
     places = "interfaces and gateways of routers"
 
+    unresolved = Table(
+        "unresolved",
+        Stage.ROUTING,
+        slot=7,
+        purpose="Have the controller look for the next hop's MAC, as far as the sender may.",
+        matches=(SOURCE, NETWORK),
+    )
     neighbours = Table(
         "neighbours",
         Stage.ROUTING,
-        slot=7,
+        slot=6,
         purpose="Find the MAC of the next hop and hand the packet to its network.",
         matches=(NETWORK, SOURCE, TOO_BIG, "eth_type", "ipv4_src", *NEXT_HOP),
-        next=(L2.lookup, Delivery.outside, Ingress.track, Delivery.delivery),
+        next=(unresolved, L2.lookup, Delivery.outside, Ingress.track, Delivery.delivery),
     )
     translated = Table(
         "translated",
@@ -271,6 +277,7 @@ class L3(App):
             yield self.neighbours.flow(_NEXT, is_next(network.key, ip), *last, goto=goto)
         if (guest := plugged(port, view)) is not None:
             yield from complaints(port, guest.ofport)
+            yield from self._wanting(port, guest.ofport)
 
     @answers(PuntKind.UNFORWARDED)
     def unforwarded(self, punted: Punted, view: View) -> Iterator[PacketOut]:
@@ -283,7 +290,7 @@ class L3(App):
         network = None if sender is None else view.get(LogicalSwitch, sender.network)
         if received is None or sender is None or network is None:
             return
-        router = next((it for it in view.all(LogicalRouter) if it.key == punted.read(ROUTER)), None)
+        router = next(iter(view.where(LogicalRouter, key=punted.read(ROUTER))), None)
         ports = (view.get(LogicalPort, interface.port) for interface in (() if router is None else router.interfaces))
         port = next((it for it in ports if it is not None and _mac(it) == received.eth_dst), None)
         address = None if port is None else _answering(port, received.source, view)
@@ -291,8 +298,8 @@ class L3(App):
             return
         mtu = 0
         if complaint is Complaint.TOO_BIG:
-            key = punted.read(NETWORK)  # it has left the sender's network already
-            mtu = next((it.mtu for it in view.all(LogicalSwitch) if it.key == key), network.mtu)
+            entered = view.where(LogicalSwitch, key=punted.read(NETWORK))  # it has left the sender's network already
+            mtu = next((it.mtu for it in entered), network.mtu)
         if punted.read(NETWORK) != network.key:
             received = received._replace(eth_src=_mac(sender))
         back = load(NETWORK, network.key), load(SOURCE, sender.key), Resubmit(self.entry.number)
@@ -330,6 +337,12 @@ class L3(App):
             anywhere = _to(router.key, _ANYWHERE[version])
             yield self.routes.flow(_DEFAULT, anywhere, *_leave(way, hop), goto=self.departure)
 
+    def _wanting(self, port: LogicalPort, ofport: int) -> Iterator[Fact]:
+        """A guest's packets to machines outside of which nobody knows the MAC; ``door`` sends them here."""
+        yield punt_meter(PuntKind.NEIGHBOUR_WANTED, ofport)
+        wants = punt(PuntKind.NEIGHBOUR_WANTED, ofport, b"")
+        yield self.unresolved.flow(_GUESTS, match((SOURCE, port.key)), *wants)
+
     def _own_addresses(self, port: LogicalPort, network: LogicalSwitch, router: LogicalRouter) -> Iterator[Fact]:
         """Answer pings of the port's addresses; other packets for them end here."""
         for ip in addresses(port):
@@ -359,17 +372,17 @@ class L3(App):
 
 def complaints(port: LogicalPort, ofport: int) -> Iterator[Fact]:
     """What can't be forwarded of what comes from the port, by ``ofport``: hand it to the controller, which tells the sender."""
-    meter = punt_meter(PuntKind.UNFORWARDED, ofport, _RATE, _BURST)
-    yield meter
-    source, limit = (SOURCE, port.key), ApplyMeter(meter.id)
+    yield punt_meter(PuntKind.UNFORWARDED, ofport)
+    source = SOURCE, port.key
+    tell = {it: punt(PuntKind.UNFORWARDED, ofport, _about(port, it)) for it in Complaint}
     for family in (_IPV4, _IPV6):
         expired = match(source, **family, ip_ttl=1)
-        yield L3.local.flow(_TOLD_EXPIRED, expired, limit, _of(port, Complaint.TIME_EXCEEDED))
-    yield L3.routes.flow(_NOWHERE, match(source), limit, _of(port, Complaint.NO_ROUTE))
-    yield L3.departure.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_ROUTE))
-    yield L3.neighbours.flow(_UNKNOWN, match(source), limit, _of(port, Complaint.NO_HOST))
+        yield L3.local.flow(_TOLD_EXPIRED, expired, *tell[Complaint.TIME_EXCEEDED])
+    yield L3.routes.flow(_NOWHERE, match(source), *tell[Complaint.NO_ROUTE])
+    yield L3.departure.flow(_UNKNOWN, match(source), *tell[Complaint.NO_ROUTE])
+    yield L3.neighbours.flow(_UNKNOWN, match(source), *tell[Complaint.NO_HOST])
     for table in (L3.departure, L3.neighbours):
-        yield table.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), limit, _of(port, Complaint.TOO_BIG))
+        yield table.flow(_TOLD_BIG, match(source, (TOO_BIG, 1)), *tell[Complaint.TOO_BIG])
 
 
 def served(port: LogicalPort, network: LogicalSwitch, view: View) -> LogicalRouter | None:
@@ -453,15 +466,14 @@ def _leave(way: _Exit, next_hop: str | None = None) -> tuple[Action, ...]:
     return (*over, *set_field(**{_SCRATCH[version]: int(ip_address(next_hop))}))
 
 
-def _of(port: LogicalPort, complaint: Complaint) -> Punt:
+def _about(port: LogicalPort, complaint: Complaint) -> bytes:
     """To the handler: what is wrong with a packet, and whose it is."""
-    return Punt(PuntKind.UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
+    return bytes((_COMPLAINTS.index(complaint),)) + port.id.encode()
 
 
 def came_from(sender: LogicalPort, punted: Punted, complaint: Complaint) -> Punted:
     """A packet of the sender's, punted for another reason, as if it had been for this one."""
-    to = _of(sender, complaint)
-    return replace(punted, kind=to.kind, data=to.data)
+    return replace(punted, kind=PuntKind.UNFORWARDED, data=_about(sender, complaint))
 
 
 @lru_cache(maxsize=2)

@@ -38,17 +38,16 @@ from dragonflow.model import Holder, LogicalPort, LogicalSwitch, Subnet, place_o
 from dragonflow.pipeline import (
     DESTINATION,
     SOURCE,
-    ApplyMeter,
     Clone,
     Fact,
     Local,
-    Punt,
     PuntKind,
     Stage,
     Table,
     Trouble,
     load,
     match,
+    punt,
     punt_meter,
     set_field,
 )
@@ -60,9 +59,6 @@ HELD = 9
 """Priority of the way to a shared address: after those of ports that have it as their own, before neighbours that were asked."""
 
 _OWN, _HEARD = 20, 10
-
-_RATE, _BURST = 50, 100
-"""Packets a second, and at once, of each interface, by which the controller hears what it holds."""
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
@@ -90,10 +86,9 @@ class Shared(App):
             return
         if len(view.where(Holder, port=port.id)) >= MOST:
             yield Trouble(f"port {port.id} holds {MOST} addresses of its allowed address pairs: no more are led to")
-        meter = punt_meter(PuntKind.ADDRESS_HELD, guest.ofport, _RATE, _BURST)
-        yield meter
+        yield punt_meter(PuntKind.ADDRESS_HELD, guest.ofport)
         # A clone, for what the meter drops of it must not be lost to those for whom it is meant.
-        hear = Clone((ApplyMeter(meter.id), Punt(PuntKind.ADDRESS_HELD, port.id.encode())))
+        hear = Clone(punt(PuntKind.ADDRESS_HELD, guest.ofport, port.id.encode()))
         for prefix in prefixes:
             says = match((SOURCE, port.key), **_says(str(prefix)))
             yield self.heard.flow(_HEARD, says, hear, goto=Resolution.known)

@@ -79,14 +79,12 @@ from dragonflow.pipeline import (
     SOURCE,
     TOO_BIG,
     Action,
-    ApplyMeter,
     CheckSize,
     DecTtl,
     Fact,
     Local,
     PacketOut,
     Place,
-    Punt,
     Punted,
     PuntKind,
     Remote,
@@ -99,6 +97,7 @@ from dragonflow.pipeline import (
     Untrack,
     load,
     match,
+    punt,
     punt_meter,
     set_field,
 )
@@ -129,9 +128,6 @@ _TOLD = {Complaint.TIME_EXCEEDED: 25, Complaint.TOO_BIG: 35}
 
 _COMPLAINTS = (*_TOLD, Complaint.NO_HOST)
 """By their number in it a flow tells the handler what is wrong with the packet."""
-
-_RATE, _BURST = 20, 40
-"""Packets a second, and at once, of each external network, whose senders outside are told that they go no further."""
 
 
 class _Gateway(NamedTuple):
@@ -231,16 +227,15 @@ class Snat(App):
             handed_over = match((NETWORK, inside.key), (FROM_TUNNEL, 1), **frames)
             begin = load(FROM_TUNNEL, 0), load(ROUTER, it.router.key), FORGET_PORT
             yield L2.lookup.flow(_HANDED_OVER, handed_over, *begin, Resubmit(L3.local.number))
-        meter = punt_meter(PuntKind.GATEWAY_UNFORWARDED, ofport, _RATE, _BURST)
-        yield meter
+        yield punt_meter(PuntKind.GATEWAY_UNFORWARDED, ofport)
         outside = (SOURCE, it.port.key)
         for complaint, them in (
             (Complaint.TIME_EXCEEDED, [match(outside, **family, ip_ttl=1) for family in (_IPV4, _IPV6)]),
             (Complaint.TOO_BIG, [match(outside, (TOO_BIG, 1))]),
         ):
-            tell = _of(it.port, complaint)
+            tell = punt(PuntKind.GATEWAY_UNFORWARDED, ofport, _about(it.port, complaint))
             for packet in them:
-                yield L3.local.flow(_TOLD[complaint], packet, ApplyMeter(meter.id), tell)
+                yield L3.local.flow(_TOLD[complaint], packet, *tell)
 
     def _outbound(self, it: _Gateway) -> Iterator[Fact]:
         """Guests' packets, translated or not; the router's own answers; and nothing that came from outside for others there."""
@@ -323,15 +318,14 @@ class Snat(App):
             yield PacketOut(told, (load(ROUTER, it.router.key), Resubmit(L3.routes.number)))
 
 
-def _of(port: LogicalPort, complaint: Complaint) -> Punt:
+def _about(port: LogicalPort, complaint: Complaint) -> bytes:
     """To the handler: what is wrong with a packet, and by which gateway it came."""
-    return Punt(PuntKind.GATEWAY_UNFORWARDED, bytes((_COMPLAINTS.index(complaint),)) + port.id.encode())
+    return bytes((_COMPLAINTS.index(complaint),)) + port.id.encode()
 
 
 def came_by(gateway: LogicalPort, punted: Punted, complaint: Complaint) -> Punted:
     """A packet that came by the gateway, punted for another reason, as if it had been for this one."""
-    to = _of(gateway, complaint)
-    return replace(punted, kind=to.kind, data=to.data)
+    return replace(punted, kind=PuntKind.GATEWAY_UNFORWARDED, data=_about(gateway, complaint))
 
 
 class _Way(NamedTuple):

@@ -29,7 +29,7 @@ def tell(punted: Punted, view: View) -> Iterator[PacketOut]:
         return
     if punted.read(ROUTER) == 0:  # it was tracked since
         yield from nobody_there(punted, received, view)
-    router = next((it for it in view.all(LogicalRouter) if it.key == punted.read(ROUTER)), None)
+    router = next(iter(view.where(LogicalRouter, key=punted.read(ROUTER))), None)
     if router is None:
         return
     gateway = None if router.gateway is None else view.get(LogicalPort, router.gateway.port)

@@ -56,7 +56,7 @@ class World(Protocol):
         """The object, or None."""
         ...
 
-    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+    def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         """The objects whose indexed field has the given value."""
         ...
 

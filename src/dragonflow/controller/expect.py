@@ -153,7 +153,7 @@ class Rows:
         """The first of that id, or None."""
         return next(iter(self.where(model, id=id)), None)
 
-    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+    def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         """Those whose field has the value, by id."""
         ((field, value),) = condition.items()
         index = self._indices.get((model, field))

@@ -63,6 +63,10 @@ VACANT = 5.0
 PACE = 0.3
 """Seconds between two transactions: ports that quarrel about an address must not keep the DF DB busy."""
 
+CLAIMS, CLAIMS_AT_ONCE = 2.0, 2 * MOST
+"""Claims a second that are written for a port, and at once: all its addresses may go to it twice. Later ones wait for their turn,
+each in its latest form, so no guest has the DF DB, and all who follow it, follow its whims."""
+
 _BATCH = 100
 """Rows a transaction (see ``report``)."""
 
@@ -103,6 +107,8 @@ class Holders:
         self._now = now
         self._claimed: dict[str, Holder] = {}
         """What was heard and isn't written yet, by place; turns are given when it is."""
+        self._paid: dict[str, float] = {}
+        """Until when each port has used up its claims, at ``CLAIMS`` a second; not of those that have all left."""
         self._asked: dict[str, _Asked] = {}
         """The ports that are asked, by the id of the row that they have, or might have."""
         self._wake = asyncio.Event()
@@ -152,6 +158,7 @@ class Holders:
     def tick(self, view: View) -> Iterator[PacketOut]:
         """What to ask now. To be called every ``PERIOD`` seconds, when places are known."""
         self._wake.set()
+        self._paid = {port: until for port, until in self._paid.items() if until > self._clock()}
         now, wanted = self._clock(), dict[str, tuple[LogicalPort, _Address, bool]]()
         for port in view.where(LogicalPort, chassis=self._chassis):
             if port.address_pairs:
@@ -220,7 +227,7 @@ class Holders:
         """Write what differs; what was claimed meanwhile waits for the next time. Returns whether anything did."""
         if holder_scope(self._chassis) not in self._replica.scopes:
             return False
-        claimed = dict(self._claimed)
+        claimed, paid = self._affordable()
         standing = {row.id: row for row in self._replica.where(Holder, chassis=self._chassis)}
         wanted = {row.id: row for row in self._wanted(standing.values(), claimed.values())}
         changes = [(row, True) for row in wanted.values() if standing.get(row.id) != row]
@@ -234,10 +241,20 @@ class Holders:
                     self._replica.upsert(row, revision)
                 else:
                     self._replica.remove(Holder, row.id, revision, row.scope)
+        self._paid.update(paid)
         for place, row in claimed.items():
             if self._claimed.get(place) is row:
                 del self._claimed[place]
         return bool(changes)
+
+    def _affordable(self) -> tuple[dict[str, Holder], dict[str, float]]:
+        """What is claimed and may be written now, and what ports have used up once it is."""
+        now, claimed, paid = self._clock(), dict[str, Holder](), dict[str, float]()
+        for place, row in self._claimed.items():
+            until = max(paid.get(row.port, self._paid.get(row.port, now)), now) + 1 / CLAIMS
+            if until - now <= CLAIMS_AT_ONCE / CLAIMS:
+                claimed[place], paid[row.port] = row, until
+        return claimed, paid
 
     def _wanted(self, standing: Iterable[Holder], claimed: Iterable[Holder]) -> Iterator[Holder]:
         """The rows that should stand."""

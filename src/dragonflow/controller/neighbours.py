@@ -9,29 +9,31 @@
                             └► to senders: there is no such host (``apps.unanswered``)
 
 It speaks in the name of floating IPs that are here, or of the chassis (``apps.door``). What nobody asked for is not believed.
-Everything is bounded: how many are known, how many are asked for, how many packets wait. Who answers no more is forgotten after
-three questions, one a second; whose packet waited in vain is told, and the next packet begins anew. After a restart of the
-controller it goes on with what the switch has in its flows.
+Everything is bounded: how many are known, how many are asked for, how many packets wait; and where there is no more room, it is
+taken from the sender who has most of it, so one who looks for a whole prefix keeps no other from its neighbours, and no gateway
+is forgotten. Who answers no more is forgotten after three questions, one a second; whose packet waited in vain is told, and the
+next packet begins anew. After a restart of the controller it goes on with what the switch has in its flows.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from dragonflow.apps import unanswered
 from dragonflow.apps.base import Answer
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.door import voice, voices
-from dragonflow.apps.external import Speaker, next_hop, speaker, speakers
+from dragonflow.apps.external import Speaker, gateways_of, next_hop, speaker, speakers
 from dragonflow.controller.recall import Recalled, recall
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalSwitch, Neighbour, Subnet
 from dragonflow.packet import arp, nd
 from dragonflow.packet.errors import Malformed
-from dragonflow.pipeline import NETWORK, Action, PacketOut, Punted, PuntKind, Resubmit, load
+from dragonflow.pipeline import NETWORK, SOURCE, Action, PacketOut, Punted, PuntKind, Resubmit, load
 from dragonflow.switch.readback import Found
 
 REACHABLE = 30.0
@@ -47,18 +49,29 @@ KNOWN, ASKED, WAITING = 1024, 256, 3
 """At most so many neighbours are known and asked for at a time, and so many packets wait for each."""
 
 
-class _Known:
-    """One who has answered: its MAC, when to ask next, and how many questions it has not answered since."""
+SETTLED = 1.0
+"""Seconds that a MAC stands before another takes its place: who flaps mustn't have flows change with each packet."""
 
-    def __init__(self, mac: bytes, ask: float) -> None:
-        self.mac, self.ask, self.unanswered = mac, ask, 0
+OURS = None
+"""As the one for whom a neighbour is known: the chassis itself, for it is a gateway."""
+
+_For = int | None
+"""For whom a neighbour was looked for: the key of a port, 0 of nobody's here; or ``OURS``."""
+
+
+class _Known:
+    """One who has answered: its MAC, since when, when to ask next, and how many questions it has not answered since."""
+
+    def __init__(self, mac: bytes, wanted_by: _For, since: float) -> None:
+        self.mac, self.wanted_by, self.since = mac, wanted_by, since
+        self.ask, self.unanswered = since + REACHABLE, 0
 
 
 class _Asked:
     """One who has yet to answer: in whose name it is asked, how often it was, and the packets that wait."""
 
-    def __init__(self, speaker: Speaker) -> None:
-        self.speaker, self.tries, self.packets = speaker, 0, list[Punted]()
+    def __init__(self, speaker: Speaker, wanted_by: _For) -> None:
+        self.speaker, self.wanted_by, self.tries, self.packets = speaker, wanted_by, 0, list[Punted]()
 
 
 _Address = IPv4Address | IPv6Address
@@ -96,17 +109,18 @@ class Neighbours:
         networks = {network.key: network.id for network in self._replica.all(LogicalSwitch)}
         for network, address, mac in self._recalled or ():
             if network in networks:
-                self._learn((networks[network], address), mac)
+                self._learn((networks[network], address), mac, 0)
                 self._known[networks[network], address].ask = self._clock()
 
     def handlers(self) -> Mapping[PuntKind, Answer]:
         """What it answers; for ``Answerer``."""
-        return {PuntKind.NEIGHBOUR_WANTED: self.wanted, PuntKind.NEIGHBOUR_HEARD: self.heard}
+        heard = dict.fromkeys((PuntKind.NEIGHBOUR_HEARD, PuntKind.NEIGHBOUR_KEPT), self.heard)
+        return {PuntKind.NEIGHBOUR_WANTED: self.wanted, **heard}
 
     def wanted(self, punted: Punted, view: View) -> Iterator[PacketOut]:
-        """A packet for whose next hop there is no flow: ask, and keep it. It names a port here, or else the network."""
+        """A packet for whose next hop there is no flow: ask, and keep it. Its flow names a floating IP's port here, or nobody."""
         version = 6 if _is_ipv6(punted.packet) else 4
-        found = _speaker(punted.data.decode(), version, view)
+        found = _speaker(punted, version, view)
         if found is None:
             return
         it = found.network.id, next_hop(version, punted.read)
@@ -115,13 +129,22 @@ class Neighbours:
             return
         asked = self._asked.get(it)
         if asked is None:
-            if len(self._asked) >= ASKED:
+            wanted_by = punted.read(SOURCE)
+            if len(self._asked) >= ASKED and not self._make_room(wanted_by):
                 return
-            asked = self._asked[it] = _Asked(found)
+            asked = self._asked[it] = _Asked(found, wanted_by)
             asked.tries = 1
             yield _ask(found, it[1])
         if len(asked.packets) < WAITING:
             asked.packets.append(punted)
+
+    def _make_room(self, wanted_by: _For) -> bool:
+        """Ask no longer for the latest of those that one sender wants who wants more than this one; False if none does."""
+        greediest, share = _greediest(self._asked)
+        if greediest is OURS or share <= sum(1 for it in self._asked.values() if it.wanted_by == wanted_by) + 1:
+            return False
+        del self._asked[next(it for it, asked in reversed(self._asked.items()) if asked.wanted_by == greediest)]
+        return True
 
     def heard(self, punted: Punted, view: View) -> Iterator[PacketOut]:
         """Somebody on the physical network says which MAC it has. It counts if it was asked for, now or before."""
@@ -138,8 +161,11 @@ class Neighbours:
             return
         if known is not None and mac != known.mac and not override:
             return
+        if known is not None and mac != known.mac and self._clock() < known.since + SETTLED:
+            known.ask, known.unanswered = known.since + SETTLED, 1  # then all are asked
+            return
         self._asked.pop(it, None)
-        self._learn(it, mac)
+        self._learn(it, mac, 0 if asked is None else asked.wanted_by)
         for waited in () if asked is None else asked.packets:
             yield _send(waited.packet, mac, network)
 
@@ -155,13 +181,14 @@ class Neighbours:
     def _want_gateways(self, here: _Here, view: View) -> None:
         """Gateways of external networks are found before a packet wants them."""
         for (network, version), its in here.items():
-            subnets = view.where(Subnet, network=network) if its[0].network.external else ()
-            for gateway in (ip_address(subnet.gateway_ip) for subnet in subnets if subnet.gateway_ip is not None):
+            for gateway in gateways_of(its[0].network, view):
                 it = network, gateway
-                if gateway.version != version or it in self._known or it in self._asked:
+                if gateway.version != version:
                     continue
-                if len(self._asked) < ASKED:
-                    self._asked[it] = _Asked(_best(its, gateway, view))
+                if (found := self._known.get(it) or self._asked.get(it)) is not None:
+                    found.wanted_by = OURS
+                elif len(self._asked) < ASKED or self._make_room(OURS):
+                    self._asked[it] = _Asked(_best(its, gateway, view), OURS)
 
     def _ask_on(self, view: View) -> Iterator[PacketOut]:
         for it, asked in list(self._asked.items()):
@@ -188,14 +215,15 @@ class Neighbours:
                 to = known.mac if known.unanswered == 1 else None  # it may have moved to another MAC
                 yield _ask(_best(its, address, view), address, to)
 
-    def _learn(self, it: _Id, mac: bytes) -> None:
+    def _learn(self, it: _Id, mac: bytes, wanted_by: _For) -> None:
         known = self._known.get(it)
         if known is not None and known.mac == mac:
             known.ask, known.unanswered = self._clock() + REACHABLE, 0
             return
         if known is None and len(self._known) >= KNOWN:
-            self._forget(next(iter(self._known)))
-        self._known[it] = _Known(mac, self._clock() + REACHABLE)
+            greediest, _ = _greediest(self._known)
+            self._forget(next(other for other, its in self._known.items() if its.wanted_by == greediest))
+        self._known[it] = _Known(mac, wanted_by if known is None else known.wanted_by, self._clock())
         network, address = it
         self._replica.upsert_neighbour(
             Neighbour(id=f"{network}/{address}", network=network, address=str(address), mac=mac.hex(":"))
@@ -209,12 +237,21 @@ class Neighbours:
         self._on_news()
 
 
-def _speaker(name: str, version: int, view: View) -> Speaker | None:
-    """In whose name to ask: of the port of this name, or of any that may in the network of this name."""
-    network = view.get(LogicalSwitch, name)
+def _greediest(neighbours: Mapping[_Id, _Known] | Mapping[_Id, _Asked]) -> tuple[_For, int]:
+    """For whom most of them are there, and how many; gateways count only where there is nothing else."""
+    shares = Counter(it.wanted_by for it in neighbours.values() if it.wanted_by is not OURS)
+    return shares.most_common(1)[0] if shares else (OURS, 0)
+
+
+def _speaker(punted: Punted, version: int, view: View) -> Speaker | None:
+    """In whose name to ask: of the port that the packet's flow names, or of any that may in the network where the packet is."""
+    if punted.data:
+        named = speaker(punted.data.decode(), view)
+        return named if named is not None and named.address.version == version else None
+    network = next(iter(view.where(LogicalSwitch, key=punted.read(NETWORK))), None)
     if network is None:
-        return speaker(name, view)
-    own = (it for it in speakers(view) if it.network.id == name and it.address.version == version)
+        return None
+    own = (it for it in speakers(view) if it.network.id == network.id and it.address.version == version)
     return next(own, None) or voice(network, version, view)
 
 

@@ -39,7 +39,7 @@ from dragonflow.model import (
     zones,
 )
 from dragonflow.model.numbering import Numbering
-from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, Subnet
+from dragonflow.model.rows import ROWS, Binding, Chassis, FloatingIp, Holder, LogicalRouter, LogicalSwitch, Subnet
 
 M = TypeVar("M", bound="Row | OvsPort | Ipsec | Watched | Neighbour | Derived")
 
@@ -49,6 +49,8 @@ INDICES: dict[type[Object], tuple[str, ...]] = {
     Binding: ("host", "network"),
     Chassis: ("role",),
     FloatingIp: ("fixed_port", "fixed_ip", "forwarding_router"),
+    LogicalRouter: ("key",),
+    LogicalSwitch: ("key",),
     Holder: ("chassis", "place", "port"),
     LogicalPort: ("network", "chassis", "routed_network", "gateway_network", "dhcp_network"),
     Neighbour: ("network",),
@@ -94,7 +96,7 @@ class Replica:
         models: tuple[type[Object], ...] = (*ROWS, OvsPort, Ipsec, Watched, Neighbour, *DERIVED)
         self._objects: dict[type[Any], dict[str, Any]] = {model: {} for model in models}
         self._revisions: dict[type[Any], dict[str, int]] = {model: {} for model in ROWS}
-        self._indices: dict[tuple[type[Any], str], dict[str, set[str]]] = {
+        self._indices: dict[tuple[type[Any], str], dict[str | int, set[str]]] = {
             (model, field): {} for model, fields in INDICES.items() for field in fields
         }
         self._floors: dict[str, int] = {}
@@ -112,7 +114,7 @@ class Replica:
         """The object, or None."""
         return self._objects[model].get(id)
 
-    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+    def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         """The objects whose field (one of ``INDICES``) has the given value, ordered by id."""
         ((field, value),) = condition.items()
         objects = self._objects[model]
@@ -122,7 +124,7 @@ class Replica:
         """All objects of a kind, ordered by id."""
         return tuple(found for _, found in sorted(self._objects[model].items()))
 
-    def ids(self, model: type[Object], **condition: str) -> Iterable[str]:
+    def ids(self, model: type[Object], **condition: str | int) -> Iterable[str]:
         """The ids of all objects of a kind, or of those whose indexed field has the value; in no order, at no cost."""
         if not condition:
             return self._objects[model].keys()

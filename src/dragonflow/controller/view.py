@@ -107,7 +107,7 @@ class View:
         self._reads[model, id] = None
         return self._replica.get(model, id)
 
-    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+    def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         """The objects whose indexed field has the given value, ordered by id: ``view.where(OvsPort, iface_id=port.id)``.
 
         Whoever reads this renders again whenever any of them changes: ask for small sets only.

@@ -16,6 +16,8 @@ R = TypeVar("R", bound=Row)
 KINDS: dict[str, type[Row]] = {row.__name__: row for row in ROWS}
 _DECODERS = {row.__name__: msgspec.json.Decoder(row) for row in ROWS}
 _ENCODER = msgspec.json.Encoder()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that it can't read; the last of brackets within brackets within brackets."""
 
 
 class CodecError(ValueError):
@@ -53,10 +55,14 @@ def decode(kind: str, id: str, data: bytes, scope: str | None = None) -> Row:
         raise UnknownKind(f"{kind} {id}: unknown kind of row; known are {', '.join(KINDS)}")
     try:
         row = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise _explain(kind, id, data, error) from error
     if row.id != id:
         raise Corrupt(f"{kind} {id}: the row calls itself {row.id!r}; delete it or run 'dragonflow repair --fix'")
+    try:
+        row.check()
+    except ValueError as error:
+        raise Corrupt(f"{kind} {id}: {error}; run 'dragonflow repair --fix'") from error
     if scope is not None and row.scope != scope:
         raise Corrupt(f"{scope}/{kind}/{id}: the row belongs into scope {row.scope}; run 'dragonflow repair --fix'")
     return row
@@ -65,7 +71,7 @@ def decode(kind: str, id: str, data: bytes, scope: str | None = None) -> Row:
 def _explain(kind: str, id: str, data: bytes, error: Exception) -> CodecError:
     try:
         name, _, number = msgspec.json.decode(data, type=_Head).schema.partition("/")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return Corrupt(f"{kind} {id}: {error}; run 'dragonflow repair --fix'")
     known = int(str(KINDS[kind].__struct_config__.tag).partition("/")[2])
     if name == kind and number.isdecimal() and int(number) > known:

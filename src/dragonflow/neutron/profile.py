@@ -91,7 +91,7 @@ def decoded(text: str | None) -> dict[str, Any]:
         return {}
     try:
         profile = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return profile if isinstance(profile, dict) else {}
 
@@ -116,9 +116,9 @@ def _can_be_a_vtep(ip: IPv4Address | IPv6Address) -> bool:
 def _region(value: object) -> str:
     if value is None:
         return ""
-    if not isinstance(value, str) or not 0 < len(value) <= REGION_LENGTH:
+    if not isinstance(value, str) or not 0 < len(value) <= REGION_LENGTH or not value.isprintable():
         raise ProfileError(
-            f"region is {value!r}: give the name of the port's region, of 1 to {REGION_LENGTH} characters"
+            f"region is {value!r}: give the name of the port's region, of 1 to {REGION_LENGTH} printable characters"
         )
     return value
 

@@ -32,6 +32,9 @@ Stream = Callable[[Any], AsyncGenerator[Any, None]]
 
 _LINE_LIMIT = 64 * 1024
 
+_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What it raises to look for a question in JSON that holds none, or that can't be read."""
+
 _PATIENCE = 1.0
 """Seconds that a server which ends waits for answers that are under way."""
 
@@ -99,7 +102,7 @@ class ControlServer:
             asked = json.loads(line)
             name = asked["follow"]
             return name, self._streams[name](asked.get("of"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _NONSENSE:
             return None
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
@@ -107,7 +110,7 @@ class ControlServer:
             asked = json.loads(line)
             question, of = asked["get"], asked.get("of")
             answer: Callable[..., Any] = self._answers[question]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _NONSENSE:
             return self._unknown()
         try:
             found = answer() if of is None else answer(of)

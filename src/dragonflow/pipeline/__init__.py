@@ -45,7 +45,7 @@ from dragonflow.pipeline.facts import (
     TunnelPort,
 )
 from dragonflow.pipeline.match import Match, match
-from dragonflow.pipeline.punt import PacketOut, Punted, PuntKind, punt_meter
+from dragonflow.pipeline.punt import PacketOut, Punted, PuntKind, punt, punt_meter
 from dragonflow.pipeline.registers import DESTINATION, FROM_TUNNEL, NETWORK, SOURCE, TOO_BIG, Bits
 from dragonflow.pipeline.table import Stage, Table
 
@@ -102,6 +102,7 @@ __all__ = [
     "load",
     "match",
     "move",
+    "punt",
     "punt_meter",
     "set_field",
 ]

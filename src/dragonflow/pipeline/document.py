@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dragonflow.pipeline.check import AppLike
 from dragonflow.pipeline.groups import PURPOSES
+from dragonflow.pipeline.punt import ALL, LIMITS
 from dragonflow.pipeline.registers import LAYOUT, Bits
 from dragonflow.pipeline.table import Table
 
@@ -44,6 +45,17 @@ A group's id is its kind in the bits from 24 on, and the key of the logical swit
 |---|---|
 """
 
+_PUNTS = f"""
+## What the controller is asked
+
+Packets a second, and at once, that one OpenFlow port may have handed to the controller: that of the guest whom it concerns,
+else the way outside. All ports of a chassis together: {ALL.rate} a second, {ALL.burst} at once
+([why](decisions/0046-the-controller-is-asked-in-turns.md)).
+
+| kind | a second | at once | when |
+|---|---|---|---|
+"""
+
 
 def document(apps: Sequence[AppLike]) -> str:
     """The page, in Markdown."""
@@ -57,6 +69,8 @@ def document(apps: Sequence[AppLike]) -> str:
     lines += [f"| {app.name} | {app.places} | {', '.join(app.follows) or '-'} |\n" for app in apps if app.places]
     lines.append(_GROUPS)
     lines += [f"| {kind.value} {kind.name} | {purpose} |\n" for kind, purpose in PURPOSES.items()]
+    lines.append(_PUNTS)
+    lines += [f"| {kind.name} | {it.rate} | {it.burst} | {it.by} |\n" for kind, it in LIMITS.items()]
     return "".join(lines)
 
 

@@ -77,6 +77,10 @@ class Meter(msgspec.Struct, frozen=True):
     bits: bool = False
 
 
+ALL_PUNTED = 0xFFFFFFFE
+"""The id of the one meter that Open vSwitch applies by itself, to each packet that goes to a controller (OFPM_CONTROLLER)."""
+
+
 class TunnelPort(msgspec.Struct, frozen=True):
     """A tunnel interface on the integration bridge that is flow-based: flows say where packets go, and with which VNI."""
 

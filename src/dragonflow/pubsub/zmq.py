@@ -396,5 +396,5 @@ def _endpoint(record: Record) -> Endpoint | None:
         return None
     try:
         return msgspec.json.decode(record.data, type=Endpoint)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -29,6 +29,10 @@ _IDS = 100
 """Values of one filter in one question: servers and proxies take URLs of some KB only."""
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of what isn't JSON, or not what it should be; the last of brackets within brackets within brackets."""
+
+
 class CloudError(Exception):
     """A region's API did not do what was asked; ``region`` says whose."""
 
@@ -385,7 +389,7 @@ class Cloud:
             if name not in fields and default is not msgspec.UNSET:
                 return default
             return msgspec.json.decode(fields[name], type=kind)
-        except (msgspec.MsgspecError, KeyError) as error:
+        except (*_UNREADABLE, KeyError) as error:
             raise Unreachable(self.name, f"what answers is no Neutron: {error!r}") from error
 
 
@@ -416,7 +420,7 @@ def _error(region: str, what: str, status: int, content: bytes) -> CloudError:
         kind, message = (
             (said.get("type") or "", said.get("message") or "") if isinstance(said, dict) else ("", str(said))
         )
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (*_UNREADABLE, KeyError, TypeError):
         kind, message = "", content[:200].decode(errors="replace")
     text = f"{what}: {status} {message or kind}".rstrip()
     match status:

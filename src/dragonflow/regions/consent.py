@@ -110,7 +110,11 @@ def former_mtu_tags(tags: Iterable[str]) -> list[str]:
 @lru_cache(maxsize=1 << 16)  # the same tags are read again and again
 def _peer(text: str) -> Place | None:
     region, _, network = text.removeprefix(_STRETCH).partition(":")
-    return Place(region, network) if region and _is_uuid(network) else None
+    try:
+        check_region(region)
+    except ValueError:
+        return None
+    return Place(region, network) if _is_uuid(network) else None
 
 
 def _is_uuid(text: str) -> bool:

@@ -46,7 +46,7 @@ class Audit:
     def _decode(self, record: Record, kind: type[S]) -> S | None:
         try:
             return msgspec.json.decode(record.data or b"", type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._unreadable.append(Problem(record.key.id, f"unreadable record {record.key}: {error}"))
             return None
 

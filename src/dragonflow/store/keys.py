@@ -139,7 +139,7 @@ async def _read(draft: Draft, key: Key, kind: type[S]) -> S | None:
         return None
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreCorrupt(f"{key}: {error}; run 'dragonflow repair --fix'") from error
 
 

@@ -35,6 +35,7 @@ import msgspec
 
 from dragonflow.pipeline.action import Action, ApplyMeter, Clone, OutputTo, Track
 from dragonflow.pipeline.facts import (
+    ALL_PUNTED,
     Bucket,
     Clause,
     Fact,
@@ -549,7 +550,8 @@ def _encode(number: bytes, facts: Iterable[Fact]) -> tuple[Any, ...]:
         elif isinstance(fact, Group):
             claims[Kind.GROUP, _id(fact.id), _PLAIN] = None
         elif isinstance(fact, Meter):
-            claims[Kind.METER, _id(fact.id), (_id(fact.rate), _id(fact.burst), fact.bits)] = None
+            number_of = fact.id if fact.id == ALL_PUNTED else _id(fact.id)
+            claims[Kind.METER, number_of, (_id(fact.rate), _id(fact.burst), fact.bits)] = None
         elif isinstance(fact, TunnelPort):
             claims[Kind.TUNNEL, fact.name, Tunnel(fact.type, fact.local, FLOW)] = None
         elif isinstance(fact, PeerPort):

@@ -70,7 +70,7 @@ class _PlainView(View):
         found = self._objects.get((model, id))
         return found if isinstance(found, model) else None
 
-    def where(self, model: type[M], **condition: str) -> tuple[M, ...]:
+    def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         ((field, value),) = condition.items()
         return tuple(it for it in self.all(model) if getattr(it, field) == value)
 

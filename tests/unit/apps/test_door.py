@@ -96,8 +96,9 @@ def test_only_the_doorkeeper_uses_the_interfaces_mac() -> None:
         facts = compile_world(APPS, World.of(Me.of(me), *BASE, *HOSTS, *ALIVE, PORTS[0])).facts
         assert len(flows(facts.get(Owner("door", "LogicalPort", "r-vlan"), ()))) == (14 if kept else 0)
         assert len(flows(facts.get(Owner("provider", "LogicalPort", "r-vlan"), ()))) == (0 if kept else 1)
-        asks_4, asks_6, *hears, _, _ = flows(facts[Owner("door", "LogicalSwitch", "vlan")])
+        asks_4, asks_6, wants, *hears, _, _ = flows(facts[Owner("door", "LogicalSwitch", "vlan")])
         assert asks_4.table == asks_6.table == L3.neighbours.number
+        assert wants.table == asks_4.goto == asks_6.goto == L3.unresolved.number
         own = chassis_mac(me.id)
         assert [it.table for it in hears] == [External.arrival.number] * 2
         assert all(match(eth_dst=own).values[0] in it.match.values for it in hears)

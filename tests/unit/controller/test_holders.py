@@ -18,7 +18,7 @@ from dragonflow.apps.shared import MOST, holder_of
 from dragonflow.apps.wiring import chassis_mac, link_local
 from dragonflow.controller import holders
 from dragonflow.controller.engine import Engine
-from dragonflow.controller.holders import PERIOD, REACHABLE, TRIES, VACANT, Holders
+from dragonflow.controller.holders import CLAIMS, CLAIMS_AT_ONCE, PERIOD, REACHABLE, TRIES, VACANT, Holders
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import View
 from dragonflow.model import AddressPair, Alive, Holder, LogicalPort, decode, holder_scope
@@ -304,3 +304,19 @@ async def test_a_port_that_is_about_to_move_here_brings_what_it_has(ground: Grou
     ground.engine.settle()
     assert not await ground.writes()
     assert question(C, VIP) in ground.asks(), "whether it came along"
+
+
+async def test_ports_that_quarrel_write_no_more_than_their_share_and_the_last_word_counts(ground: Ground) -> None:
+    """Two guests announce the same address in turns, as fast as they can."""
+    writes = 0
+    for turn in range(4 * CLAIMS_AT_ONCE):
+        ground.hears(A if turn % 2 else B)
+        writes += await ground.writes()
+        ground.now += 0.01
+    assert 2 * CLAIMS_AT_ONCE <= writes < 3 * CLAIMS_AT_ONCE
+    ground.hears(B)
+    ground.asks(1 / CLAIMS)
+    await ground.writes()
+    assert ground.held() == "b", "what had to wait is written in its latest form"
+    ground.asks(CLAIMS_AT_ONCE / CLAIMS + 1)
+    assert ground.it._paid == {}

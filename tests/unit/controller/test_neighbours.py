@@ -13,12 +13,12 @@ from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.wiring import chassis_mac, link_local
 from dragonflow.controller import neighbours
 from dragonflow.controller.engine import Engine
-from dragonflow.controller.neighbours import PERIOD, REACHABLE, TRIES, WAITING, Neighbours
+from dragonflow.controller.neighbours import ASKED, KNOWN, PERIOD, REACHABLE, SETTLED, TRIES, WAITING, Neighbours
 from dragonflow.controller.replica import Object, Replica
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort, Neighbour
 from dragonflow.packet import arp, icmpv6, nd
-from dragonflow.pipeline import NETWORK, PacketOut, Punted, PuntKind, Resubmit, load
+from dragonflow.pipeline import NETWORK, SOURCE, PacketOut, Punted, PuntKind, Resubmit, load
 from dragonflow.pipeline.fields import FIELDS
 from dragonflow.pipeline.registers import NEXT_HOP
 from dragonflow.testing import worlds
@@ -52,8 +52,8 @@ class Ground:
     def view(self) -> View:
         return View(self.replica, self.engine.places, worlds.ME, self.engine.serving)
 
-    def wanted(self, address: str, frame: bytes = FRAME) -> list[PacketOut]:
-        hop = {FIELDS[NEXT_HOP[0].field]: int(IPv4Address(address))}
+    def wanted(self, address: str, frame: bytes = FRAME, by: int = 11) -> list[PacketOut]:
+        hop = {FIELDS[NEXT_HOP[0].field]: int(IPv4Address(address)), FIELDS[SOURCE.field]: by}
         return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"port-fa", frame, 1, hop), self.view()))
 
     def heard(self, address: str, mac: str = MAC, network: bytes = b"ext") -> list[PacketOut]:
@@ -110,8 +110,45 @@ def test_one_that_moves_to_another_mac_is_followed(ground: Ground) -> None:
     ground.heard(OTHER)
     ground.heard(OTHER)
     assert ground.news == 1, "nothing new"
+    ground.now += SETTLED
     ground.heard(OTHER, "02:ee:00:00:00:02")
     assert (ground.known(), ground.news) == ({OTHER: "02:ee:00:00:00:02"}, 2)
+
+
+def test_one_that_moves_to_and_fro_is_asked_which_it_is(ground: Ground) -> None:
+    ground.wanted(OTHER)
+    ground.heard(OTHER)
+    for number in range(100):
+        ground.heard(OTHER, f"02:ee:00:00:00:{number:02x}")
+    assert (ground.known(), ground.news) == ({OTHER: MAC}, 1), "no flow changes with each packet"
+    assert question(OTHER) in ground.tick()
+    ground.heard(OTHER, "02:ee:00:00:00:02")
+    assert (ground.known(), ground.news) == ({OTHER: "02:ee:00:00:00:02"}, 2)
+
+
+def test_who_looks_for_very_many_takes_no_room_from_others(ground: Ground) -> None:
+    many = [str(IPv4Address("203.0.113.0") + number) for number in range(64, 64 + ASKED + 50)]
+    for address in many[:ASKED]:
+        assert ground.wanted(address, by=1) == [question(address)]
+    assert ground.wanted(many[ASKED], by=1) == [], "no more of one than there is room"
+    assert ground.tick()[0] == question(many[0])
+    for address in many[ASKED + 1 : ASKED + 11]:
+        assert ground.wanted(address, by=2) == [question(address)]
+    assert question(GATEWAY) in ground.tick(), "a gateway finds room too"
+
+
+def test_who_knows_very_many_makes_nobody_forget_others_nor_a_gateway(ground: Ground) -> None:
+    ground.tick()
+    ground.heard(GATEWAY)
+    ground.wanted(OTHER, by=1)
+    ground.heard(OTHER)
+    ground.tick()
+    for number in range(KNOWN + 50):
+        address = str(IPv4Address("10.9.0.0") + number)
+        ground.wanted(address, by=2)
+        ground.heard(address)
+    assert len(ground.known()) == KNOWN
+    assert {GATEWAY, OTHER} <= ground.known().keys()
 
 
 def test_who_does_not_answer_is_asked_thrice_and_given_up(ground: Ground) -> None:
@@ -197,7 +234,8 @@ class Ground6(Ground):
     def wants(self, frame: bytes = GUESTS) -> list[PacketOut]:
         words = (int.from_bytes(SIX.packed[at : at + 4], "big") for at in range(0, 16, 4))
         hop = {FIELDS[bits.field]: word for bits, word in zip(NEXT_HOP, words, strict=True) if word}
-        return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"vlan", frame, 1, hop), self.view()))
+        hop[FIELDS[NETWORK.field]] = 4
+        return list(self.it.wanted(Punted(PuntKind.NEIGHBOUR_WANTED, b"", frame, 1, hop), self.view()))
 
     def hears(self, mac: bytes | None = PEER, flags: int = nd.SOLICITED | nd.OVERRIDE) -> list[PacketOut]:
         option = b"" if mac is None else b"\x02\x01" + mac
@@ -231,6 +269,7 @@ def test_in_ipv6_an_answer_may_be_for_those_who_know_none() -> None:
     ground.wants()
     assert ground.hears(None) == [], "no MAC"
     assert ground.hears(PEER, nd.SOLICITED) == [PacketOut(PEER + GUESTS[6:], OUT_6)]
+    ground.now += SETTLED
     ground.hears(MOVED, nd.SOLICITED)
     assert ground.known() == {str(SIX): MAC}
     ground.hears(MOVED, nd.OVERRIDE)

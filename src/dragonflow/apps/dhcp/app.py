@@ -24,23 +24,19 @@ from dragonflow.model import DHCP_PORT, LogicalPort, LogicalSwitch
 from dragonflow.packet import dhcpv4, dhcpv4_options, dhcpv6, dhcpv6_options
 from dragonflow.pipeline import (
     SOURCE,
-    ApplyMeter,
     Distributed,
     Fact,
     PacketOut,
     Place,
-    Punt,
     Punted,
     PuntKind,
     Stage,
     Table,
     Trouble,
     match,
+    punt,
     punt_meter,
 )
-
-RATE, BURST = 10, 20
-"""Requests a second that a port may make of each server, and how many at once: clients need four for an address."""
 
 _ASKS = {
     PuntKind.DHCPV4: {
@@ -96,11 +92,10 @@ class Dhcp(App):
         self, kind: PuntKind, port: LogicalPort, ofport: int, servers: Sequence[dict[str, Any]]
     ) -> Iterator[Fact]:
         """The flows for what the port asks these servers, and their meter."""
-        meter = punt_meter(kind, ofport, RATE, BURST)
-        yield meter
+        yield punt_meter(kind, ofport)
         for server in servers:
             asks = match((SOURCE, port.key), eth_src=port.mac, **_ASKS[kind], **server)
-            yield self.requests.flow(10, asks, ApplyMeter(meter.id), Punt(kind, port.id.encode()))
+            yield self.requests.flow(10, asks, *punt(kind, ofport, port.id.encode()))
 
     @answers(PuntKind.DHCPV4)
     def answer_v4(self, punted: Punted, view: View) -> Iterator[PacketOut]:
