@@ -357,7 +357,7 @@ def test_flows_of_security_groups_are_as_their_apps_say() -> None:
         return sum(isinstance(fact, Flow | Clause) for fact in facts.get(Owner(app, kind, id), ()))
 
     macs, ipv4, ipv6 = 1, 2, 2
-    assert count("guard", "LogicalPort", "a") == 6 * macs + 2 * ipv4 + 4 * ipv6, "own, a pair's, link-local"
+    assert count("guard", "LogicalPort", "a") == 7 * macs + 2 * ipv4 + 4 * ipv6, "own, a pair's, link-local"
     classes = {"web": 4, "db": 3, "plain": 2}
     for port, groups in (("a", ("web",)), ("b", ("web", "db")), ("e", ("plain",))):
         assert count("egress", "LogicalPort", port) == count("ingress", "LogicalPort", port) == 2
