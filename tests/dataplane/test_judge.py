@@ -159,7 +159,7 @@ class Made(NamedTuple):
             if protocol not in WITH_PORTS and protocol != ICMP[version]:
                 variant = chance.choice(("new", "more") if variants is VARIANTS else ("new",))
             exempt = protocol == 17 and {first, last} <= {67, 68}
-            if protocol == ICMP[version] or exempt:
+            if exempt or (protocol == ICMP[version] and variant != "later fragment"):
                 variant = "new"
             yield Case(port, direction, Packet(source, destination, protocol, first, last), variant)
 
