@@ -14,13 +14,14 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 
 from dragonflow.lab import Lab, Vm, system
+from dragonflow.lab.matrix import Matrix
 from dragonflow.lab.system import wait_until
 from dragonflow.lab.uplink import entered
 
 from .conftest import Cloud
 from .test_faults import in_sync
 from .test_packets import ips
-from .test_trunks import Guest
+from .test_trunks import Guest, ip
 
 pytestmark = pytest.mark.usefixtures("audited")
 
@@ -122,8 +123,8 @@ def test_rules_hold_wherever_members_are_and_cut_what_they_alone_allowed(
         cloud.network("10.2.0.0/24", "fd02::/64", gateways=True),
     )
     cloud.router(near, far)
-    clients, strangers, web = cloud.group(name="clients"), cloud.group(name="strangers"), cloud.group(name="web")
     offices = cloud.address_group()
+    clients, strangers, web = cloud.group(name="clients"), cloud.group(name="strangers"), cloud.group(name="web")
     members = {"protocol": "tcp", "port_range_min": WEB, "port_range_max": WEB, "remote_group_id": clients}
     rule = cloud.rule(web, **members)
     cloud.rule(web, **members, ethertype="IPv6")
@@ -179,20 +180,28 @@ def test_rules_hold_wherever_members_are_and_cut_what_they_alone_allowed(
         neutron.put(f"/ports/{ports['there']['id']}", json={"port": {"security_groups": [strangers]}})
         wait_until(lambda: not by_v4["there"].goes_on(0.3), "who is no member any more to be cut", SOON)
         assert by_v4["here"].goes_on()
-        assert not ping(vms["here"], v4)
-        own = {"addresses": [f"{ips(ports['here'])[0]}/32"]}
-        neutron.put(f"/address-groups/{offices}/add_addresses", json={"address_group": own})
-        wait_until(lambda: ping(vms["here"], v4), "an address of the group", SOON)
-        neutron.put(f"/address-groups/{offices}/remove_addresses", json={"address_group": own})
-        wait_until(lambda: not ping(vms["here"], v4), "an address no more of the group", SOON)
+        own = f"{ips(ports['here'])[0]}/32"
+        _comes_and_goes(neutron, offices, own, lambda: ping(vms["here"], v4))
 
         # on another host it is the same server
         neutron.put(f"/ports/{ports['there']['id']}", json={"port": {"security_groups": [clients]}})
         wait_until(lambda: all_go_on(by_v4), "the member that is back", SOON)
-        inside = lab.migrate(server["id"], "host2").vm
-        wait_until(lambda: all_go_on(by_v4) and all_go_on(by_v6), "connections to go on where the server is now", SOON)
+
+    refused = Matrix([(vms["stranger"], inside, address) for address in (v4, v6)])
+    refused.start(None)
+    inside = lab.migrate(server["id"], "host2").vm
     with listening(inside.netns, WEB, OTHER):
         wait_until(right, "members alone to be let in there", SOON)
+    refused.stop()
+    assert refused.answered() == {}, "nor was anybody else for a moment"
+
+
+def _comes_and_goes(neutron: httpx.Client, group: str, address: str, let_in: Callable[[], bool]) -> None:
+    """An address of an address group."""
+    assert not let_in()
+    for change, wanted in (("add", True), ("remove", False)):
+        neutron.put(f"/address-groups/{group}/{change}_addresses", json={"addresses": [address]})
+        wait_until(lambda wanted=wanted: let_in() == wanted, f"{change} an address", SOON)  # type: ignore[misc]
 
 
 def _talks(stack: contextlib.ExitStack, vms: Mapping[str, Vm], server: socket.socket, address: str) -> dict[str, Talk]:
@@ -238,19 +247,19 @@ def test_each_port_has_rules_of_its_own_or_none(lab: Lab, cloud: Cloud) -> None:
         wait_until(lambda: cloud.active(*ports.values(), parent, child), "all ACTIVE", SOON)
         for netns in (vms["server"].netns, vms["free"].netns, *guest.of.values()):
             stack.enter_context(listening(netns, WEB))
-        server, free = (ips(ports[name])[0] for name in ("server", "free"))
+        server, free = (ip(ports[name]) for name in ("server", "free"))
         attempts = {
             "stateful": (vms["stateful"].netns, server, WEB),
             "stateless": (vms["stateless"].netns, server, WEB),
             "free": (vms["free"].netns, server, WEB),
             "to the free": (vms["stateful"].netns, free, WEB),
-            "to the parent": (vms["stateful"].netns, ips(parent)[0], WEB),
-            "to the child": (vms["far"].netns, ips(child)[0], WEB),
+            "to the parent": (vms["stateful"].netns, ip(parent), WEB),
+            "to the child": (vms["far"].netns, ip(child), WEB),
         }
         without = {"stateful", "free", "to the free", "to the parent"}
         wait_until(lambda: let_in(attempts) == without, "who gets answers, or has a rule for them", SOON)
         cloud.rule(plain, protocol="tcp", remote_ip_prefix=f"{server}/32")
-        cloud.rule(closed, protocol="tcp", remote_ip_prefix=f"{ips(ports['far'])[0]}/32")
+        cloud.rule(closed, protocol="tcp", remote_ip_prefix=f"{ip(ports['far'])}/32")
         wait_until(lambda: let_in(attempts) == set(attempts), "rules for answers, and for the child", SOON)
 
         before = _echoes(vms["free"])
@@ -267,9 +276,7 @@ def test_each_port_has_rules_of_its_own_or_none(lab: Lab, cloud: Cloud) -> None:
 
 def _forge(vm: Vm, target: dict[str, Any], source: str | None = None, mac: str | None = None) -> None:
     """Send three echo requests under these addresses, or the guest's own."""
-    packet = (
-        Ether(src=mac or vm.mac, dst=target["mac_address"]) / IP(src=source or vm.ips[0], dst=ips(target)[0]) / ICMP()
-    )
+    packet = Ether(src=mac or vm.mac, dst=target["mac_address"]) / IP(src=source or vm.ips[0], dst=ip(target)) / ICMP()
     with entered(str(system.NETNS_DIR / vm.netns)):
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with wire:

@@ -170,7 +170,7 @@ def test_changes_follow_their_port(fleet: Fleet, vms: dict[str, Vm]) -> None:
     soon(lambda: not reach(watcher, moving), "it to be set down")
     fleet.change(moving, admin_state_up=True)
     soon(lambda: reach(watcher, moving), "it to be set up")
-    _leaves_its_group(fleet, watcher, moving)
+    _leaves_its_group(fleet, third, moving)  # green has the addresses of the others
     moving = vms[f"blue {ONE}"] = fleet.lab.migrate(moving.port_id, "host2").vm
     first, second = (fleet.lab.host(host, ONE).vtep for host in ("host1", "host2"))
     soon(lambda: fleet.tunnels(THREE) == {second: 1, fleet.lab.host("host1", TWO).vtep: 1}, "the tunnel to follow")
