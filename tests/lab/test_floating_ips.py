@@ -44,7 +44,8 @@ def test_floating_ips_are_reached_move_and_say_whether_they_work(
         cloud.network("203.0.113.0/24", gateways=True, **EXTERNAL),
     )
     outside = peer("gateway", "203.0.113.1/24", vlan=150)
-    one, two, three = cloud.port(inner, "host1"), cloud.port(inner, "host2"), cloud.port(inner, "host3")
+    public = [cloud.public()]
+    one, two, three = (cloud.port(inner, host, security_groups=public) for host in HOSTS)
     vms = [cloud.plug(port) for port in (one, two, three)]
     cloud.router(inner, external_gateway_info={"network_id": outer["id"]})
     floating = [cloud.floating_ip(outer), cloud.floating_ip(outer)]
@@ -112,7 +113,8 @@ def test_guests_share_their_routers_address_which_another_host_takes_over(  # no
         cloud.network("203.0.113.0/24", gateways=True, **EXTERNAL),
     )
     outside = peer("gateway", "203.0.113.1/24", vlan=150)
-    ports = {host: cloud.port(inner, host) for host in HOSTS}
+    public = [cloud.public()]
+    ports = {host: cloud.port(inner, host, security_groups=public) for host in HOSTS}
     vms = {host: cloud.plug(port) for host, port in ports.items()}
     router = cloud.router(inner, external_gateway_info={"network_id": outer["id"]})
     floating = cloud.floating_ip(outer)

@@ -23,6 +23,8 @@ def test_it_tells_nothing_of_an_undisturbed_lab_and_the_time_of_an_interruption(
         time.sleep(1)
         assert matrix.lost(quiet) == []
         assert matrix.sent(quiet) > len(pairs) * 50
+        assert min(matrix.answered().values()) > 50
+        assert len(matrix.answered()) == len(pairs)
         down = time.monotonic()
         assert lab.exec(ports[1]["id"], "ip", "link", "set", "eth0", "down").returncode == 0
         time.sleep(0.5)

@@ -44,8 +44,10 @@ def test_a_vlan_and_a_flat_network_lead_to_machines_outside_and_a_router_to_a_tu
     assert (vlan["mtu"], flat["mtu"]) == (1500, 1500)
     tunnelled = cloud.network("10.4.0.0/24", "fd04::/64", gateways=True)
     cloud.router(vlan, tunnelled)
-    one, two, other = cloud.port(vlan, "host1"), cloud.port(vlan, "host2"), cloud.port(flat, "host1")
-    far = cloud.port(tunnelled, "host2")
+    public = [cloud.public()]
+    one, two = (cloud.port(vlan, host, security_groups=public) for host in ("host1", "host2"))
+    other = cloud.port(flat, "host1", security_groups=public)
+    far = cloud.port(tunnelled, "host2", security_groups=public)
     vms: list[Vm] = [cloud.plug(port) for port in (one, two, other, far)]
     outside = peer("tagged", "10.3.0.250/24", "fd03::fa/64", vlan=123)
     system.ip(f"{lab.name}-peer-tagged", "route add default via 10.3.0.1", "route add default via fd03::")

@@ -170,6 +170,7 @@ def test_changes_follow_their_port(fleet: Fleet, vms: dict[str, Vm]) -> None:
     soon(lambda: not reach(watcher, moving), "it to be set down")
     fleet.change(moving, admin_state_up=True)
     soon(lambda: reach(watcher, moving), "it to be set up")
+    _leaves_its_group(fleet, third, moving)  # green has the addresses of the others
     moving = vms[f"blue {ONE}"] = fleet.lab.migrate(moving.port_id, "host2").vm
     first, second = (fleet.lab.host(host, ONE).vtep for host in ("host1", "host2"))
     soon(lambda: fleet.tunnels(THREE) == {second: 1, fleet.lab.host("host1", TWO).vtep: 1}, "the tunnel to follow")
@@ -185,6 +186,21 @@ def test_changes_follow_their_port(fleet: Fleet, vms: dict[str, Vm]) -> None:
     )
     vms[f"blue {THREE}"] = fleet.boot("blue", THREE)
     soon(lambda: gone in fleet.tunnels(ONE, "host2"), "the way to the next one")
+
+
+def _leaves_its_group(fleet: Fleet, leaving: Vm, member: Vm) -> None:
+    """Whoever is in no group of the other region's is let in by nobody there, and status says so; until it is back."""
+    with fleet.lab.region(leaving.region).neutron.client() as neutron:
+        body = {"security_group": {"name": "strangers"}}
+        group = neutron.post("/security-groups", json=body).json()["security_group"]["id"]
+        default = neutron.get(f"/ports/{leaving.port_id}").json()["port"]["security_groups"]
+    fleet.change(leaving, security_groups=[group])
+    soon(lambda: not reach(leaving, member), "a port without its group to be refused")
+    soon(lambda: not fleet.found(), "nothing to find fault with")
+    said = {it["region"]: it["ungrouped"] for it in fleet.stretch("status")["networks"] if it["name"] == "blue"}
+    assert said == {region: int(region != leaving.region) for region in BLUE}
+    fleet.change(leaving, security_groups=default)
+    soon(lambda: reach(leaving, member), "it to be let in again")
 
 
 def test_what_is_killed_goes_on_where_it_was(fleet: Fleet, vms: dict[str, Vm]) -> None:
@@ -236,9 +252,12 @@ def test_forged_packets_are_dropped(fleet: Fleet, vms: dict[str, Vm]) -> None:
     target, vtep = vms[f"blue {ONE}"], fleet.lab.host("host2", ONE).vtep
     known, stranger = (fleet.lab.host(*each).netns for each in (("host1", TWO), ("host2", THREE)))
     before = _received(target)
-    _forge(stranger, vtep, BLUE[ONE], target)  # a chassis that has no port of the network
-    _forge(known, vtep, 4321, target)  # one that has, but by another segment
-    _forge(known, vtep, BLUE[ONE], target)  # and what any guest there could send: so the others' packets had their time
+    source = vms[f"blue {TWO}"].ips[0]  # whom the target's security group lets in
+    _forge(stranger, vtep, BLUE[ONE], target, source)  # a chassis that has no port of the network
+    _forge(known, vtep, 4321, target, source)  # one that has, but by another segment
+    _forge(
+        known, vtep, BLUE[ONE], target, source
+    )  # and what any guest there could send: so the others' packets had their time
     soon(lambda: _received(target) >= before + FORGED, "what may come in")
     assert _received(target) == before + FORGED
 
@@ -272,9 +291,9 @@ def _received(vm: Vm) -> int:
     return int(dict(zip(names, values, strict=True))["InEchos"])
 
 
-def _forge(netns: str, vtep: str, vni: int, target: Vm) -> None:
-    """Send tunnelled pings from a host itself, as whoever has broken into it might; the source is nobody's."""
-    inner = Ether(src="02:00:00:00:be:ef", dst=target.mac) / IP(src="10.30.0.251", dst=target.ips[0]) / ICMP()
+def _forge(netns: str, vtep: str, vni: int, target: Vm, source: str) -> None:
+    """Send tunnelled pings from a host itself, as whoever has broken into it might, under another guest's address."""
+    inner = Ether(src="02:00:00:00:be:ef", dst=target.mac) / IP(src=source, dst=target.ips[0]) / ICMP()
     packet = bytes(GENEVE(vni=vni, proto=0x6558) / inner)
     with entered(str(system.NETNS_DIR / netns)):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

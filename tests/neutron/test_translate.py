@@ -6,7 +6,9 @@ from dragonflow.model import (
     Binding,
     DhcpOption,
     FixedIP,
+    GroupMember,
     HostRoute,
+    LogicalPort,
     RemoteEnd,
     decode,
     encode,
@@ -115,7 +117,12 @@ def test_a_bound_port_is_on_its_host():
     assert row.fixed_ips == (FixedIP("s1", "10.0.0.3"), FixedIP("s2", "2001:db8::3"))
     assert row.security_groups == ("a", "b")
     assert row.address_pairs == (AddressPair("10.0.0.9"), AddressPair("10.9.0.0/16", "fa:16:3e:00:00:02"))
-    assert translate.pointers(row) == (Binding(id="p1", host="h1", network="n1", generation=2),)
+    addresses = ("10.0.0.3", "10.0.0.9", "10.9.0.0/16", "2001:db8::3")
+    assert translate.pointers(row) == (
+        Binding(id="p1", host="h1", network="n1", generation=2),
+        GroupMember(id="a/p1", group="a", port="p1", addresses=addresses),
+        GroupMember(id="b/p1", group="b", port="p1", addresses=addresses),
+    )
 
 
 def test_a_port_says_what_its_dhcp_client_gets_in_whatever_order_neutron_lists_it():
@@ -131,18 +138,23 @@ def test_a_port_says_what_its_dhcp_client_gets_in_whatever_order_neutron_lists_i
     assert decode("LogicalPort", "p1", encode(row)) == row
 
 
+def bindings(row: LogicalPort) -> list[tuple[str, bool]]:
+    """The hosts that are led to the port, and whether it is active there."""
+    return [(it.host, it.active) for it in translate.pointers(row) if isinstance(it, Binding)]
+
+
 def test_a_port_that_is_not_bound_is_nowhere():
     for vif_type in ("unbound", "binding_failed", "distributed"):
         row = translate.logical_port({**PORT, "binding:vif_type": vif_type}, key=7, generation=2)
         assert row.chassis is None
-        assert translate.pointers(row) == ()
+        assert bindings(row) == []
 
 
 def test_a_port_that_migrates_is_announced_on_both_hosts_and_active_on_one():
     others = [PortBinding("h2", "ovs", active=False), PortBinding("h3", "binding_failed", active=False)]
     row = translate.logical_port(PORT, key=7, generation=2, others=others)
     assert row.standby == ("h2",)
-    assert [(binding.host, binding.active) for binding in translate.pointers(row)] == [("h1", True), ("h2", False)]
+    assert bindings(row) == [("h1", True), ("h2", False)]
 
 
 def test_a_port_of_another_region_is_on_its_chassis_there_and_on_no_host_here():
@@ -151,7 +163,8 @@ def test_a_port_of_another_region_is_on_its_chassis_there_and_on_no_host_here():
     row = translate.logical_port({**unbound, "binding:profile": profile}, key=1, generation=3)
     assert (row.chassis, row.standby) == ("RemoteChassis:198.51.100.7", ())
     assert row.remote == RemoteEnd("", "vxlan", 77, True)
-    assert translate.pointers(row) == (), "no host of ours follows it"
+    assert bindings(row) == [], "no host of ours follows it"
+    assert {it.group for it in translate.pointers(row) if isinstance(it, GroupMember)} == {"a", "b"}, "but groups do"
     assert decode("LogicalPort", "p1", encode(row)) == row
     bound = translate.logical_port({**PORT, "binding:profile": profile}, key=1, generation=3)
     assert (bound.chassis, bound.remote) == ("h1", None), "a host of ours counts for more than what a profile says"

@@ -379,11 +379,15 @@ def _side(reading: Reading, place: Place) -> dict[str, Any]:
 
 
 def _ports(counts: Sequence[Count]) -> dict[str, int]:
-    """Of the ports of other regions: how many a network is to know, how many it knows, and how many of those are ACTIVE."""
+    """Of the ports of other regions: how many a network is to know, how many it knows, how many of those are ACTIVE.
+
+    And how many are in no security group there, for none goes by the name of theirs.
+    """
     return {
         "wanted": sum(each.wanted for each in counts),
         "announced": sum(each.announced for each in counts),
         "accepted": sum(each.active for each in counts),
+        "ungrouped": sum(each.ungrouped for each in counts),
     }
 
 
@@ -402,7 +406,7 @@ COLUMNS = {
         "lag",
     ],
     "stretches": ["name", "one", "other", "state", "reasons"],
-    "networks": ["region", "name", "type", "segment", "mtu", "subnets", "wanted", "announced", "accepted"],
+    "networks": ["region", "name", "type", "segment", "mtu", "subnets", "wanted", "announced", "accepted", "ungrouped"],
     "tunnels": ["region", "host", "remote_region", "remote_ip", "up", "rtt_ms", "mtu", "needs"],
 }
 """What is shown of each kind in tables; in JSON it is all."""

@@ -60,7 +60,6 @@ def needed_scopes(chassis: str, rows: World) -> set[str]:
     ports = [rows.get(LogicalPort, binding.id) for binding in bindings]
     policies = {qos_policy(port, rows.get(LogicalSwitch, port.network)) for port in ports if port is not None}
     floating = (it for binding in bindings for it in rows.where(FloatingIp, fixed_port=binding.id))
-    policies |= {floating_policy(it, rows.get(LogicalSwitch, it.network)) for it in floating}
     groups = {group for port in ports if port is not None for group in port.security_groups}
     held = (
         it for holder in rows.where(Holder, chassis=chassis) for it in rows.where(FloatingIp, fixed_ip=holder.address)

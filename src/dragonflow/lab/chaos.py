@@ -1,8 +1,9 @@
 """Break one thing while ports change and others are talked to, mend it, and say what came of it.
 
-After each fault: no packet lost between ports that did not change, but while a host's own switch was away; every status in
-Neutron right, every changed port reached and Nova told within ``limit`` seconds; no key given out twice; and on every switch
-exactly the flows that a fresh process computes. ``tests/chaos`` runs each fault once, ``bench/soak.py`` at random for long.
+After each fault: no packet lost between ports that did not change, but while a host's own switch was away; none passed that
+security groups refuse; every status in Neutron right, every changed port reached and Nova told within ``limit`` seconds; no key
+given out twice; and on every switch exactly the flows that a fresh process computes. ``tests/chaos`` runs each fault once,
+``bench/soak.py`` at random for long.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dragonflow.lab.churn import Api, Churn
 from dragonflow.lab.lab import Lab
@@ -76,10 +77,28 @@ class Ground:
         self.vms: list[Vm] = [each.vm for each in calm.ports.values() if each.vm is not None]
         self.matrix = Matrix(covering(self.vms))
         self.matrix.start()
+        self.refused = Matrix(self._refused(network))
+        self.refused.start(None)
+
+    def _refused(self, network: dict[str, Any]) -> list[tuple[Vm, Vm, str]]:
+        """A guest of the network in another security group, with whom the others may not talk, nor it with them."""
+        body = {"security_group": {"name": "stranger"}}
+        group = self.api.send("POST", "/security-groups", json=body).json()["security_group"]["id"]
+        host = self.hosts[0]
+        strangers = Churn(self.lab, self.api, network, self.chance, name="stranger", bays=1, groups=[group])
+        (changing,) = strangers.prepare([host])
+        strangers.plug(changing)
+        wait_until(lambda: not [*strangers.wrong(self.api.ports())], "the stranger to be ACTIVE", SETTLE, 0.2)
+        stranger = changing.vm
+        assert stranger is not None
+        others = {vm.host: vm for vm in self.vms}
+        pairs = [(stranger, vm, ip) for vm in others.values() for ip in vm.ips]
+        return [*pairs, *((vm, stranger, ip) for vm in others.values() for ip in stranger.ips)]
 
     def close(self) -> None:
         """Stop the matrix; the lab is the caller's."""
         self.matrix.stop()
+        self.refused.stop()
         self.api.close()
 
     def some_host(self) -> str:
@@ -276,6 +295,10 @@ def suffer(ground: Ground, fault: Fault, *, limit: float = LIMIT, scale: float =
             f"{loss}, {loss.first - began:.2f} s after the start"
             for loss in losses
             if not (fault.away and _switch_was_away(loss, host, ended))
+        ]
+        outcome.violations += [
+            f"{pair}: {count} probes answered, which its security group refuses"
+            for pair, count in ground.refused.answered().items()
         ]
         outcome.violations += [*keys_given_twice(ground), *differences(ground)]
     return outcome

@@ -113,7 +113,9 @@ class Churn:
         *,
         name: str = "churn",
         bays: int = BAYS,
+        groups: Sequence[str] | None = None,
     ) -> None:
+        """Ports are in these security ``groups``, or in the project's default one."""
         self._lab, self._api, self._network, self._chance = lab, api, network, chance
         self._subnets = api.send("GET", "/subnets", params={"network_id": network["id"]}).json()["subnets"]
         with ThreadPoolExecutor() as pool:
@@ -125,6 +127,7 @@ class Churn:
         self._free: dict[str, deque[Bay]] = defaultdict(deque)
         for bay in [each.result() for each in making]:
             self._free[bay.host.name].append(bay)
+        self._groups = {} if groups is None else {"security_groups": list(groups)}
         self.ports: dict[str, Changing] = {}
         self.changes = 0
 
@@ -167,7 +170,7 @@ class Churn:
             "network_id": self._network["id"],
             "device_id": str(uuid.UUID(int=self._chance.getrandbits(128), version=4)),
         }
-        body |= {"device_owner": "compute:nova", "binding:host_id": host}
+        body |= {"device_owner": "compute:nova", "binding:host_id": host} | self._groups
         port = self._api.send("POST", "/ports", json={"port": body}).json()["port"]
         self.ports[port["id"]] = changing = Changing(Known(port, self._subnets, self._network["mtu"]), host)
         self.changes += 1

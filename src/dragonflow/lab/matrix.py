@@ -138,8 +138,10 @@ class Matrix:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, patience: float = START_TIMEOUT) -> None:
+    def start(self, patience: float | None = START_TIMEOUT) -> None:
         """Begin to probe; returns when every pair has answered once, so what is lost later was lost by a fault.
+
+        Without ``patience`` nobody needs to answer.
 
         :raises LabError: a pair doesn't answer at all, for so many seconds.
         """
@@ -149,6 +151,8 @@ class Matrix:
         self._ready.wait()
         if self._failure is not None:
             raise LabError(f"the matrix can't enter the VMs: {self._failure}") from self._failure
+        if patience is None:
+            return
         try:
             system.wait_until(self._all_answered, "each pair to answer", patience)
         except LabError as error:
@@ -171,6 +175,10 @@ class Matrix:
         if rest > 0 and self._thread.is_alive():
             self._end.wait(rest)
         return [loss for probes in self._probes for loss in probes.losses(since, until)]
+
+    def answered(self) -> dict[Pair, int]:
+        """How many probes of each pair were answered, where any was: of those who must not reach each other, see ``start``."""
+        return {probes.pair: count for probes in self._probes if (count := sum(probes.answered))}
 
     def sent(self, since: float) -> int:
         """How many probes were sent from a time on."""

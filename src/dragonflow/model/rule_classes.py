@@ -34,6 +34,11 @@ class RuleClass(msgspec.Struct, frozen=True, kw_only=True):
         """How many the conjunction has, the ports that have the group among them."""
         return 3 - self.anybody - self.anything
 
+    @property
+    def remote(self) -> str:
+        """Whom the rules speak of: ``group …``, ``addresses …``, ``prefix …`` or ``anybody``."""
+        return self.id.rpartition("|")[2]
+
 
 def class_of(group: str, rule: SecurityRule) -> str:
     """The id of the rule's class."""

@@ -17,6 +17,8 @@ from dragonflow.model import (
     LogicalSwitch,
     RemoteChassis,
     Row,
+    RuleClass,
+    SecurityGroup,
     worked_out,
 )
 from dragonflow.pipeline.facts import Owner
@@ -28,6 +30,7 @@ _NETWORK = re.compile(
     r"metadata=(?P<match>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?|(?P<load>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?->metadata"
 )
 _ROUTER = re.compile(r"\breg1=(?P<match>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?|(?P<load>0x[0-9a-f]+)(?:/0x[0-9a-f]+)?->reg1\b")
+_CLAUSE = re.compile(r"conjunction\((\d+),")
 _PORT = re.compile(r"reg[67]=(?P<match>0x[0-9a-f]+)|(?P<load>0x[0-9a-f]+)->reg[67]")
 
 _Keyed = LogicalPort | LogicalRouter | LogicalSwitch
@@ -50,6 +53,7 @@ class Book:
         self._networks = self._by_key(LogicalSwitch)
         self._ports = self._by_key(LogicalPort)
         self._routers = self._by_key(LogicalRouter)
+        self._classes = {it.number: it for it in self._objects.values() if isinstance(it, RuleClass)}
         self._owners = {cookie(owner): owner for owner in _owners(self._objects)}
         self._tables = {str(table.number): table.name for app in APPS for table in app.tables()}
 
@@ -61,7 +65,7 @@ class Book:
         number = cookie_of(line)
         if number is None:
             return None
-        owner = self._owners.get(int(number, 16))
+        owner = self._owners.get(int(number, 16)) or self._of_clauses(line)
         table = _TABLE.search(line)
         return {
             "flow": line,
@@ -74,6 +78,11 @@ class Book:
             "numbers": dict(self._numbers(line)),
         }
 
+    def _of_clauses(self, line: str) -> Owner | None:
+        """Of a flow that is shared by all whose conjunctions have its match: the class of rules that it names first."""
+        classes = (self._classes.get(int(number)) for number in _CLAUSE.findall(line))
+        return next((Owner(it.direction, RuleClass.__name__, it.id) for it in classes if it is not None), None)
+
     def _describe(self, owner: Owner) -> str:  # noqa: PLR0911 - a list of kinds
         row = self._objects.get((owner.kind, owner.id))
         if isinstance(row, LogicalPort):
@@ -84,11 +93,18 @@ class Book:
             return f"router {_named(row)}"
         if isinstance(row, FloatingIp):
             return f"floating IP {row.address} (for {row.fixed_ip or 'nobody'})"
+        if isinstance(row, RuleClass):
+            return self._described_rules(row)
         if isinstance(row, Chassis):
             return f"chassis {row.id} (VTEP {row.tunnel_ip})"
         if isinstance(row, RemoteChassis):
             return f"the chassis of another region at VTEP {row.vtep}"
         return f"the host {owner.id} itself" if owner.kind == Me.__name__ else f"{owner.kind} {owner.id}"
+
+    def _described_rules(self, rules: RuleClass) -> str:
+        group = self._objects.get((SecurityGroup.__name__, rules.group))
+        name = f"{group.name} {group.id}" if isinstance(group, SecurityGroup) else rules.group
+        return f"{rules.direction} rules of security group {name} for IPv{rules.ip_version} and {rules.remote}"
 
     def _numbers(self, line: str) -> Iterator[tuple[str, str]]:
         known = (

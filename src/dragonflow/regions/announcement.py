@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -33,6 +34,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     security_groups: frozenset[str] | None
     allowed_address_pairs: frozenset[tuple[str, str]]
     profile: Mapping[str, Any]
+    ungrouped: bool
+    """At home it has security groups, but here there is none that goes by the name of one of them."""
 
     def addresses(self, subnets: Mapping[str, Subnet]) -> Iterator[Address]:
         """What it claims in its network; ``subnets`` are those of the region where it is announced."""
@@ -56,7 +59,7 @@ class Crossing:
         self._tunnel: dict[str, Any] = {}
         if (sender.network_type, sender.segmentation_id) != (receiver.network_type, receiver.segmentation_id):
             self._tunnel = {"network_type": sender.network_type, "segmentation_id": sender.segmentation_id}
-        self._names = {it.id: it.name for it in there.groups}
+        self._names = {it.id: it.name for it in there.groups if it.project_id == sender.project_id}
         self._groups = {it.name: it.id for it in reversed(here.groups) if it.project_id == receiver.project_id}
 
     def announce(self, port: Port, host_ip: str) -> Announcement | str:
@@ -67,6 +70,7 @@ class Crossing:
             if subnet is None:
                 return f"{fixed.ip_address} lies in no subnet that {self.place} has, too"
             fixed_ips.add((subnet.id, "" if automatic(subnet) else fixed.ip_address))
+        groups = self._same_groups(port)
         profile = {
             "port_key": "remote_port",
             "host_ip": host_ip,
@@ -81,23 +85,32 @@ class Crossing:
             mac_address=port.mac_address,
             fixed_ips=frozenset(fixed_ips),
             port_security_enabled=port.port_security_enabled,
-            security_groups=self._same_groups(port),
-            allowed_address_pairs=frozenset((it.ip_address, it.mac_address) for it in port.allowed_address_pairs),
+            security_groups=groups,
+            allowed_address_pairs=frozenset(
+                (it.ip_address, it.mac_address) for it in port.allowed_address_pairs if self._is_inside(it.ip_address)
+            ),
             profile=profile | self._tunnel,
+            ungrouped=groups == frozenset() and bool(port.security_groups),
         )
 
     def _same_groups(self, port: Port) -> frozenset[str] | None:
-        """The groups of the same names in the receiving network's project; the default one where it has none of them.
+        """Of the home network's project's groups, those with the same names in the receiving network's project; no others.
 
-        None if that one isn't there yet: Neutron makes it for the project's first port, and gives it to that.
+        None if that would be the default group, and it isn't there yet: Neutron makes it for the project's first port, and
+        gives it to that.
         """
-        if not port.security_groups:
-            return frozenset()
-        names = (self._names.get(it, "") for it in port.security_groups)
+        names = {self._names.get(it, "") for it in port.security_groups}
         found = frozenset(self._groups[name] for name in names if name in self._groups)
-        if not found and DEFAULT_GROUP in self._groups:
-            return frozenset({self._groups[DEFAULT_GROUP]})
-        return found or None
+        return None if not found and DEFAULT_GROUP in names else found
+
+    def _is_inside(self, pair: str) -> bool:
+        """Whether the address, or prefix, lies in a subnet that both sides have: no others become a group's members here."""
+        return any(_within(pair, subnet.cidr) for subnet in self._subnets.values())
+
+
+def _within(inner: str, outer: str) -> bool:
+    one, other = ip_network(inner, strict=False), ip_network(outer)
+    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]  # the versions are equal
 
 
 def creation(wanted: Announcement, receiver: Network) -> dict[str, Any]:

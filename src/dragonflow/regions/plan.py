@@ -81,11 +81,16 @@ class Trouble(NamedTuple):
 
 
 class Count(msgspec.Struct):
-    """How many ports of the other side are to be announced in a network, how many are, and how many of those are ACTIVE."""
+    """How many ports of the other side are to be announced in a network, how many are, and how many of those are ACTIVE.
+
+    And how many of the first have no security group there, for none goes by the name of theirs: rules that name groups don't let
+    them in.
+    """
 
     wanted: int = 0
     announced: int = 0
     active: int = 0
+    ungrouped: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -259,8 +264,10 @@ def _counts(
     region: str, view: View, agreement: Agreement, wanted: Mapping[_Key, Announcement], standing: Mapping[_Key, Port]
 ) -> dict[Pair, Count]:
     by_region: defaultdict[tuple[str, str], Count] = defaultdict(Count)
-    for network, home in wanted:
-        by_region[network, home.region].wanted += 1
+    for (network, home), announcement in wanted.items():
+        count = by_region[network, home.region]
+        count.wanted += 1
+        count.ungrouped += announcement.ungrouped
     for (network, home), port in standing.items():
         count = by_region[network, home.region]
         count.announced += 1

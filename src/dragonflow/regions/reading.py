@@ -59,7 +59,7 @@ class Reading(NamedTuple):
         """Ports of all its peers: how many such a network is to know, and how many it knows."""
         plan = self.plans.get(place.region)
         counts = () if plan is None else [count for pair, count in plan.counts.items() if place in pair]
-        return Count(*(sum(getattr(count, each) for count in counts) for each in ("wanted", "announced", "active")))
+        return Count(*(sum(getattr(count, each) for count in counts) for each in Count.__struct_fields__))
 
     @property
     def marked(self) -> list[Place]:

@@ -1,7 +1,18 @@
 import pytest
 from typer.testing import CliRunner
 
-from dragonflow.model import Chassis, FixedIP, FloatingIp, LogicalPort, LogicalRouter, LogicalSwitch
+from dragonflow.model import (
+    Chassis,
+    FixedIP,
+    FloatingIp,
+    LogicalPort,
+    LogicalRouter,
+    LogicalSwitch,
+    RuleClass,
+    SecurityGroup,
+    SecurityRule,
+    worked_out,
+)
 from dragonflow.observe.explain import Book
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.ledger import cookie
@@ -73,6 +84,16 @@ def test_flows_of_routers() -> None:
         "reg1=0x21/0xffffff": "router edge r1",
         "0x21/0xffffff->reg1": "router edge r1",
     }
+
+
+def test_a_flow_of_many_clauses_leads_to_a_class_of_rules() -> None:
+    group = SecurityGroup(id="g1", name="web", revision=1, rules=(SecurityRule("ingress", 4, 6, 80, 80, "g2"),))
+    (found,) = (it for it in worked_out([group]) if isinstance(it, RuleClass))
+    text = f" cookie=0xdf00, table=3, ip,nw_src=10.0.0.5 actions=conjunction(7,2/3),conjunction({found.number},3/3)"
+    entry = Book([*ROWS, group]).explain(text)
+    assert entry is not None
+    assert (entry["app"], entry["kind"], entry["id"]) == ("ingress", "RuleClass", found.id)
+    assert entry["object"] == "ingress rules of security group web g1 for IPv4 and group g2"
 
 
 def test_a_cookie_of_nobody_is_said_to_be_so() -> None:

@@ -51,6 +51,35 @@ def test_a_port_is_announced_as_it_is(fleet, pair):
     assert not fleet.announced(one)
 
 
+def test_a_port_is_in_the_groups_of_its_groups_names_and_in_no_others(fleet, pair):
+    """Not in the default group either, whose members may be let in by all of the project."""
+    one, other = pair
+    web, db = fleet.group("a", "web"), fleet.group("a", "db")
+    there = fleet.group("b", "web")
+    port = fleet.port(one, 10, security_groups=(db,))
+    fleet.settle()
+    assert only(fleet, other).security_groups == ()
+    assert fleet.plans()["b"].counts[Pair.of(one, other)].ungrouped == 1
+    fleet.change("a", port, security_groups=(db, web))
+    fleet.settle()
+    assert only(fleet, other).security_groups == (there,)
+    assert fleet.plans()["b"].counts[Pair.of(one, other)].ungrouped == 0
+    default = fleet.clouds["a"].default_group("somebody-else's")
+    fleet.change("a", port, project_id="somebody-else's", security_groups=(default,))
+    fleet.settle()
+    assert only(fleet, other).security_groups == (), "the default group of another project than the network's"
+
+
+def test_address_pairs_beyond_the_network_stay_at_home(fleet, pair):
+    """Else a tenant of another region could have the whole world in a group."""
+    one, other = pair
+    mac = "02:00:00:00:00:fa"
+    inside = (AddressPair("192.0.2.128/25", mac), AddressPair("2001:db8::7", mac))
+    fleet.port(one, 10, allowed_address_pairs=(*inside, AddressPair("0.0.0.0/0", mac), AddressPair("::/0", mac)))
+    fleet.settle()
+    assert set(only(fleet, other).allowed_address_pairs) == set(inside)
+
+
 def test_the_sender_learns_the_receivers_segment_where_they_differ(fleet):
     one, other = fleet.network("a", vni=7), fleet.network("b", vni=8, network_type="vxlan")
     fleet.name_each_other(one, other)
