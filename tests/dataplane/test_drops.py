@@ -19,13 +19,16 @@ from running import BINDING, DRAGONFLOW, PORT, Host, status_of, until
 from running import NET as NETWORK
 
 from dragonflow.apps import drops
-from dragonflow.apps.drops import PORT_BURST, Drops
+from dragonflow.apps.drops import Drops
 from dragonflow.apps.firewall.why import RULE_GONE
 from dragonflow.controller.drops import Chunk, Drop, Unshown
 from dragonflow.lab import system
 from dragonflow.lab.vswitch import VSwitch
 from dragonflow.model import LogicalPort, SecurityGroup, SecurityRule
+from dragonflow.pipeline.punt import LIMITS, PuntKind
 from dragonflow.testing import worlds
+
+BURST = LIMITS[PuntKind.REFUSED_SENT].burst
 
 NET = worlds.network()
 A, B = (worlds.port(name, key, security_groups=("g",)) for name, key in (("a", 11), ("b", 12)))
@@ -170,7 +173,7 @@ async def test_no_flood_hides_what_another_port_is_refused_and_all_are_counted(v
             await send(vms["b"], A.ips[0], 8001, 3)
             # fewer may have been sent than the guest wanted, if the machine is slow: half of them are a flood all the same
             await shown.until(lambda: shown.refused("a") > FLOOD / 2 and shown.shown("b", 8001) == 3)
-            assert PORT_BURST <= shown.shown("a", 8000) < 3 * PORT_BURST
+            assert BURST <= shown.shown("a", 8000) < 3 * BURST
             for port in (A, B):
                 await shown.until(lambda port=port: shown.refused(port.id) == counted(here, port))
         async with following(here, "b") as shown:
@@ -190,7 +193,7 @@ async def test_all_ports_together_are_held_to_what_the_chassis_tells(
         for one, other in ((A, B), (B, A)):
             await send(vms[one.id], other.ips[0], 8000, 40)
         for port in (A, B):
-            await shown.until(lambda port=port: shown.refused(port.id) == counted(here, port) >= PORT_BURST)
+            await shown.until(lambda port=port: shown.refused(port.id) == counted(here, port) >= BURST)
         assert 1 <= shown.shown("a") + shown.shown("b") <= 6 + time.monotonic() - began
 
 

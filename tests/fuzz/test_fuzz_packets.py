@@ -30,6 +30,7 @@ from dragonflow.apps import APPS
 from dragonflow.apps.base import Answer
 from dragonflow.apps.l2 import to_port
 from dragonflow.controller.answer import WAITING, Answerer
+from dragonflow.controller.drops import DropLog
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.holders import Holders
 from dragonflow.controller.neighbours import ASKED, KNOWN, Neighbours
@@ -40,7 +41,7 @@ from dragonflow.model import LogicalPort
 from dragonflow.packet import arp, dhcpv4, dhcpv6, icmp, icmpv6, nat, nd, udp
 from dragonflow.packet.errors import Malformed
 from dragonflow.pipeline import NETWORK, SOURCE, Clone, Flow, PacketOut, Punt, Punted, PuntKind
-from dragonflow.pipeline.fields import FIELDS
+from dragonflow.pipeline.fields import FIELDS, Field
 from dragonflow.pipeline.registers import NEXT_HOP, ROUTER
 from dragonflow.pubsub.memory import MemoryPubSub
 from dragonflow.store.memory import MemoryStore
@@ -118,6 +119,10 @@ class Ask(NamedTuple):
     data: bytes
 
 
+async def no_counters(table: int) -> list[tuple[dict[Field, int], int]]:
+    return []
+
+
 class Ground:
     """A world with everything that answers."""
 
@@ -130,7 +135,11 @@ class Ground:
         self.me = world.me
         self.neighbours = Neighbours(self.replica, lambda: None, clock=lambda: 0.0)
         self.holders = Holders(MemoryStore(), MemoryPubSub(), self.replica, world.me.chassis, lambda: None)
-        self.others = {**self.neighbours.handlers(), **self.holders.handlers()}
+        drops = DropLog(world.me.chassis, self.replica, no_counters, lambda: None, now=lambda: 0.0)
+        self.following = drops.follow(None)  # somebody looks, so all of them are read
+        with contextlib.suppress(StopIteration):
+            self.following.asend(None).send(None)
+        self.others = {**self.neighbours.handlers(), **self.holders.handlers(), **drops.handlers()}
         self.handlers: Mapping[int, Answer] = {
             **self.others,
             **{kind: handler for app in APPS for kind, handler in app.answering().items()},

@@ -73,6 +73,7 @@ def test_states_visited_in_any_order_leave_nothing_behind(oracle: Oracle) -> Non
                 replica.remove_neighbour(gone)
             for neighbour in state.neighbours:
                 replica.upsert_neighbour(neighbour)
+            replica.set_watched([it.id for it in state.watched])
             engine.settle(wanted.__setitem__)
         assert Compiled(wanted, dict(engine.places)).text() == oracle.ask(order[-1])
 

@@ -19,6 +19,7 @@ from dragonflow.controller.view import Me
 from dragonflow.metadata.address import INTERFACE
 from dragonflow.model import (
     DHCP_PORT,
+    EVERY_PORT,
     FLOATING_IP,
     ROUTER_GATEWAY,
     ROUTER_INTERFACE,
@@ -556,5 +557,6 @@ STATES: dict[str, Callable[[], World]] = {
     "physical": lambda: World.of(ME, *PHYSICAL),
     "door": lambda: World.of(ME, *DOOR),
     "guarded": lambda: World.of(ME, *GUARDED),
+    "watched": lambda: World.of(ME, *GUARDED, Watched(id=EVERY_PORT)),
 }
 """Worlds by name."""

@@ -16,14 +16,14 @@ STATES = sorted(worlds.STATES)
 
 
 def punts(actions: Sequence[Action]) -> Iterator[tuple[Action | None, Punt]]:
-    """Each punt, also within clones, with the action before it."""
-    before: Action | None = None
+    """Each punt, also within clones, with the first of the meters right before it: its own comes before one of all ports."""
+    meter: Action | None = None
     for action in actions:
         if isinstance(action, Punt):
-            yield before, action
+            yield meter, action
         elif isinstance(action, Clone):
             yield from punts(action.actions)
-        before = action
+        meter = None if not isinstance(action, ApplyMeter) else meter or action
 
 
 @pytest.mark.parametrize("state", STATES)
