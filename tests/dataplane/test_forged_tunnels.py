@@ -43,7 +43,7 @@ async def hosts(fabric: str) -> AsyncIterator[list[TestChassis]]:
         found = []
         for row in HOSTS:
             switch = stack.enter_context(machine(fabric, row.tunnel_ip))
-            found.append(await stack.enter_async_context(chassis(switch, Me.of(row))))
+            found.append(await stack.enter_async_context(chassis(switch, Me.of(row, permitted_ethertypes=(0x1234,)))))
         for it in found:
             await it.now(*ROWS)
         for it, other in zip(found, ("s2", "s1"), strict=True):

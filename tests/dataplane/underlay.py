@@ -40,6 +40,8 @@ def machine(fabric: str, vtep: str) -> Iterator[VSwitch]:
             f"link set {link} master fabric up",
         )
         system.ip(netns, "link set underlay up")
+        # The kernel sees what comes in by the bridge's port too, and would answer for the bridge's address with the port's MAC.
+        system.sysctl(netns, {"net/ipv4/conf/all/arp_ignore": "1"})
         system.offload_off(fabric, link)
         system.offload_off(netns, "underlay")
         switch.start()

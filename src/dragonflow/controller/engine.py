@@ -153,6 +153,8 @@ class Engine:
                     rendered += 1
                     if rendered % STEP == 0:
                         yield
+                        if self._mark_changes(taken):  # before anybody renders what isn't marked yet, and may be taken back
+                            rounds.clear()
         return Settled(facts, taken, self._moved(moved), rendered)
 
     def _mark_changes(self, taken: list[Change]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App, renders
-from dragonflow.controller.engine import Engine
+from dragonflow.controller.engine import STEP, Engine
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.view import View
 from dragonflow.model import Chassis, LogicalPort, OvsPort
@@ -164,6 +164,21 @@ def test_only_what_rests_on_a_change_renders() -> None:
     assert show.rendered == ["p77"]
     assert settled.rendered == 2
     assert engine.settle().rendered == 0
+
+
+def test_news_that_is_taken_back_while_others_render_leaves_nothing() -> None:
+    replica, engine = rig(Compute())
+    ports = [worlds.port(f"p{number:02}", number) for number in range(1, 2 * STEP)]
+    worlds.load(replica, *ports)
+    steps = engine.settling()
+    next(steps)
+    replica.upsert_port(worlds.tap(ports[-1].id, 5))
+    next(steps)
+    assert engine.places == {ports[-1].id: Local(5)}
+    replica.remove_port(f"tap-{ports[-1].id}")
+    for _ in steps:
+        pass
+    assert engine.places == {}
 
 
 def test_a_plug_on_a_large_network_leaves_the_other_ports_alone() -> None:
