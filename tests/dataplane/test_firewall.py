@@ -41,6 +41,29 @@ for line in sys.stdin:
         print("silence", flush=True)
 """
 
+FTP = """\
+import socket
+control, _ = socket.create_server(("", 21)).accept()
+*_, numbers = control.recv(99).decode().split()
+*address, high, low = numbers.split(",")
+data = socket.socket()
+data.settimeout(2)
+try:
+    data.connect((".".join(address), 256 * int(high) + int(low)))
+    control.sendall(b"150 here it comes\\r\\n")
+except TimeoutError:
+    control.sendall(b"425 can't open data connection\\r\\n")
+"""
+FETCH = """\
+import socket, sys
+listening = socket.create_server(("", 2121))
+control = socket.create_connection((sys.argv[1], 21), timeout=5)
+control.sendall(f"PORT {sys.argv[2].replace('.', ',')},8,73\\r\\n".encode())
+print(control.recv(99).decode().strip(), flush=True)
+sys.stdin.read()
+"""
+"""Port 2121 is 8,73 (RFC 959 §4.1.2)."""
+
 
 def member(port: LogicalPort) -> GroupMember:
     (it,) = worlds.members(port)
@@ -219,3 +242,14 @@ async def test_fragments_and_errors_belong_to_what_is_allowed(vswitch: VSwitch) 
             await here.now(replace(G, rules=(*EGRESS, replace(UDP, first=None, last=None)), stateful=False, revision=4))
             here.vswitch.appctl("revalidator/wait")
             assert says(vms["b"], 6000, 4000) == "9", "unless none is asked for"
+
+
+async def test_what_ftp_announces_is_let_in(vswitch: VSwitch) -> None:
+    """Active FTP: the server connects to a port that its client has named, and which no rule allows."""
+    ftp = SecurityRule("ingress", 4, 6, 21, 21)
+    async with chassis(vswitch) as here:
+        vms = await ready(here)
+        await here.now(replace(G, rules=(*EGRESS, ftp), revision=2))
+        with running(vms["c"], FTP), running(vms["b"], FETCH, C.ips[0], B.ips[0]) as client:
+            assert said(client) == "150 here it comes\n"
+            assert not connects(vms["a"], B.ips[0], 2121), "it was announced to the server alone"

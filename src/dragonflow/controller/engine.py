@@ -153,7 +153,7 @@ class Engine:
                     rendered += 1
                     if rendered % STEP == 0:
                         yield
-                        if self._mark_changes(taken):  # before anybody renders what isn't marked yet, and may be taken back
+                        if self._mark_changes(taken):  # before anybody renders what may be taken back unmarked
                             rounds.clear()
         return Settled(facts, taken, self._moved(moved), rendered)
 
