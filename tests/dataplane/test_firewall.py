@@ -43,7 +43,9 @@ for line in sys.stdin:
 
 FTP = """\
 import socket
-control, _ = socket.create_server(("", 21)).accept()
+listening = socket.create_server(("", 21))
+print("ready", flush=True)
+control, _ = listening.accept()
 *_, numbers = control.recv(99).decode().split()
 *address, high, low = numbers.split(",")
 data = socket.socket()
@@ -250,6 +252,8 @@ async def test_what_ftp_announces_is_let_in(vswitch: VSwitch) -> None:
     async with chassis(vswitch) as here:
         vms = await ready(here)
         await here.now(replace(G, rules=(*EGRESS, ftp), revision=2))
-        with running(vms["c"], FTP), running(vms["b"], FETCH, C.ips[0], B.ips[0]) as client:
-            assert said(client) == "150 here it comes\n"
-            assert not connects(vms["a"], B.ips[0], 2121), "it was announced to the server alone"
+        with running(vms["c"], FTP) as server:
+            assert said(server) == "ready\n"
+            with running(vms["b"], FETCH, C.ips[0], B.ips[0]) as client:
+                assert said(client) == "150 here it comes\n"
+                assert not connects(vms["a"], B.ips[0], 2121), "it was announced to the server alone"

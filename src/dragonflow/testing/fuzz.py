@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-MOST_SECONDS = 0.5
+MOST_SECONDS = 3.0
 """Of the processor's time that one case may take."""
 
 _EDGES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
