@@ -48,6 +48,7 @@ HIGH_WATER = 10_000
 """Messages that may wait in a socket for one peer; beyond that they are lost."""
 
 _DRAIN = 500  # messages taken from the socket before others on the loop have their turn
+_LULL = 0.005  # seconds in which messages that come after others gather in the socket, to be taken together
 _RETRY_BIND = 1.0  # seconds between attempts to bind
 _HANDSHAKE = 5.0  # seconds until a connection must stand
 _RETRY_PEERS = 5.0  # seconds between attempts at endpoints that were left out for their keys
@@ -353,13 +354,15 @@ class ZmqPubSub:
         raw: zmq.Socket[bytes] = zmq.Socket.shadow(sub.underlying)
         while True:
             await sub.poll()
+            lull = 0.0
             for _ in range(_DRAIN):
                 try:
                     frames = raw.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
+                    lull = _LULL
                     break
                 self._take(frames)
-            await asyncio.sleep(0)
+            await asyncio.sleep(lull)
 
     def _take(self, frames: list[bytes]) -> None:
         try:

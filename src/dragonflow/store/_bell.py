@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +16,23 @@ from typing import Self
 
 from inotify_simple import INotify, flags
 
+from dragonflow.store._common import Pace
+
 LOG = logging.getLogger(__name__)
 
 _WRITTEN = flags.MODIFY | flags.MOVED_TO
 
 _CLOSING = 2.0
 """Seconds to wait for the listener to end."""
+
+
+def rings() -> bool:
+    """Whether bells ring here: the kernel has something to listen with."""
+    try:
+        INotify().close()
+    except OSError:
+        return False
+    return True
 
 
 class Bell:
@@ -64,6 +76,7 @@ class Bell:
             inotify.close()
 
     def _listen(self, inotify: INotify) -> None:
+        pace = Pace()
         while True:
             try:
                 events = inotify.read()
@@ -73,3 +86,4 @@ class Bell:
                 return
             if any(event.mask & _WRITTEN for event in events):
                 self._ring()
+                time.sleep(pace.found(time.monotonic()))  # the kernel remembers what is written meanwhile

@@ -170,6 +170,8 @@ class EtcdStore:
         except Trouble:
             return
 
+    needs_hints = False
+
     def hint(self) -> None:
         """See ``Store``. etcd tells its watchers by itself."""
 

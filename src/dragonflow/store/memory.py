@@ -178,6 +178,8 @@ class MemoryStore:
             if lease in self.memory.leases:
                 self.memory.end_lease(lease)
 
+    needs_hints = False
+
     def hint(self) -> None:
         """See ``Store``."""
         for wake in tuple(self._wakes):

@@ -213,6 +213,11 @@ class Store(Protocol):
         """End a lease now; its records are deleted. Revoking what is gone is no error."""
         ...
 
+    @property
+    def needs_hints(self) -> bool:
+        """Whether watches are told of news sooner by ``hint``. Else nobody need listen for news in order to give any."""
+        ...
+
     def hint(self) -> None:
         """Somebody says that there is news (see pubsub): watchers look now instead of at their next turn."""
         ...

@@ -301,6 +301,8 @@ class RedisStore:
 
     # -- waking --------------------------------------------------------------------------------------------------------
 
+    needs_hints = False
+
     def hint(self) -> None:
         """See ``Store``. While Redis itself wakes us, there is nothing to gain by looking more often."""
         if not self._listener.connected:

@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-from dragonflow.store._bell import Bell
-from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn
+from dragonflow.store._bell import Bell, rings
+from dragonflow.store._common import Pace, PolledWatch, Scopes, Wake, check_txn
 from dragonflow.store._sqlitefile import SqliteFile
 from dragonflow.store.protocol import Key, Record, Snapshot, StoreError, Txn, Unavailable, check_key
 
@@ -103,9 +103,14 @@ class SqliteStore:
         """Forget all deletions up to now, as the history's limit does by itself; watchers that missed some start anew."""
         await self._run(self._file.compact, wakes=True)
 
+    @property
+    def needs_hints(self) -> bool:
+        """See ``Store``. Only where inotify has no more watches to give."""
+        return not rings()
+
     def hint(self) -> None:
         """See ``Store``. May be called from any thread."""
-        if self._wakes:
+        if self._wakes and not self._hinted:
             self._hinted = True
             self._jobs.put(_nothing)
 
@@ -153,6 +158,7 @@ class SqliteStore:
         seen: tuple[int, int] | None = None
         look = expiry = time.monotonic()
         settling: Iterator[float] = iter(())
+        pace = Pace()
         with Bell(self.path.parent, self._ring) as bell:
             while True:
                 now = time.monotonic()
@@ -168,14 +174,16 @@ class SqliteStore:
                     self._expire()
                     if self._wakes:
                         bell.hang()
-                if self._written:
-                    self._written, look, settling = False, now, iter(SETTLES)
-                if self._hinted:
-                    self._hinted, look = False, now
+                if self._written or self._hinted:
+                    look = max(now, pace.over)
                 if now >= look:
+                    if self._written:
+                        self._written, settling = False, iter(SETTLES)
+                    self._hinted = False
                     before, seen = seen, self._look(seen)
                     if seen != before:
                         settling = iter(())
+                        pace.found(now)
                     look = now + next(settling, self._poll)
         self._file.close()
 
