@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -20,12 +23,13 @@ from dragonflow.model import (
     Chassis,
     CodecError,
     FixedIP,
+    LogicalPort,
     PortStatus,
     Subnet,
     encode,
 )
 from dragonflow.observe.control import ask
-from dragonflow.store.protocol import Delete, Key, Put, Txn
+from dragonflow.store.protocol import Delete, Key, Put, Store, Txn
 
 
 @pytest.fixture
@@ -60,6 +64,53 @@ def active(host: Host) -> Host:
     host.vswitch.add_bridge("br-int")
     host.plug()
     return host
+
+
+def test_a_port_is_plugged_again_and_again_while_others_move_without_end_and_no_flow_is_missed(host: Host) -> None:
+    """What is rendered while the switch is busy, and what is cut short for a plug, ends up as if all were rendered at once."""
+    elsewhere = [Chassis(id=f"h{number}", tunnel_ip=f"192.0.2.{number}") for number in range(2, 6)]
+    alive = [Alive(id=each.id, since=0.0) for each in elsewhere]
+    host.write(NET, PORT, BINDING, *elsewhere, *alive)
+    stop = threading.Event()
+
+    async def move(store: Store) -> None:
+        for turn in range(10_000):
+            if stop.is_set():
+                return
+            moved = [_elsewhere(number, turn) for number in range(10 * (turn % 10), 10 * (turn % 10) + 10)]
+            await store.commit(
+                Txn(tuple(Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in moved))
+            )
+            await asyncio.sleep(0.01)
+
+    with host.controller(), ThreadPoolExecutor(1) as pool:
+        until(lambda: host.status()["in_sync"], "the controller to be in sync")
+        moving = pool.submit(host.in_store, move)
+        try:
+            for _ in range(5):
+                host.plug()
+                until(lambda: status_of(host)[0] == "ACTIVE", "ACTIVE")
+                host.vswitch.vsctl("del-port", "br-int", "vm1")
+                until(lambda: status_of(host)[0] == "DOWN", "DOWN")
+            host.plug()
+        finally:
+            stop.set()
+            moving.result()
+        until(lambda: status_of(host)[0] == "ACTIVE" and host.status()["in_sync"], "ACTIVE, and all taken in")
+    with host.controller():
+        until(lambda: host.status()["in_sync"], "the second controller to be in sync")
+        assert host.status()["mods_since_start"] == 0
+
+
+def _elsewhere(number: int, turn: int) -> LogicalPort:
+    return LogicalPort(
+        id=f"q{number}",
+        network="net",
+        key=10 + number,
+        mac=f"fa:16:3e:00:01:{number:02x}",
+        chassis=f"h{2 + (number + turn) % 4}",
+        revision=1 + turn,
+    )
 
 
 def test_a_shutdown_takes_the_ports_down_and_a_new_start_up_again(active: Host) -> None:

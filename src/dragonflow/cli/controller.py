@@ -22,7 +22,8 @@ def controller(
     debug: Annotated[bool, typer.Option("--debug", help="Log what happens to single objects too.")] = False,
 ) -> None:
     """Run the local controller of this host until it gets SIGTERM or SIGINT. Flows stay when it ends."""
-    from dragonflow.controller.main import Controller, Settings  # noqa: PLC0415 - the parts take time to load
+    from dragonflow.controller.main import Controller  # noqa: PLC0415 - the parts take time to load
+    from dragonflow.controller.settings import Settings  # noqa: PLC0415
 
     log.set_up(debug=debug)
     try:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -168,7 +168,7 @@ class EventLog:
         self._run = run
         self._name_of = name_of
         self._now = now
-        self._events: deque[Event] = deque()
+        self._events: deque[_Kept] = deque()
         self._next = 1
         self.readers = 0
         """Who follows now."""
@@ -183,19 +183,12 @@ class EventLog:
         gone = {it.id: it.old.name for it in confirmed.changes if it.new is None and isinstance(it.old, LogicalPort)}
         skipped = max(0, count - self._room)
         fresh: Iterable[Change | LocalityEvent] = chain(confirmed.changes, confirmed.events)
-        for seq, it in enumerate(islice(fresh, skipped, None), self._next + skipped):
-            about = _about_change(it) if isinstance(it, Change) else self._about_place(it, gone)
-            self._events.append(
-                Event(
-                    seq=seq,
-                    at=at,
-                    chassis=self._chassis,
-                    revision=it.revision,
-                    latency=round(confirmed.at - it.since, 6),
-                    left_out=confirmed.broken.get(about["id"]),
-                    **about,
-                )
-            )
+        for it in islice(fresh, skipped, None):
+            if isinstance(it, Change):
+                about, name = it.id, ""
+            else:
+                about, name = it.port, gone.get(it.port) or self._name_of(it.port)
+            self._events.append(_Kept(it, at, confirmed.at - it.since, confirmed.broken.get(about), name))
         self._next += count
         self._trim()
         self._more.set()
@@ -232,8 +225,22 @@ class EventLog:
         """Up to so many events from ``seq`` on, or from the first that is kept."""
         first = max(seq, self._first)
         begin = first - self._first
-        events = tuple(islice(self._events, begin, begin + count))
+        events = tuple(
+            self._event(number, kept) for number, kept in enumerate(islice(self._events, begin, begin + count), first)
+        )
         return Chunk(self._chassis, self._run, first - seq, events, first + len(events))
+
+    def _event(self, seq: int, kept: _Kept) -> Event:
+        about = _about_change(kept.it) if isinstance(kept.it, Change) else _about_place(kept.it, kept.name)
+        return Event(
+            seq=seq,
+            at=kept.at,
+            chassis=self._chassis,
+            revision=kept.it.revision,
+            latency=round(kept.latency, 6),
+            left_out=kept.left_out,
+            **about,
+        )
 
     @property
     def _first(self) -> int:
@@ -244,21 +251,31 @@ class EventLog:
     def _room(self) -> int:
         return BACKLOG if self.readers else KEPT
 
-    def _about_place(self, it: LocalityEvent, gone: Mapping[str, str]) -> dict[str, Any]:
-        """``gone`` has the names of ports whose rows went at the same time."""
-        return {
-            "event": f"{it.kind}_{it.change}",
-            "model": LogicalPort.__name__,
-            "id": it.port,
-            "name": gone.get(it.port) or self._name_of(it.port),
-            "port": it.port,
-            "place": plain(it.locality),
-            "before": None if it.before is None else plain(it.before),
-        }
-
     def _trim(self) -> None:
         while len(self._events) > self._room:
             self._events.popleft()
+
+
+class _Kept(NamedTuple):
+    """What an ``Event`` is made of when somebody asks: of most nobody does. ``name`` is the port's whose place it is."""
+
+    it: Change | LocalityEvent
+    at: float
+    latency: float
+    left_out: str | None
+    name: str
+
+
+def _about_place(it: LocalityEvent, name: str) -> dict[str, Any]:
+    return {
+        "event": f"{it.kind}_{it.change}",
+        "model": LogicalPort.__name__,
+        "id": it.port,
+        "name": name,
+        "port": it.port,
+        "place": plain(it.locality),
+        "before": None if it.before is None else plain(it.before),
+    }
 
 
 def _about_change(it: Change) -> dict[str, Any]:

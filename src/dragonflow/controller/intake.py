@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 from dragonflow.controller.replica import Replica
 from dragonflow.model import KINDS, REGION_SCOPE, CodecError, Region, Row, decode
 from dragonflow.observe import metrics
+from dragonflow.store._common import Pace
 from dragonflow.store.feed import Backoff, Changes, Feed, ScopeReset
 from dragonflow.store.protocol import Key, Record, Store, StoreError
 
@@ -23,8 +23,8 @@ LOG = logging.getLogger(__name__)
 
 REGION = Key(REGION_SCOPE, Region.__name__, Region(since=0.0).id)
 
-MOST = 16
-"""Changes that are taken in at once, but for what was committed with the last of them: some milliseconds of rendering."""
+MOST = 4
+"""Changes that are taken in at once, but for what was committed with the last of them: about a millisecond of rendering."""
 
 NOT_WHOLE = (
     "is empty or not yet whole: Neutron's server writes it (or 'dragonflow repair --fix'); until then nothing of it is "
@@ -47,8 +47,16 @@ class Intake:
     another one, everything is read anew, whatever its revisions.
     """
 
-    def __init__(self, store: Store, replica: Replica, on_news: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        replica: Replica,
+        on_news: Callable[[], None],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._store = store
+        self._sleep = sleep
         self._feed = Feed(store, anchor=REGION_SCOPE)
         self._replica = replica
         self._on_news = on_news
@@ -58,8 +66,6 @@ class Intake:
         self._trouble: StoreError | None = None
         self._fetched: deque[ScopeReset | Sequence[Record]] = deque()
         self._taken = asyncio.Event()
-        self.waiting_since = math.inf
-        """Since when there is something to take, by the replica's clock; infinite if there is nothing."""
         self.arrived: set[str] = set()
         self.refused: dict[Key, str] = {}
 
@@ -90,6 +96,11 @@ class Intake:
         return self._region == 0
 
     @property
+    def waiting(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._fetched)
+
+    @property
     def in_sync(self) -> bool:
         """All that is followed has been taken in from the DF DB that is there now."""
         return bool(self._region) and not self._due and not self._fetched
@@ -101,7 +112,8 @@ class Intake:
         return None if error is None else str(error)
 
     async def run(self) -> None:
-        """Fetch news until cancelled."""
+        """Fetch news until cancelled: one change alone at once; of many that come without end some at a time."""
+        pace = Pace()
         try:
             async for news in self._feed:
                 if isinstance(news, ScopeReset):
@@ -109,13 +121,16 @@ class Intake:
                         await self._judge(next((record.revision for record in news.records if record.key == REGION), 0))
                     else:
                         self._fetched.append(news)
-                    self._tell()
+                    self._on_news()
                     continue
+                rest = pace.found(self._replica.clock())
                 if await self._may_believe(news):
                     self._fetched.extend(_pieces(news.records))
                 self._taken.clear()
-                self._tell()
+                self._on_news()
                 await self._taken.wait()
+                await self._sleep(rest)
+                pace.over = self._replica.clock()
         finally:
             await self._feed.aclose()
 
@@ -128,15 +143,10 @@ class Intake:
                     self._change(record)
                 break
             self._reset(piece)
-        self.waiting_since = math.inf
         if self._fetched:
-            self._tell()
+            self._on_news()
         else:
             self._taken.set()
-
-    def _tell(self) -> None:
-        self.waiting_since = min(self.waiting_since, self._replica.clock())
-        self._on_news()
 
     async def _judge(self, region: int) -> bool:
         """The region's row has this revision (0: there is none). If it was another, all is read anew, and False returned."""

@@ -12,10 +12,10 @@
                                      Holders ──> DF DB                     who holds shared addresses
                                      DropLog ──> Replica                   what is refused, while anybody looks
 
-One task settles: it takes in some rows, renders what changed, sends the difference, and only after the barrier tells anybody.
-Rows that come meanwhile wait for the next turn, and for a port that was plugged here; what OVSDB tells waits for nobody. Beside
-it the prover asks Open vSwitch whether ports do work, the limiter has it keep routers to their share of connections, and the
-answerer answers packets.
+One task settles, turn after turn: it takes in some rows, renders what changed, sends the difference, and only after the barrier
+tells anybody. Rows wait for the next turn, and for a port that was plugged here; what OVSDB tells waits for nobody: it ends the
+taking in of rows, and is rendered also while the switch is busy with the turn before. Beside it the prover asks Open vSwitch
+whether ports do work, the limiter has it keep routers to their share of connections, and the answerer answers packets.
 """
 
 from __future__ import annotations
@@ -25,55 +25,47 @@ import contextlib
 import ctypes
 import gc
 import logging
-import math
 import secrets
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, ip_address
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dragonflow import __version__, secrecy
+from dragonflow import secrecy
 from dragonflow.apps import APPS
 from dragonflow.apps.advertisement import PERIOD, Advertisement
 from dragonflow.apps.door import PERIOD as DOOR_PERIOD
 from dragonflow.apps.door import Door
-from dragonflow.apps.zones import MOST_ADDRESSES
-from dragonflow.config import ConfigError
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.drops import DropLog
-from dragonflow.controller.engine import Engine, Settled
+from dragonflow.controller.engine import Engine, Settled, Want
 from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
 from dragonflow.controller.holders import PERIOD as HOLDER_PERIOD
 from dragonflow.controller.holders import Holders
 from dragonflow.controller.instances import instance_of
 from dragonflow.controller.intake import NOT_WHOLE, Intake
-from dragonflow.controller.ipsec import Mode as IpsecMode
-from dragonflow.controller.ipsec import Watch, read_psk
+from dragonflow.controller.ipsec import Watch
 from dragonflow.controller.limits import Limiter
 from dragonflow.controller.locality import plain
 from dragonflow.controller.neighbours import PERIOD as NEIGHBOUR_PERIOD
 from dragonflow.controller.neighbours import Neighbours
-from dragonflow.controller.probe import Mode, Planner
+from dragonflow.controller.probe import Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
 from dragonflow.controller.report import Claim, Liveness, Report, claims, without
 from dragonflow.controller.sessions import Sessions
+from dragonflow.controller.settings import Settings
 from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.tunnels import Tunnels
-from dragonflow.controller.view import Me, View
+from dragonflow.controller.view import View
 from dragonflow.metadata import interface
 from dragonflow.metadata.address import INTERFACE
-from dragonflow.metadata.settings import Settings as Nova
 from dragonflow.metadata.whose import Asker, Whose
 from dragonflow.model import (
-    BridgeMapping,
-    Chassis,
     Holder,
     Ipsec,
     LogicalPort,
@@ -90,7 +82,7 @@ from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
 from dragonflow.switch import Disconnected, Switch
-from dragonflow.switch.remote import Remote, Tls
+from dragonflow.switch.bundle import Synced
 from dragonflow.switch.unixctl import Unixctl
 
 LOG = logging.getLogger(__name__)
@@ -98,8 +90,11 @@ LOG = logging.getLogger(__name__)
 SHUT_DOWN = "chassis shut down"
 """Why a port is DOWN whose chassis was told to go."""
 
-_TURN = 0.002
+_GIVE_WAY_AFTER = 0.002
 """Seconds that rendering may take before others on the loop have their turn."""
+
+_TURN = 0.01
+"""Seconds after which no more rows are taken in before what was rendered is sent."""
 
 _GIVE_WAY = 0.0005
 """Seconds that a thread computes before others get Python's lock. A commit of SQLite's thread takes it some ten times."""
@@ -109,190 +104,6 @@ _LOCAL_FIRST = 0.03
 
 _PATIENCE = 4.0
 """Seconds that a shutdown waits for the DF DB."""
-
-
-_FILTERED = (0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8)
-"""EtherTypes of which security groups and port security decide, and those of tags."""
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What a controller has to be told; see the options of ``[df]`` in ``dragonflow.config``."""
-
-    chassis: Chassis
-    store_url: str
-    pubsub_url: str
-    ovsdb: str
-    openflow: str
-    control_socket: str
-    lease_ttl: float
-    probe: Mode = "tunnelled"
-    vswitchd_control: str | None = None
-    metrics_address: tuple[str, int] | None = None
-    dhcp_lease_time: int = 86400
-    dhcp_dns_servers: tuple[str, ...] = ()
-    metadata: bool = False
-    permitted_ethertypes: tuple[int, ...] = ()
-    connections_per_router: int = 0
-    connections_per_port: int = 0
-    region_ipsec: IpsecMode | None = None
-    region_ipsec_psk_file: str | None = None
-    ovs_tls: Tls | None = None
-
-    @classmethod
-    def of(cls, options: Any) -> Settings:
-        """Read the option group. :raises ConfigError: names the option and the fix."""
-        if options.gateway and not options.bridge_mappings:
-            raise ConfigError("[df] gateway: name the way to the external networks in [df] bridge_mappings")
-        if options.snat_addresses and not options.bridge_mappings:
-            raise ConfigError("[df] snat_addresses: name the way to the external networks in [df] bridge_mappings")
-        chassis = Chassis(
-            id=options.host,
-            tunnel_ip=_address(options.tunnel_ip),
-            tunnel_types=tuple(options.tunnel_types),
-            bridge_mappings=_mappings(options.bridge_mappings),
-            bridge=options.integration_bridge,
-            datapath_type=options.datapath_type,
-            vhostuser_socket_dir=options.vhostuser_socket_dir,
-            gateway=options.gateway,
-            snat_addresses=_own_addresses(options.snat_addresses),
-            version=__version__,
-        )
-        return cls(
-            chassis=chassis,
-            store_url=options.store_url,
-            pubsub_url=options.pubsub_url,
-            ovsdb=options.ovsdb_connection,
-            openflow=options.openflow_connection,
-            control_socket=options.control_socket,
-            lease_ttl=options.lease_ttl,
-            probe=options.probe,
-            vswitchd_control=options.vswitchd_control,
-            metrics_address=_listening(options.metrics_address) if options.metrics_address else None,
-            dhcp_lease_time=options.dhcp_lease_time,
-            dhcp_dns_servers=tuple(map(_dns_server, options.dhcp_dns_servers)),
-            metadata=_serves_metadata(options),
-            permitted_ethertypes=tuple(map(_ethertype, options.permitted_ethertypes)),
-            connections_per_router=options.connections_per_router,
-            connections_per_port=options.connections_per_port,
-            region_ipsec=None if options.region_ipsec == "off" else options.region_ipsec,
-            region_ipsec_psk_file=options.region_ipsec_psk_file,
-            ovs_tls=_ovs_tls(options),
-        )
-
-    @property
-    def me(self) -> Me:
-        """The chassis as apps see it."""
-        return Me.of(
-            self.chassis,
-            dhcp_lease_time=self.dhcp_lease_time,
-            dhcp_dns_servers=self.dhcp_dns_servers,
-            metadata=self.metadata,
-            permitted_ethertypes=self.permitted_ethertypes,
-            region_ipsec=self.region_ipsec,
-        )
-
-    def read_psk(self) -> str | None:
-        """The key of tunnels to other regions, None if they need none. It stays out of the settings: those may be shown.
-
-        :raises ConfigError: it can't be read, or isn't kept secret.
-        """
-        if self.region_ipsec != "psk":
-            return None
-        if self.region_ipsec_psk_file is None:
-            raise ConfigError("[df] region_ipsec = psk needs [df] region_ipsec_psk_file")
-        try:
-            return read_psk(Path(self.region_ipsec_psk_file))
-        except ValueError as error:
-            raise ConfigError(f"[df] region_ipsec_psk_file: {error}") from None
-
-
-def _address(text: str | None) -> str:
-    try:
-        return str(ip_address(text or ""))
-    except ValueError:
-        raise ConfigError(
-            f"[df] tunnel_ip: {text!r} must be this host's IPv4 or IPv6 address in the tunnel network"
-        ) from None
-
-
-def _dns_server(text: str) -> str:
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        raise ConfigError(f"[df] dhcp_dns_servers: {text!r} must be an IPv4 or IPv6 address") from None
-
-
-def _ethertype(text: str) -> int:
-    try:
-        number = int(text, 16)
-    except ValueError:
-        number = 0
-    if not 0x0600 <= number <= 0xFFFF or number in _FILTERED:
-        raise ConfigError(
-            f"[df] permitted_ethertypes: {text!r} must be a hexadecimal EtherType from 0x0600 on that isn't IP, ARP or a VLAN's"
-        )
-    return number
-
-
-def _own_addresses(texts: Sequence[str]) -> tuple[str, ...]:
-    for text in texts:
-        try:
-            address = IPv4Address(text)
-        except ValueError:
-            raise ConfigError(f"[df] snat_addresses: {text!r} must be an IPv4 address") from None
-        if not 0x01000000 <= int(address) < 0xE0000000 or address.is_loopback or address.is_link_local:
-            raise ConfigError(f"[df] snat_addresses: {text} is no address that a host may have in an external network")
-    if len(set(texts)) < len(texts) or len(texts) > MOST_ADDRESSES:
-        raise ConfigError(f"[df] snat_addresses: name each address once, and at most {MOST_ADDRESSES}")
-    return tuple(texts)
-
-
-def _serves_metadata(options: Any) -> bool:
-    if options.metadata_proxy_shared_secret is None:
-        return False
-    Nova.of(options)  # the proxy, a process of its own, would refuse them too, but guests were led to it by then
-    return True
-
-
-def _mappings(texts: Sequence[str]) -> tuple[BridgeMapping, ...]:
-    found: list[BridgeMapping] = []
-    for text in texts:
-        network, _, bridge = text.partition(":")
-        if not network or not bridge:
-            raise ConfigError(f"[df] bridge_mappings: {text!r} must be PHYSICAL_NETWORK:BRIDGE")
-        for other in found:
-            if network == other.physical_network or bridge == other.bridge:
-                raise ConfigError(f"[df] bridge_mappings: {text!r}: each physical network needs a bridge of its own")
-        found.append(BridgeMapping(network, bridge))
-    return tuple(found)
-
-
-def _ovs_tls(options: Any) -> Tls | None:
-    """The files for the connections to Open vSwitch; None if neither needs any."""
-    remotes = []
-    for option in ("ovsdb_connection", "openflow_connection"):
-        try:
-            remotes.append(Remote.parse(options[option]))
-        except ValueError as error:
-            raise ConfigError(f"[df] {option}: {error}") from None
-    if not any(remote.tls for remote in remotes):
-        return None
-    names = ("ovs_ssl_key_file", "ovs_ssl_cert_file", "ovs_ssl_ca_cert_file")
-    if missing := [name for name in names if options[name] is None]:
-        raise ConfigError(f"[df] {', '.join(missing)}: ssl: in ovsdb_connection or openflow_connection needs them")
-    tls = Tls(*(Path(options[name]) for name in names))
-    try:
-        tls.context()
-    except OSError as error:
-        raise ConfigError(f"[df] {', '.join(names)}: {error}") from None
-    return tls
-
-
-def _listening(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"[df] metrics_address: {text!r} must be HOST:PORT, such as 127.0.0.1:9797")
-    return host.strip("[]"), int(port)
 
 
 class Controller:
@@ -308,7 +119,7 @@ class Controller:
         self._sessions = Sessions(self._replica, time.time)
         self._news = asyncio.Event()
         self._news.set()
-        self._intake = Intake(self._store, self._replica, self._news.set)
+        self._intake = Intake(self._store, self._replica, self._rows_came)
         self._me = settings.me
         self._engine = Engine(APPS, self._replica, self._me)
         self._neighbours = Neighbours(self._replica, self._news.set)
@@ -376,7 +187,12 @@ class Controller:
         self._confirmed = False
         self._knows = False
         self._plugging = False
-        """Whether OVSDB told of a guest's interface that isn't rendered yet."""
+        """Whether OVSDB told of a guest's interface whose flows aren't confirmed yet."""
+        self._plugged = asyncio.Event()
+        """OVSDB told of one just now."""
+        self._patience: asyncio.TimerHandle | None = None
+        self._impatient = False
+        """Whether rows have waited for a plug long enough."""
         self._rendering = False
         self._said: dict[str, Claim] = {}
         self._mods = 0
@@ -411,7 +227,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             parts = (
                 self._intake.run(),
-                pass_hints(self._store, self._bus),
+                *((pass_hints(self._store, self._bus),) if self._store.needs_hints else ()),
                 self._switch.run(),
                 self._answerer.run(self._switch.send),
                 announce(Advertisement().unasked, self._view, self._switch.send, PERIOD),
@@ -454,7 +270,9 @@ class Controller:
         for name in gone:
             self._replica.remove_port(name)
         self._sessions.take(present, gone)
-        self._plugging |= any(port.iface_id is not None for port in present)
+        if any(port.iface_id is not None for port in present):
+            self._plugging = True
+            self._plugged.set()
         if not self._rendering:
             self._news.set()
 
@@ -484,38 +302,88 @@ class Controller:
         """Wait for news, then follow the scopes that are needed. Returns whether all of them, and OVSDB, have arrived."""
         await self._news.wait()
         self._news.clear()
-        if self._rows_wait():
-            asyncio.get_running_loop().call_later(_LOCAL_FIRST, self._go_on)
-        else:
+        if not self._rows_wait():
             self._intake.take()
-        self._report.wake()
+        if not self._confirmed:
+            self._report.wake()  # else it is, when the switch has confirmed what was taken in
+        return await self._follow()
+
+    async def _follow(self) -> bool:
+        """Follow the scopes that are needed; returns what ``_follow_news`` does."""
         needed = needed_scopes(self._name, self._replica)
         await self._intake.follow(needed)
         return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
 
     def _rows_wait(self) -> bool:
         """Whether a port that was plugged here goes before them: a guest waits for it, and there may be many of them."""
-        plugging = self._knows and (self._plugging or self._prover.awaited)
-        return plugging and self._replica.clock() - self._intake.waiting_since < _LOCAL_FIRST
+        return self._knows and not self._impatient and (self._plugging or self._prover.awaited)
+
+    def _may_take(self) -> bool:
+        """Whether there are rows to take in, and nobody goes before them."""
+        return self._intake.waiting and not self._rows_wait()
+
+    def _rows_came(self) -> None:
+        """The intake has news: have it taken in, now or when it has waited long enough."""
+        if not self._rows_wait():
+            self._news.set()
+        elif self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(_LOCAL_FIRST, self._lose_patience)
 
     def _go_on(self) -> None:
-        """Have rows taken in that waited, if they need wait no more."""
-        if self._intake.waiting_since < math.inf and not self._rows_wait():
-            self._news.set()
+        """A port may be done for which rows waited."""
+        if self._intake.waiting:
+            self._rows_came()
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._impatient = self._intake.waiting
+        self._go_on()
 
     async def _settle(self) -> bool:
         """Render, send, and after the barrier tell. Returns False if the switch is away; its return is news."""
         self._confirmed = False
         self._prover.unsettled()
         with metrics.SETTLE_SECONDS.time():
-            self._unconfirmed.add(await self._render())
+            await self._render()
             said = claims(self._me, self._replica, self._engine.locality, self._engine.serving)
+        with metrics.SYNC_SECONDS.time():
+            synced, ahead = await self._send()
+        self._plugging = bool(ahead) or self._plugged.is_set()
+        if synced is not None:
+            self._confirm(synced, said)
+        if ahead:
+            self._prover.unsettled()
+        for settled in ahead:
+            for owner, facts in settled.facts.items():
+                self._switch.want(owner, facts)
+            self._unconfirmed.add(settled)
+        return synced is not None
+
+    async def _send(self) -> tuple[Synced | None, Sequence[Settled]]:
+        """Send what was rendered, and return what the switch confirmed (None if it is away), and what was rendered meanwhile.
+
+        For just when the switch gets a port it is slow to answer, and what OVSDB tells of it is best rendered then.
+        """
+        sending = asyncio.ensure_future(self._switch.sync())
+        ahead: list[Settled] = []
         try:
-            with metrics.SYNC_SECONDS.time():
-                synced = await self._switch.sync()
+            while not sending.done():
+                self._plugged.clear()
+                told = asyncio.ensure_future(self._plugged.wait())
+                await asyncio.wait({sending, told}, return_when=asyncio.FIRST_COMPLETED)
+                told.cancel()
+                if not sending.done():
+                    ahead.append(await self._settled())
+            return sending.result(), ahead
         except Disconnected as error:
             LOG.info("switch away, flows wait: %s", error)
-            return False
+            self._report.wake()
+            return None, ahead
+        finally:
+            sending.cancel()
+
+    def _confirm(self, synced: Synced, said: dict[str, Claim]) -> None:
+        """The switch has what was sent: prove it, report it, and tell of it."""
         at = self._replica.clock()
         self._confirmed = True
         self._mods += synced.mods
@@ -528,25 +396,45 @@ class Controller:
         self._tell()
         tell(self.subscribers, self._unconfirmed.confirm(at, broken))
         self._go_on()
-        return True
 
-    async def _render(self) -> Settled:
-        """Settle the engine without keeping others on the loop waiting: leases want renewing while thousands of ports render.
+    async def _render(self) -> None:
+        """Render what is news, and then more rows, until it is time to send.
 
-        What OVSDB tells meanwhile is rendered too, so nobody's plug waits longer. Rows wait for the next settling: they may come
-        faster than they render.
+        What OVSDB tells meanwhile is rendered too, and then no more rows are taken in, so nobody's plug waits longer. Rows may
+        come faster than they render.
         """
-        steps, began = self._engine.settling(self._switch.want), time.perf_counter()
+        over, more = time.perf_counter() + _TURN, False
         self._rendering = True
+        while True:
+            self._plugged.clear()
+            self._unconfirmed.add(await self._settled(self._switch.want))
+            await _give_way()
+            if time.perf_counter() > over:
+                break
+            if self._plugged.is_set():
+                continue
+            if not self._may_take():
+                break
+            more = True
+            self._news.clear()  # what it told of is rendered now
+            self._intake.take()
+        self._rendering = self._impatient = False
+        if self._plugged.is_set():
+            self._news.set()
+        if more:
+            await self._follow()
+
+    async def _settled(self, want: Want | None = None) -> Settled:
+        """Settle the engine without keeping others on the loop waiting: leases want renewing while thousands of ports render."""
+        steps, began = self._engine.settling(want), time.perf_counter()
         while True:
             try:
                 next(steps)
             except StopIteration as end:
                 settled: Settled = end.value
-                self._rendering = self._plugging = False
                 return settled
-            if time.perf_counter() - began > _TURN:
-                await asyncio.sleep(0)
+            if time.perf_counter() - began > _GIVE_WAY_AFTER:
+                await _give_way()
                 began = time.perf_counter()
 
     def _broken(self) -> dict[str, str]:
@@ -673,6 +561,12 @@ class Controller:
     def _ovs_ports(self) -> list[Any]:
         """The interfaces on the integration bridge as OVSDB tells them."""
         return [msgspec.to_builtins(port) for port in self._replica.all(OvsPort)]
+
+
+async def _give_way() -> None:
+    """Let others on the loop have their turn: what a socket has is taken in within three, so OVSDB can tell."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def _tidy_memory() -> None:

@@ -117,8 +117,8 @@ class Replica:
     def where(self, model: type[M], **condition: str | int) -> tuple[M, ...]:
         """The objects whose field (one of ``INDICES``) has the given value, ordered by id."""
         ((field, value),) = condition.items()
-        objects = self._objects[model]
-        return tuple(objects[name] for name in sorted(self._indices[model, field].get(value, ())))
+        names = self._indices[model, field].get(value)
+        return () if names is None else tuple(map(self._objects[model].__getitem__, sorted(names)))
 
     def all(self, model: type[M]) -> tuple[M, ...]:
         """All objects of a kind, ordered by id."""

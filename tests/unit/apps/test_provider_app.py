@@ -10,7 +10,7 @@ from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.external import External
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.config import ConfigError
-from dragonflow.controller.main import _mappings
+from dragonflow.controller.settings import _mappings
 from dragonflow.model import BridgeMapping, FixedIP
 from dragonflow.pipeline import (
     DESTINATION,

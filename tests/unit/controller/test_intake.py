@@ -22,7 +22,12 @@ class World:
         self.replica = Replica()
         self.news = asyncio.Event()
         self.busy = False
-        self.intake = Intake(self.store, self.replica, self._news)
+        self.rests: list[float] = []
+        self.intake = Intake(self.store, self.replica, self._news, sleep=self._rest)
+
+    async def _rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        await asyncio.sleep(0)
 
     def _news(self) -> None:
         """As a controller does, unless it is busy rendering."""
@@ -233,6 +238,15 @@ async def test_nothing_is_taken_in_while_the_controller_renders_and_then_no_more
         taken.append((len(world.held), world.replica.all(LogicalPort)[0].name))
         await world.come_to_rest()
     assert taken == [(2, "first"), (2 + 2 * MOST, "first"), (2 + 3 * MOST, "first"), (2 + 3 * MOST, "second")]
+
+
+async def test_changes_that_come_without_end_are_fetched_at_longer_and_longer_intervals(world: World) -> None:
+    await taken_in(world)
+    for number in range(8):
+        name = f"name {number}"
+        await world.put(msgspec.structs.replace(PORT, name=name))
+        await world.until(lambda name=name: world.held[-1].name == name)  # type: ignore[misc]
+    assert world.rests == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.032, 0.032]
 
 
 async def test_what_waits_goes_with_its_scope_and_with_its_df_db(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from dragonflow.config import CONTROLLER_OPTS, GROUP, METADATA_OPTS, STORE_OPTS, ConfigError, load
 from dragonflow.controller.ipsec import Watch, read_psk, trouble
-from dragonflow.controller.main import Settings
+from dragonflow.controller.settings import Settings
 from dragonflow.model import Ipsec
 from dragonflow.switch.ledger import Tunnel
 from dragonflow.switch.ovsdb import Ovsdb

@@ -8,7 +8,7 @@ import pytest
 
 from dragonflow.apps.zones import MOST_ADDRESSES, address_zone, router_zone
 from dragonflow.config import CONTROLLER_OPTS, GROUP, METADATA_OPTS, STORE_OPTS, ConfigError, load
-from dragonflow.controller.main import Settings
+from dragonflow.controller.settings import Settings
 from dragonflow.lab.certificates import Certificates
 from dragonflow.model import zones
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dragonflow.config import CONTROLLER_OPTS, GROUP, METADATA_OPTS, STORE_OPTS, ConfigError, load
-from dragonflow.controller.main import Settings as Controller
+from dragonflow.controller.settings import Settings as Controller
 from dragonflow.metadata.settings import Settings
 
 
