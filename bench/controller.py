@@ -34,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -177,8 +177,8 @@ class Bench:
         answer: dict[str, object] = ask(self.control, "status", timeout=30)
         return answer
 
-    async def plug(self, plugs: Sequence[int]) -> list[Plug]:
-        """Plug one interface after the other."""
+    async def plug(self, plugs: Sequence[int], before: Callable[[int], Awaitable[None]] | None = None) -> list[Plug]:
+        """Plug one interface after the other, each when ``before`` has been called with its number."""
         store = open_store(self.store_url)
         bus = open_pubsub(self.pubsub_url, store)
         database = await _Ovsdb.open(self.switch.db_sock)
@@ -187,6 +187,8 @@ class Bench:
             first = asyncio.ensure_future(anext(news))
             await asyncio.sleep(1)  # for ZeroMQ to connect: nothing tells a subscriber that it has
             for number in plugs:
+                if before is not None:
+                    await before(number)
                 began = time.time()
                 database.plug(number)
                 while (barrier := _active_at(await first, number)) is None:

@@ -1,6 +1,6 @@
 """Ports of other regions: how soon packets reach a new one, and what many changes of them cost.
 
-    .venv/bin/python bench/remote_ports.py [--rounds 40] [--seconds 15] [--only api|load] [--json]
+    .venv/bin/python bench/remote_ports.py [--rounds 40] [--seconds 15] [--commits 200] [--only api|load] [--json]
 
 Needs root.
 
@@ -11,10 +11,12 @@ region was there before, so both chassis have just made the tunnel, or make it n
 each other's MACs, so that no guest's patience is measured.
 
 ``load``: one controller on real Open vSwitch, with 1,000 known ports of its region and 1,000 of another, as in
-bench/controller.py. Meanwhile a second process moves ports between ten chassis of the other region, 1,000 a second in 20 commits:
-none (``quiet``), ports of a network that this chassis doesn't need (``elsewhere``), or of the network of its VMs (``here``).
-Those take turns. A plug is timed from OVSDB's word to the barrier; the shares are of a core. ``elsewhere`` has all that the
-writer itself costs a machine of two cores.
+bench/controller.py. Meanwhile a second process moves ports between ten chassis of the other region, 1,000 a second in 200
+commits: none (``quiet``), ports of a network that this chassis doesn't need (``elsewhere``), or of the network of its VMs
+(``here``). Neutron's journal commits each port by itself; a writer that does so (``--commits 1000``) takes most of one of two
+cores. First each goes on for some seconds, for the shares of a core; then the kinds take turns from one plug to the next, so
+that whatever else the machine does meets them alike. A plug is timed from OVSDB's word to the barrier, and the next begins 0.3 s
+after the kind has changed. ``elsewhere`` has all that the writer itself costs a machine of two cores.
 """
 
 from __future__ import annotations
@@ -33,8 +35,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,8 +53,14 @@ from dragonflow.store.protocol import Key, Put, Txn
 from idle import _shares
 
 NAME = "remote"
-REMOTE, RATE, COMMITS, VTEPS = 1000, 1000, 20, 10
-"""Ports of the other region, their updates a second, in so many commits, and its chassis."""
+REMOTE, RATE, VTEPS = 1000, 1000, 10
+"""Ports of the other region, their updates a second, and its chassis."""
+
+KINDS, NETWORKS = ("quiet", "elsewhere", "here"), (None, "other", "net")
+"""What is moved: nothing, ports of a network that the chassis doesn't need, or of that of its VMs."""
+
+SETTLING = 0.3
+"""Seconds of moves before a plug."""
 
 SILENT, SETTLED = 0.5, 5.0
 """Seconds without an answer after which a port that was deleted is out of reach; until a tunnel's BFD session surely is up."""
@@ -200,46 +207,64 @@ def put(row: Row) -> Put:
     return Put(Key(row.scope, type(row).__name__, row.id), encode(row))
 
 
-def move(store: str, bus: str, network: str, stop: Any, moved: Any) -> None:
-    """Move ports until stopped, as Neutron's journal would; in a process of its own."""
+def move(store: str, bus: str, moving: Any, moved: Any, commits: int) -> None:
+    """Move ports of the network ``NETWORKS[moving]``, if any, until that is negative; in a process of its own."""
     dfdb = DfDb(store, bus)
-    each = RATE // COMMITS
+    each = RATE // commits
     numbers = itertools.cycle(range(REMOTE))
     due = time.monotonic()
     for commit in itertools.count(1):
-        if stop.wait(max(0.0, due - time.monotonic())):
+        time.sleep(max(0.0, due - time.monotonic()))
+        due += 1 / commits
+        if moving.value < 0:
             break
-        turn = 1 + commit * each // REMOTE
-        txn = Txn(tuple(put(remote_port(number, network, turn)) for number in itertools.islice(numbers, each)))
-        dfdb.tell(txn, dfdb.store.commit(txn))
-        moved.value += each
-        due += 1 / COMMITS
+        if (network := NETWORKS[moving.value]) is not None:
+            turn = 1 + commit * each // REMOTE
+            txn = Txn(tuple(put(remote_port(number, network, turn)) for number in itertools.islice(numbers, each)))
+            dfdb.tell(txn, dfdb.store.commit(txn))
+            moved.value += each
     dfdb.close()
 
 
-@contextmanager
-def moving(bench: Bench, network: str | None) -> Iterator[Any]:
-    """While this stands, ports of the network are moved; yields how many were."""
-    context = multiprocessing.get_context("spawn")
-    stop, moved = context.Event(), context.Value("q", 0)
-    if network is None:
-        yield moved
-        return
-    process = context.Process(target=move, args=(bench.store_url, bench.pubsub_url, network, stop, moved))
-    process.start()
-    try:
-        while moved.value < RATE:
-            time.sleep(0.05)
-        yield moved
-    finally:
-        stop.set()
-        process.join()
+class Writer:
+    """Another process that moves ports of the network that it is told; see ``move``."""
+
+    def __init__(self, bench: Bench, commits: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._moving, self._moved = context.Value("q", 0), context.Value("q", 0)
+        arguments = (bench.store_url, bench.pubsub_url, self._moving, self._moved, commits)
+        self._process = context.Process(target=move, args=arguments)
+
+    def __enter__(self) -> Writer:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._moving.value = -1
+        self._process.join()
+
+    async def begin(self, kind: str) -> None:
+        """From now on it moves these; returns when it does."""
+        self._moving.value = KINDS.index(kind)
+        if NETWORKS[self._moving.value] is not None:
+            before = self._moved.value
+            while self._moved.value < before + RATE * SETTLING:
+                await asyncio.sleep(0.02)
+        else:
+            await asyncio.sleep(SETTLING)
+
+    @property
+    def moved(self) -> int:
+        """How many ports were moved so far."""
+        return int(self._moved.value)
 
 
-async def under_load(seconds: float, say: Callable[[str], None]) -> dict[str, dict[str, list[float]]]:
+async def under_load(
+    seconds: float, commits: int, rounds: int, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
     """By what is moved: milliseconds of plugs to the barrier; shares of controller and ovs-vswitchd; updates a second."""
     netns = f"df-bench-{os.getpid()}"
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="df-bench-") as name:
         subprocess.run(["ip", "netns", "add", netns], check=True)
         switch = VSwitch(Path(name) / "ovs", netns)
@@ -259,21 +284,23 @@ async def under_load(seconds: float, say: Callable[[str], None]) -> dict[str, di
                 await asyncio.to_thread(dfdb.store.commit, Txn(tuple(map(put, rows[start : start + 100]))))
             dfdb.close()
             async with bench.controller() as (process, _):
-                turns = ("quiet", "elsewhere", "here") * 2
-                plugs = [range(LOCAL)[turn :: len(turns)] for turn in range(len(turns))]
-                await bench.plug(plugs[0][:1])  # from now on it follows the network
-                plugs[0] = plugs[0][1:]
-                for kind, numbers in zip(turns, plugs, strict=True):
-                    say(f"{kind}: {seconds:.0f} s, then {len(numbers)} plugs")
-                    with moving(bench, {"quiet": None, "elsewhere": "other", "here": "net"}[kind]) as moved:
-                        before, began = moved.value, time.monotonic()
+                await bench.plug([0])  # from now on it follows the network
+                with Writer(bench, commits) as writer:
+                    for kind in KINDS:
+                        say(f"{kind}: {seconds:.0f} s")
+                        await writer.begin(kind)
+                        before, began = writer.moved, time.monotonic()
                         shares = await _shares([process.pid, switch.pids["ovs-vswitchd"]], seconds)
-                        rate = (moved.value - before) / (time.monotonic() - began)
-                        plugged = await bench.plug(numbers)
-                    its = found.setdefault(kind, {"barrier": [], "controller": [], "vswitchd": [], "updates": []})
-                    its["barrier"] += [plug.barrier * 1e3 for plug in plugged]
-                    for column, value in zip(("controller", "vswitchd", "updates"), (*shares, rate), strict=True):
-                        its[column].append(value)
+                        rate = (writer.moved - before) / (time.monotonic() - began)
+                        found[kind] = dict(zip(("controller", "vswitchd", "updates"), (*shares, rate), strict=True))
+                    plugs = range(1, LOCAL)
+                    for turn in range(1, rounds + 1):
+                        say(f"{len(plugs)} plugs in turn, round {turn} of {rounds}")
+                        plugged = await bench.plug(plugs, lambda number: writer.begin(KINDS[number % len(KINDS)]))
+                        for number, plug in zip(plugs, plugged, strict=True):
+                            found[KINDS[number % len(KINDS)]].setdefault("barrier", []).append(plug.barrier * 1e3)
+                        for number in plugs:
+                            switch.vsctl("del-port", "br-int", f"vm{number}")
         finally:
             switch.stop()
             subprocess.run(["ip", "netns", "delete", netns], check=True)
@@ -296,14 +323,14 @@ def _show_api(console: Console, found: dict[str, list[float]]) -> None:
     console.print(table)
 
 
-def _show_load(console: Console, found: dict[str, dict[str, list[float]]]) -> None:
+def _show_load(console: Console, found: dict[str, dict[str, Any]]) -> None:
     table = Table(title=f"{RATE} moves of remote ports a second", title_justify="left")
     for column in ("moved", "updates/s", "plug → barrier p50 / p99 ms", "controller %", "ovs-vswitchd %"):
         table.add_column(column, justify="left" if column == "moved" else "right")
     for kind, its in found.items():
         barrier = f"{median(its['barrier']):.1f} / {_p99(its['barrier']):.1f}"
-        shares = (f"{median(its[column]):.1f}" for column in ("controller", "vswitchd"))
-        table.add_row(kind, f"{median(its['updates']):.0f}", barrier, *shares)
+        shares = (f"{its[column]:.1f}" for column in ("controller", "vswitchd"))
+        table.add_row(kind, f"{its['updates']:.0f}", barrier, *shares)
     console.print(table)
     here, elsewhere, quiet = (median(found[kind]["barrier"]) for kind in ("here", "elsewhere", "quiet"))
     console.print(f"plugs, here : elsewhere = {here / elsewhere:.2f}, elsewhere : quiet = {elsewhere / quiet:.2f}")
@@ -311,8 +338,10 @@ def _show_load(console: Console, found: dict[str, dict[str, list[float]]]) -> No
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=40, help="api: ports made")
+    parser.add_argument("--seconds", type=float, default=15.0, help="load: for the shares of a core")
+    parser.add_argument("--commits", type=int, default=200, help="load: a second, for the 1,000 moves")
+    parser.add_argument("--plug-rounds", type=int, default=3, help="load: of 99 plugs each")
     parser.add_argument("--only", choices=("api", "load"))
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
@@ -323,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result["api"] = through_the_api(chosen.rounds, console.print)
         _show_api(console, result["api"])
     if chosen.only != "api":
-        result["load"] = asyncio.run(under_load(chosen.seconds, console.print))
+        result["load"] = asyncio.run(under_load(chosen.seconds, chosen.commits, chosen.plug_rounds, console.print))
         _show_load(console, result["load"])
     if chosen.json:
         print(json.dumps(result))
