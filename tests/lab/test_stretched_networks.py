@@ -25,6 +25,7 @@ from dragonflow.lab import Lab, Vm, system
 from dragonflow.lab.stretched import Side, announced, remains
 from dragonflow.lab.system import wait_until
 from dragonflow.lab.uplink import entered
+from dragonflow.lab.vm import Address
 from dragonflow.regions.cloud import Cloud
 from dragonflow.regions.diagnosis import Finding, diagnose
 from dragonflow.regions.reading import read
@@ -32,7 +33,7 @@ from dragonflow.regions.reading import read
 SOON = 60.0
 """Seconds for what takes one or two on an idle machine."""
 
-FORGED = 3
+FORGED, NARROW = 3, 1400
 
 V4, V6 = "10.30.0.0/24", "fd30::/64"
 ONE, TWO, THREE = "region1", "region2", "region3"
@@ -48,11 +49,12 @@ class Fleet:
         self.lab = lab
         self.sides: dict[tuple[str, str], Side] = {}
 
-    def network(self, name: str, segments: dict[str, int]) -> None:
-        """The sides of a network, with subnets that are alike but allocate from pools of their own."""
+    def network(self, name: str, segments: dict[str, int], **mtus: int) -> None:
+        """The sides of a network, with subnets that are alike but allocate from pools of their own; some with another MTU."""
         for number, (region, segment) in enumerate(segments.items()):
             with self.lab.region(region).neutron.client() as neutron:
-                provider = {"provider:network_type": "geneve", "provider:segmentation_id": segment}
+                provider: dict[str, Any] = {"provider:network_type": "geneve", "provider:segmentation_id": segment}
+                provider |= {"mtu": mtus[region]} if region in mtus else {}
                 network = neutron.post("/networks", json={"network": {"name": name} | provider}).json()["network"]
                 for cidr, pattern in ((V4, "10.30.0.{}"), (V6, "fd30::{:x}")):
                     pool = {"start": pattern.format(10 + 50 * number), "end": pattern.format(59 + 50 * number)}
@@ -60,7 +62,13 @@ class Fleet:
                     neutron.post("/subnets", json={"subnet": body | {"allocation_pools": [pool]}})
             self.sides[name, region] = Side(region, network["id"], segment)
 
-    def boot(self, name: str, region: str, host: str = "host1", **body: Any) -> Vm:
+    def mtu(self, name: str, region: str) -> int:
+        """As Neutron has it now."""
+        side = self.sides[name, region]
+        with self.lab.region(region).neutron.client() as neutron:
+            return int(neutron.get(f"/networks/{side.network}").json()["network"]["mtu"])
+
+    def boot(self, name: str, region: str, host: str = "host1", address: Address = "static", **body: Any) -> Vm:
         """A VM with a port of the network."""
         port = {
             "network_id": self.sides[name, region].network,
@@ -69,7 +77,7 @@ class Fleet:
         }
         with self.lab.region(region).neutron.client() as neutron:
             made = neutron.post("/ports", json={"port": port | {"binding:host_id": host} | body}).json()["port"]
-        return self.lab.plug(made["id"], host, region=region)
+        return self.lab.plug(made["id"], host, region=region, address=address)
 
     def change(self, vm: Vm, **body: Any) -> None:
         with self.lab.region(vm.region).neutron.client() as neutron:
@@ -263,7 +271,7 @@ def test_forged_packets_are_dropped(fleet: Fleet, vms: dict[str, Vm]) -> None:
 
 
 def test_an_address_that_both_sides_gave_away_is_reported(fleet: Fleet) -> None:
-    fleet.network("red", {ONE: 1011, TWO: 1011})
+    fleet.network("red", {ONE: 1011, TWO: 1011}, **{TWO: NARROW})
     older = fleet.boot("red", ONE, fixed_ips=[{"ip_address": "10.30.0.200"}])
     younger = fleet.boot("red", TWO, fixed_ips=[{"ip_address": "10.30.0.200"}])
     fleet.stretch("create", f"{ONE}:red", f"{TWO}:red")
@@ -274,6 +282,17 @@ def test_an_address_that_both_sides_gave_away_is_reported(fleet: Fleet) -> None:
     fleet.delete(older)
 
 
+def test_guests_of_all_sides_send_no_more_than_the_narrowest_takes(fleet: Fleet) -> None:
+    soon(lambda: fleet.mtu("red", ONE) == NARROW, "the MTU to be lowered")
+    wide = fleet.boot("red", ONE, address="dhcp")
+    narrow = fleet.boot("red", TWO, address="dhcp")
+    assert f"mtu {NARROW} " in fleet.lab.exec(wide.port_id, "ip", "link", "show", "eth0").stdout
+    full = ("-M", "do", "-s", str(NARROW - 28))
+    soon(lambda: system.pings(wide.netns, narrow.ips[0], *full), "a full frame to be answered on the other side")
+    fleet.delete(wide)
+    fleet.delete(narrow)
+
+
 def test_nothing_is_left_of_what_is_left(fleet: Fleet) -> None:
     for name, region in (("red", ONE), ("green", TWO), ("blue", ONE), ("blue", TWO)):
         fleet.stretch("leave", f"{region}:{name}")
@@ -281,6 +300,7 @@ def test_nothing_is_left_of_what_is_left(fleet: Fleet) -> None:
     for region in BLUE:
         with fleet.lab.region(region).neutron.client() as neutron:
             assert neutron.get("/ports", params={"device_owner": "dragonflow:remote_port"}).json()["ports"] == []
+    soon(lambda: fleet.mtu("red", ONE) == fleet.mtu("blue", ONE) > NARROW, "the network's own MTU to be back")
 
 
 def _received(vm: Vm) -> int:
