@@ -146,17 +146,14 @@ class ChassisSnat(App):
                 yield from self._outbound(way, where)
 
     def _outbound(self, it: _Way, where: Local) -> Iterator[Fact]:
-        own, guest = it.own, match((ROUTER, it.router.key), (SOURCE, it.port.key), **_IPV4, ipv4_src=it.fixed.ip)
+        own, packets = it.own, {**_IPV4, "ipv4_src": it.fixed.ip}
+        guest = (ROUTER, it.router.key), (SOURCE, it.port.key)
         for kind in nat.ERRORS:
-            errors = match(
-                *((ROUTER, it.router.key), (SOURCE, it.port.key)),
-                **{**_IPV4, "ip_proto": 1, "ipv4_src": it.fixed.ip, "icmpv4_type": kind},
-            )
-            tell = _punt(PuntKind.SHARED_ERROR_OUT, where, it)
-            yield L3.departure.flow(_ERROR_OUT, errors, DecTtl(), *tell)
+            errors = match(*guest, **packets, ip_proto=1, icmpv4_type=kind)
+            yield L3.departure.flow(_ERROR_OUT, errors, DecTtl(), *_punt(PuntKind.SHARED_ERROR_OUT, where, it))
         begin = Track(own.zone, L3.departure.number, commit=True, translate=Translate(source=own.address))
         numbered: tuple[Action, ...] = (*set_field(ipv4_src=it.number, eth_src=own.mac), load(ROUTER, 0))
-        yield L3.departure.flow(_OUT, guest, DecTtl(), *numbered, begin)
+        yield L3.departure.flow(_OUT, match(*guest, **packets), DecTtl(), *numbered, begin)
 
     def _inbound(self, it: _Way, where: Local) -> Iterator[Fact]:
         own, mtu = it.own, it.inside.mtu

@@ -19,8 +19,8 @@ would have the machine answer the router by way of the asker.
 Of what can't be forwarded, machines outside are told like guests (``l3.complaints``); the interface stands for all of them.
 
 Cost in flows: 1 a chassis, and 7 a routed or external network on each that follows it, and 2 (IPv6: 1) a gateway that a subnet of
-an external one names; on the doorkeeper 9 an interface (3 a
-gateway), 1 an IPv4 address, and 2 an IPv6 address, the link-local one of an interface included.
+an external one names; on the doorkeeper 9 an interface (3 a gateway), 1 an IPv4 address, and 2 an IPv6 address, the link-local
+one of an interface included.
 """
 
 from __future__ import annotations

@@ -35,11 +35,8 @@ from dragonflow.pipeline import (
     punt_meter,
 )
 
-RATE, BURST = 200, 400
-"""Packets a second, and at once, of which the controller is told of all ports together."""
-
-_ALL = 0
-"""No interface has this OpenFlow port: the meter of all."""
+_ALL = Meter(PuntKind.REFUSED_SENT << 16, rate=200, burst=400)
+"""Bounds what the controller is told of all ports together. Its number is that of OpenFlow port 0, which no interface has."""
 
 
 class Drops(App):
@@ -70,12 +67,11 @@ class Drops(App):
         ofport = wired(port, view.me.chassis, view)
         if ofport is None or not is_secured(port):
             return
-        every = Meter(PuntKind.REFUSED_SENT << 16 | _ALL, RATE, BURST)
-        yield every
+        yield _ALL
         for table, whose, kind in (
             (self.sent, SOURCE, PuntKind.REFUSED_SENT),
             (self.received, DESTINATION, PuntKind.REFUSED_RECEIVED),
         ):
             yield punt_meter(kind, ofport)
             own, tell = punt(kind, ofport, port.id.encode())
-            yield table.flow(10, match((whose, port.key)), own, ApplyMeter(every.id), tell)
+            yield table.flow(10, match((whose, port.key)), own, ApplyMeter(_ALL.id), tell)

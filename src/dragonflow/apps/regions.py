@@ -38,7 +38,7 @@ from dragonflow.apps.classification import Classification
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l2 import L2
 from dragonflow.apps.tunnel import behind, can_reach, chassis_bucket, ofport_of, send, tunnel_address, tunnel_ofport
-from dragonflow.apps.wiring import is_of_other_region, reached, remote_end, remote_peer_name, remote_server, session
+from dragonflow.apps.wiring import is_of_other_region, is_remote_server, reached, remote_end, remote_peer_name, session
 from dragonflow.controller.view import View
 from dragonflow.model import TUNNEL_TYPES, Ipsec, LogicalPort, LogicalSwitch, RemoteChassis, remote_vtep
 from dragonflow.pipeline import (
@@ -111,7 +111,7 @@ class Regions(App):
         yield Bucket(group_id(GroupKind.FLOOD, network.key), chassis_bucket(port.chassis), sending)
         if not port.port_security:
             yield Bucket(group_id(GroupKind.UNKNOWN, network.key), chassis_bucket(port.chassis), sending)
-        if (port.remote is None or port.remote.up) and remote_server(port, view) == view.me.chassis:
+        if (port.remote is None or port.remote.up) and is_remote_server(view.me.chassis, port, view):
             yield Serve(port.id)
 
 

@@ -97,6 +97,7 @@ from dragonflow.pipeline import (
     Untrack,
     load,
     match,
+    port_masks,
     punt,
     punt_meter,
     set_field,
@@ -406,20 +407,10 @@ def _translations(forwarding: PortForwarding) -> Iterator[tuple[Any, Translate]]
     first, last, ip = forwarding.external_first, forwarding.external_last, forwarding.ip
     if forwarding.internal_first == forwarding.internal_last:
         to = Translate(destination=ip, ports=(forwarding.internal_first, forwarding.internal_first))
-        yield from ((ports, to) for ports in _blocks(first, last))
+        yield from ((ports, to) for ports in port_masks(first, last))
     elif forwarding.internal_first == first:
-        yield from ((ports, Translate(destination=ip)) for ports in _blocks(first, last))
+        yield from ((ports, Translate(destination=ip)) for ports in port_masks(first, last))
     else:
         for number in range(first, last + 1):
             port = forwarding.internal_first + number - first
             yield number, Translate(destination=ip, ports=(port, port))
-
-
-def _blocks(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """A range of 16-bit numbers as few values with masks."""
-    while first <= last:
-        size = first & -first or 1 << 16
-        while first + size - 1 > last:
-            size >>= 1
-        yield first, 0xFFFF & ~(size - 1)
-        first += size

@@ -345,6 +345,21 @@ def remote_server(port: LogicalPort, world: World) -> str | None:
     return None if presence is None else _first_alive(_ranked(port.id, tuple(sorted(presence.chassis))), world)
 
 
+def is_remote_server(chassis: str, port: LogicalPort, world: World) -> bool:
+    """Whether ``chassis`` is the ``remote_server`` of the port, at the cost of a few hashes where it isn't.
+
+    It isn't if anybody better is alive, whoever that is. Each port has the others looked at from another one on, so that not all
+    ports rest on the life of the same chassis.
+    """
+    presence = world.get(Presence, port.network)
+    if presence is None or chassis not in presence.chassis:
+        return False
+    others, own = sorted(presence.chassis), _rank(port.id, chassis)
+    first = port.key % len(others)
+    better = (it for it in (*others[first:], *others[:first]) if _rank(port.id, it) > own)
+    return not any(world.get(Alive, it) is not None for it in better) and remote_server(port, world) == chassis
+
+
 def _first_alive(candidates: Sequence[str], world: World) -> str | None:
     """The first that is known to be alive; if none is, the first of all. None if there is no candidate."""
     alive = (it for it in candidates if world.get(Alive, it) is not None)
@@ -386,7 +401,12 @@ def _best(gateway: str, nodes: tuple[str, ...], alive: tuple[str, ...]) -> tuple
 @lru_cache(maxsize=1 << 14)
 def _ranked(for_whom: str, chassis: tuple[str, ...]) -> tuple[str, ...]:
     """The chassis in the order in which rendezvous hashing prefers them. One more or less leaves the others' order as it is."""
-    return tuple(sorted(chassis, key=lambda it: blake2b(f"{for_whom}|{it}".encode()).digest(), reverse=True))
+    return tuple(sorted(chassis, key=lambda it: _rank(for_whom, it), reverse=True))
+
+
+def _rank(for_whom: str, chassis: str) -> bytes:
+    """Whoever has the greatest is preferred. Controllers of all versions must agree on it."""
+    return blake2b(f"{for_whom}|{chassis}".encode()).digest()
 
 
 def is_secured(port: LogicalPort) -> bool:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dragonflow.cli.lab import Bus, Store, errors
-from dragonflow.cli.stage import TITLES, Keep, Name, Out, Show, look_around, make_room
+from dragonflow.cli.stage import TITLES, Keep, Name, Out, Show, look_around, stage
 
 if TYPE_CHECKING:
     from dragonflow.lab import Lab
@@ -30,21 +30,17 @@ def demo(
 ) -> None:
     """Show it on one machine: two OpenStacks, one network over both, packets. Exit code 1: something isn't as it should be."""
     show = Show()
-    with errors():
-        from dragonflow.lab import Lab  # noqa: PLC0415 - needs the extra [lab]
-
-        make_room("dragonflow demo", name, show)
-        show.step(
-            f"bringing up two regions: each a Neutron with its MariaDB, a DF DB in {TITLES.get(store, store)} and two "
-            "chassis; their underlays joined by IP alone; and an orchestrator, which knows their APIs and nothing else"
-        )
-        lab = Lab.up(name, hosts=HOSTS, regions=REGIONS, store=store, bus=bus, progress=show.step)
-        try:
-            found = _run(lab, show, out, leave=not keep)
-        finally:
-            if not keep:
-                lab.down()
-                show.step("took the lab down")
+    what = (
+        f"two regions: each a Neutron with its MariaDB, a DF DB in {TITLES.get(store, store)} and two chassis; their underlays "
+        "joined by IP alone; and an orchestrator, which knows their APIs and nothing else"
+    )
+    with (
+        errors(),
+        stage(
+            "dragonflow demo", name, show, what, hosts=HOSTS, regions=REGIONS, store=store, bus=bus, keep=keep
+        ) as lab,
+    ):
+        found = _run(lab, show, out, leave=not keep)
     if keep:
         _look_around(show.console, lab)
     show.verdict(found)

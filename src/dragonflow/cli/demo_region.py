@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dragonflow.cli.lab import Bus, Store, errors
-from dragonflow.cli.stage import TITLES, Keep, Name, Out, Show, look_around, make_room
+from dragonflow.cli.stage import TITLES, Keep, Name, Out, Show, look_around, stage
 
 if TYPE_CHECKING:
     from dragonflow.lab import Lab
@@ -29,20 +29,12 @@ def demo_region(
 ) -> None:
     """Show it all on one machine: two tenants, three chassis, real packets. Exit code 1: something isn't as it should be."""
     show = Show()
-    with errors():
-        from dragonflow.lab import Lab  # noqa: PLC0415 - needs the extra [lab]
-
-        make_room("dragonflow demo-region", name, show)
-        show.step(
-            f"bringing up a region: Neutron, its MariaDB, a Nova stand-in, the DF DB in {TITLES.get(store, store)}, three chassis"
-        )
-        lab = Lab.up(name, hosts=HOSTS, store=store, bus=bus, progress=show.step)
-        try:
-            found = _run(lab, show, out, TITLES[store])
-        finally:
-            if not keep:
-                lab.down()
-                show.step("took the lab down")
+    what = f"a region: Neutron, its MariaDB, a Nova stand-in, the DF DB in {TITLES.get(store, store)}, three chassis"
+    with (
+        errors(),
+        stage("dragonflow demo-region", name, show, what, hosts=HOSTS, store=store, bus=bus, keep=keep) as lab,
+    ):
+        found = _run(lab, show, out, TITLES[store])
     if keep:
         _look_around(show.console, lab)
     show.verdict(found)

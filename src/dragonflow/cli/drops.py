@@ -103,10 +103,7 @@ def packet(it: dict[str, Any]) -> str:
         return f"{macs} arp {it['source']} ({it['claimed_mac']}) > {it['destination']}"
     protocol = it.get("protocol")
     name = _PROTOCOLS.get(protocol, f"protocol {protocol}") if protocol is not None else "ip"
-    ends = [
-        _end(it["source"], it.get("source_port")),
-        _end(it["destination"], it.get("destination_port")),
-    ]
+    ends = [_end(it[side], it.get(f"{side}_port")) for side in ("source", "destination")]
     icmp = f" type {it['icmp_type']} code {it['icmp_code']}" if "icmp_type" in it else ""
     target = f" about {it['target']}" if "target" in it else ""
     return f"{macs} {name} {' > '.join(ends)}{icmp}{target}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from dragonflow.lab import Lab
 
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the lab up, and say how to look around.")]
 Name = Annotated[str, typer.Option("--name", help="The lab to make; one of that name is taken down first.")]
@@ -52,14 +56,28 @@ class Show:
         self.console.print(f"[bold green]✓[/] everything as it should be, in {self.seconds:.0f} s")
 
 
-def make_room(command: str, name: str, show: Show) -> None:
-    """Take a lab of that name down, if there is one. :raises LabError: the caller is not root."""
-    from dragonflow.lab import clean, state, system  # noqa: PLC0415 - needs the extra [lab]
+@contextmanager
+def stage(
+    command: str, name: str, show: Show, what: str, *, hosts: int, regions: int = 1, store: str, bus: str, keep: bool
+) -> Iterator[Lab]:
+    """Bring a lab up, ``what`` it is in words, in the place of any of that name. It goes with the demo unless it is to ``keep``.
+
+    :raises LabError: the caller is not root, or it can't be brought up.
+    """
+    from dragonflow.lab import Lab, clean, state, system  # noqa: PLC0415 - needs the extra [lab]
 
     system.require_root(command)
     with state.locked(name):
         if clean(name):
             show.step(f"took down the lab {name!r} that was there")
+    show.step(f"bringing up {what}")
+    lab = Lab.up(name, hosts=hosts, regions=regions, store=store, bus=bus, progress=show.step)
+    try:
+        yield lab
+    finally:
+        if not keep:
+            lab.down()
+            show.step("took the lab down")
 
 
 def look_around(console: Console, name: str, lines: Iterable[tuple[str, str]]) -> None:

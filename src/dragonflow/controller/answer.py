@@ -53,9 +53,8 @@ class Answerer:
             **{int(kind): handler for app in apps for kind, handler in app.answering().items()},
         }
         self._view = view
-        self._waiting: OrderedDict[_Sender, deque[Punted]] = (
-            OrderedDict()
-        )  # the next one's turn is the first's; none is empty
+        self._waiting: OrderedDict[_Sender, deque[Punted]] = OrderedDict()
+        """None of the queues is empty. The next turn is the first's."""
         self._room = WAITING
         self._wake = asyncio.Event()
         self._failures = 0

@@ -159,11 +159,12 @@ class Neighbours:
             mac = known.mac
         if network is None or mac is None or (asked is None and known is None):
             return
-        if known is not None and mac != known.mac and not override:
-            return
-        if known is not None and mac != known.mac and self._clock() < known.since + SETTLED:
-            known.ask, known.unanswered = known.since + SETTLED, 1  # then all are asked
-            return
+        if known is not None and mac != known.mac:
+            if not override:
+                return
+            if self._clock() < known.since + SETTLED:
+                known.ask, known.unanswered = known.since + SETTLED, 1  # then all are asked
+                return
         self._asked.pop(it, None)
         self._learn(it, mac, 0 if asked is None else asked.wanted_by)
         for waited in () if asked is None else asked.packets:

@@ -17,13 +17,9 @@ import msgspec
 _KEYS, _PORT_KEYS = range(1, 1 << 24), range(1, 1 << 30)
 """Keys of networks and of routers; and of ports. Of VNIs below, GRE has the largest (RFC 2890)."""
 
-_VNIS, _VLANS, _WORDS, _DSCPS, _KILOBITS = (
-    range(1 << 24),
-    range(1, 4095),
-    range(1 << 16),
-    range(1 << 6),
-    range(0xFFFFFF01),
-)
+_VNIS, _VLANS = range(1 << 24), range(1, 4095)
+_WORDS, _DSCPS = range(1 << 16), range(1 << 6)
+_KILOBITS = range(0xFFFFFF01)
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -114,6 +110,23 @@ def holder_scope(chassis: str) -> str:
     return f"holds:{chassis}"
 
 
+def _check_addresses(*texts: str | None) -> None:
+    """:raises ValueError: one isn't an IP address, or has a zone (RFC 4007 §11)."""
+    for text in texts:
+        try:
+            if text is not None:
+                inet_pton(AF_INET6 if ":" in text else AF_INET, text)  # ``ip_address`` takes ten times as long
+        except OSError:
+            raise ValueError(f"{text!r} is no IP address") from None
+
+
+def _check_numbers(within: range, *numbers: int | None) -> None:
+    """:raises ValueError: one lies outside."""
+    for number in numbers:
+        if number is not None and number not in within:
+            raise ValueError(f"{number} is not within {within.start} … {within.stop - 1}")
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="schema"):
     """A row of the DF DB. ``pooled`` names the fields whose strings many rows share; they are interned."""
 
@@ -170,23 +183,6 @@ class LogicalSwitch(Row, frozen=True, kw_only=True, tag="LogicalSwitch/1"):
         _check_numbers(_KEYS, self.key)
         _check_numbers(_VLANS if self.network_type == "vlan" else _VNIS, self.segmentation_id)
         _check_numbers(_WORDS, self.mtu)
-
-
-def _check_addresses(*texts: str | None) -> None:
-    """:raises ValueError: one isn't an IP address, or has a zone (RFC 4007 §11)."""
-    for text in texts:
-        try:
-            if text is not None:
-                inet_pton(AF_INET6 if ":" in text else AF_INET, text)  # ``ip_address`` takes ten times as long
-        except OSError:
-            raise ValueError(f"{text!r} is no IP address") from None
-
-
-def _check_numbers(within: range, *numbers: int | None) -> None:
-    """:raises ValueError: one lies outside."""
-    for number in numbers:
-        if number is not None and number not in within:
-            raise ValueError(f"{number} is not within {within.start} … {within.stop - 1}")
 
 
 class HostRoute(msgspec.Struct, frozen=True):

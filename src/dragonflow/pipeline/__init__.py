@@ -44,7 +44,7 @@ from dragonflow.pipeline.facts import (
     Trouble,
     TunnelPort,
 )
-from dragonflow.pipeline.match import Match, match
+from dragonflow.pipeline.match import Match, match, port_masks
 from dragonflow.pipeline.punt import PacketOut, Punted, PuntKind, punt, punt_meter
 from dragonflow.pipeline.registers import DESTINATION, FROM_TUNNEL, NETWORK, SOURCE, TOO_BIG, Bits
 from dragonflow.pipeline.table import Stage, Table
@@ -102,6 +102,7 @@ __all__ = [
     "load",
     "match",
     "move",
+    "port_masks",
     "punt",
     "punt_meter",
     "set_field",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -54,6 +55,16 @@ def match(*bits: tuple[Bits, int], **fields: Any) -> Match:
         tuple([(name, mask, value if name in DECIDING else 0) for name, (value, mask) in found.items()])
     )
     return Match(shape, tuple([found[name][0] for name in order]))
+
+
+def port_masks(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """A range of ports, both ends included, as the fewest ``(value, mask)`` pairs; at the most 30."""
+    while first <= last:
+        size = first & -first or 1 << 16
+        while first + size - 1 > last:
+            size >>= 1
+        yield first, 0xFFFF & ~(size - 1)
+        first += size
 
 
 _parse = lru_cache(maxsize=4096)(parse)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from msgspec.structs import replace
 
 from dragonflow.apps import APPS
 from dragonflow.apps.tunnel import chassis_bucket, send
-from dragonflow.apps.wiring import remote_peer_name, remote_server
+from dragonflow.apps.wiring import is_remote_server, remote_peer_name, remote_server
 from dragonflow.controller.announce import announcement
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Object, Replica
@@ -158,6 +160,29 @@ def test_one_living_chassis_of_those_with_ports_of_the_network_vouches_for_the_p
     assert serving["there"]
     alone = facts_of(Serve, *there, *ports)
     assert {it.port for it in alone} == set(names), "the other is dead"
+
+
+def test_all_agree_who_vouches_whoever_is_alive_and_each_rests_on_the_lives_that_decide() -> None:
+    names = ("h0", "h1", "h2", "h3")
+    all_lives = [frozenset(it) for size in range(5) for it in combinations(names, size)]
+    for port in (worlds.remote(f"p{number}", 70 + number, FAR) for number in range(6)):
+        ranked = sorted(names, key=lambda it: blake2b(f"{port.id}|{it}".encode()).digest(), reverse=True)
+        says: dict[tuple[str, frozenset[str]], bool] = {}
+        rests: dict[tuple[str, frozenset[str]], set[str]] = {}
+        for alive in all_lives:
+            replica = Replica()
+            there = (worlds.port(f"on-{name}", 20 + number, on=name) for number, name in enumerate(names))
+            worlds.load(replica, worlds.network(), *there, *(Alive(id=name, since=0.0) for name in alive))
+            server = next((it for it in ranked if it in alive), ranked[0])
+            assert remote_server(port, replica) == server
+            for name in names:
+                view = View(replica, {}, replace(ME, chassis=name))
+                says[name, alive] = is_remote_server(name, port, view)
+                assert says[name, alive] == (name == server)
+                rests[name, alive] = {it[1] for it in view.reads if it[0] is Alive}
+        for (name, alive), read in rests.items():
+            for other in set(names) - read:
+                assert says[name, alive ^ {other}] == says[name, alive], "nobody reads it, so it can't matter"
 
 
 def test_nobody_vouches_for_a_port_whose_region_says_it_is_down_or_whose_tunnel_is() -> None:

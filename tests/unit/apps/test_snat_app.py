@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
@@ -14,7 +12,7 @@ from scapy.layers.l2 import Ether
 from dragonflow.apps import APPS
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.l3 import L3
-from dragonflow.apps.snat import Snat, _blocks
+from dragonflow.apps.snat import Snat
 from dragonflow.apps.wiring import chassis_mac
 from dragonflow.controller.engine import Engine
 from dragonflow.controller.replica import Object, Replica
@@ -171,15 +169,3 @@ def test_senders_outside_are_told_in_the_connections_words() -> None:
     assert told[ICMP].nexthopmtu == 1442
     for data, frame in ((b"gone", bytes(packet)), (b"r-ext", b"nonsense")):
         assert list(Snat().unforwarded(Punted(PuntKind.GATEWAY_UNFORWARDED, b"\0" + data, frame, 110, {}), view)) == []
-
-
-@given(st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(sorted))
-def test_a_range_of_ports_is_few_matches(ends: list[int]) -> None:
-    first, last = ends
-    blocks = list(_blocks(first, last))
-    assert len(blocks) <= 30
-    assert sum(0x10000 - mask for _, mask in blocks) == last - first + 1
-    for value, mask in blocks:
-        assert value & mask == value
-        assert first <= value <= value | ~mask & 0xFFFF <= last
-    assert len({value for value, _ in blocks}) == len(blocks)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dragonflow.apps import APPS
 from dragonflow.apps.base import App, renders
 from dragonflow.controller.view import View
 from dragonflow.model import LogicalPort
-from dragonflow.pipeline import DESTINATION, NETWORK, Bits, Stage, Table, match
+from dragonflow.pipeline import DESTINATION, NETWORK, Bits, Stage, Table, match, port_masks
 from dragonflow.pipeline.check import PipelineError, check
 from dragonflow.pipeline.document import document
 from dragonflow.pipeline.groups import GroupKind, group_id
@@ -114,3 +116,15 @@ def test_group_ids_are_apart() -> None:
     assert len({group_id(kind, key) for kind in GroupKind for key in (1, 2, (1 << 24) - 1)}) == 12
     with pytest.raises(ValueError, match="24 bits"):
         group_id(GroupKind.FLOOD, 1 << 24)
+
+
+@given(st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(sorted))
+def test_a_range_of_ports_is_few_matches(ends: list[int]) -> None:
+    first, last = ends
+    blocks = list(port_masks(first, last))
+    assert len(blocks) <= 30
+    assert sum(0x10000 - mask for _, mask in blocks) == last - first + 1
+    for value, mask in blocks:
+        assert value & mask == value
+        assert first <= value <= value | ~mask & 0xFFFF <= last
+    assert len({value for value, _ in blocks}) == len(blocks)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dragonflow.apps.drops import Drops
-from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, SENT, STATE_FIELDS, TRACK_FIELDS, Filter
-from dragonflow.apps.firewall.rules import Rules
+from dragonflow.apps.firewall.filter import SENT, Filter, chain
 from dragonflow.apps.qos import Qos
-from dragonflow.pipeline import SOURCE, Stage, Table
+from dragonflow.pipeline import SOURCE, Stage
 
 
 class Egress(Filter):
@@ -18,39 +17,12 @@ class Egress(Filter):
     neighbour_discovery = (130, 131, 132, 133, 135, 136, 143)
     dhcp = ((4, 68, 67), (6, 546, 547))
 
-    passed = Table(
-        "egress_passed",
+    track, state, allowed, passed = chain(
+        name,
         Stage.EGRESS,
-        slot=5,
-        purpose="Drop what connection tracking gave up.",
-        matches=("ct_state",),
-        next=(Qos.sent,),
-        miss=Drops.sent,
-    )
-    allowed = Table(
-        "egress_allowed",
-        Stage.EGRESS,
-        slot=4,
-        purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
-        matches=ALLOWED_FIELDS,
-        next=(passed, Qos.sent),
-        miss=Drops.sent,
-    )
-    state = Table(
-        "egress_state",
-        Stage.EGRESS,
-        slot=3,
-        purpose="Ask the rules by which the packet's connection began, or may begin.",
-        matches=STATE_FIELDS,
-        next=(allowed, Rules.sends, Rules.gets),
-        miss=Drops.sent,
-    )
-    track = Table(
-        "egress",
-        Stage.EGRESS,
-        slot=2,
-        purpose="Find the packet's connection, as the port that sends it knows it.",
-        matches=(SOURCE, *TRACK_FIELDS),
-        next=(state, allowed, Qos.sent),
-        miss=Drops.sent,
+        first=2,
+        whose=whose,
+        who="the port that sends it",
+        onward=Qos.sent,
+        refused=Drops.sent,
     )

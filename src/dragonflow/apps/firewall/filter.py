@@ -35,7 +35,7 @@ from dragonflow.apps.firewall.rules import INV, IP, TRK, VALID, Rules
 from dragonflow.apps.wiring import is_here, is_secured, wired
 from dragonflow.controller.view import Me, View
 from dragonflow.model import LogicalPort, SecurityGroup, Zone
-from dragonflow.pipeline import Bits, Fact, Resubmit, Table, Trouble, load, match
+from dragonflow.pipeline import Bits, Fact, Resubmit, Stage, Table, Trouble, load, match
 from dragonflow.pipeline.action import Track, Untrack
 from dragonflow.pipeline.registers import ALLOWED, WHOSE, ZONE
 
@@ -53,13 +53,57 @@ _ASKED: dict[int, Table] = {SENT: Rules.sends, GOT: Rules.gets}
 _HELPERS = ((6, "tcp_dst", 21), (17, "udp_dst", 69))
 """Protocols whose connections announce others (FTP, TFTP), which Open vSwitch finds in them (``alg`` in ovs-actions(7))."""
 
-STATE_FIELDS = ("ct_state", "ct_mark", "eth_type")
-ALLOWED_FIELDS = (ALLOWED, *STATE_FIELDS, "ip_frag", "ip_proto", "tcp_dst", "udp_dst")
-TRACK_FIELDS = ("eth_type", "ip_proto", "udp_src", "udp_dst", "icmpv6_type", "icmpv6_code")
+_STATE = ("ct_state", "ct_mark", "eth_type")
+
+
+def chain(
+    name: str, stage: Stage, *, first: int, whose: Bits, who: str, onward: Table, refused: Table
+) -> tuple[Table, Table, Table, Table]:
+    """A direction's ``track``, ``state``, ``allowed`` and ``passed``, in the stage's slots from ``first`` on.
+
+    The port is in ``whose``, and in words it is ``who``. What may pass goes ``onward``, what no flow lets pass is ``refused``.
+    """
+    passed = Table(
+        f"{name}_passed",
+        stage,
+        first + 3,
+        purpose="Drop what connection tracking gave up.",
+        matches=("ct_state",),
+        next=(onward,),
+        miss=refused,
+    )
+    allowed = Table(
+        f"{name}_allowed",
+        stage,
+        first + 2,
+        purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
+        matches=(ALLOWED, *_STATE, "ip_frag", "ip_proto", "tcp_dst", "udp_dst"),
+        next=(passed, onward),
+        miss=refused,
+    )
+    state = Table(
+        f"{name}_state",
+        stage,
+        first + 1,
+        purpose="Ask the rules by which the packet's connection began, or may begin.",
+        matches=_STATE,
+        next=(allowed, Rules.sends, Rules.gets),
+        miss=refused,
+    )
+    track = Table(
+        name,
+        stage,
+        first,
+        purpose=f"Find the packet's connection, as {who} knows it.",
+        matches=(whose, "eth_type", "ip_proto", "udp_src", "udp_dst", "icmpv6_type", "icmpv6_code"),
+        next=(state, allowed, onward),
+        miss=refused,
+    )
+    return track, state, allowed, passed
 
 
 class Filter(App):
-    """One direction. A subclass names it, has the tables, and says by which bits it knows the port."""
+    """One direction. A subclass names it, has its ``chain`` of tables, and says by which bits it knows the port."""
 
     begins: ClassVar[int]
     """The mark of connections that begin in this direction."""

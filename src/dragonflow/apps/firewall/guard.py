@@ -110,12 +110,10 @@ class Guard(App):
     def _of_mac(self, port: LogicalPort, mac: str, me: Me) -> Iterator[Fact]:
         """What a port sends whatever its address is."""
         own: dict[str, Any] = {"eth_src": mac}
-        for server in (
-            "255.255.255.255",
-            str(SERVER_ADDRESS),
-        ):  # also under an address that was its own: it has to be told so
-            asks: dict[str, Any] = {"ip_proto": 17, "udp_src": 68, "udp_dst": 67}
-            yield self._pass(port, eth_type=_IPV4, ipv4_dst=server, **own, **asks)
+        asks: dict[str, Any] = {"eth_type": _IPV4, "ip_proto": 17, "udp_src": 68, "udp_dst": 67}
+        # also under an address that was its own: it has to be told so
+        for server in ("255.255.255.255", str(SERVER_ADDRESS)):
+            yield self._pass(port, ipv4_dst=server, **own, **asks)
         yield self._pass(port, Qos.sent, eth_type=_ARP, arp_sha=mac, arp_spa="0.0.0.0", **own)
         for kind in _LISTENER_REPORTS:
             yield self._pass(port, **_ICMPV6, icmpv6_type=kind, ipv6_src="::", **own)

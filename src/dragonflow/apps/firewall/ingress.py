@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dragonflow.apps.base import renders
 from dragonflow.apps.delivery import Delivery
 from dragonflow.apps.drops import Drops
-from dragonflow.apps.firewall.filter import ALLOWED_FIELDS, GOT, STATE_FIELDS, TRACK_FIELDS, Filter
-from dragonflow.apps.firewall.rules import Rules
+from dragonflow.apps.firewall.filter import GOT, Filter, chain
 from dragonflow.controller.view import Me, View
-from dragonflow.pipeline import DESTINATION, Fact, Stage, Table, match
+from dragonflow.pipeline import DESTINATION, Fact, Stage, match
 
 _ARP = 0x0806
 
@@ -28,40 +27,14 @@ class Ingress(Filter):
     neighbour_discovery = (130, 131, 132, 134, 135, 136, 143)
     dhcp = ((4, 67, 68), (6, 547, 546))
 
-    passed = Table(
-        "ingress_passed",
+    track, state, allowed, passed = chain(
+        name,
         Stage.INGRESS,
-        slot=3,
-        purpose="Drop what connection tracking gave up.",
-        matches=("ct_state",),
-        next=(Delivery.delivery,),
-        miss=Drops.received,
-    )
-    allowed = Table(
-        "ingress_allowed",
-        Stage.INGRESS,
-        slot=2,
-        purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
-        matches=ALLOWED_FIELDS,
-        next=(passed, Delivery.delivery),
-        miss=Drops.received,
-    )
-    state = Table(
-        "ingress_state",
-        Stage.INGRESS,
-        slot=1,
-        purpose="Ask the rules by which the packet's connection began, or may begin.",
-        matches=STATE_FIELDS,
-        next=(allowed, Rules.sends, Rules.gets),
-        miss=Drops.received,
-    )
-    track = Table(
-        "ingress",
-        Stage.INGRESS,
-        purpose="Find the packet's connection, as the port that gets it knows it.",
-        matches=(DESTINATION, *TRACK_FIELDS),
-        next=(state, allowed, Delivery.delivery),
-        miss=Drops.received,
+        first=0,
+        whose=whose,
+        who="the port that gets it",
+        onward=Delivery.delivery,
+        refused=Drops.received,
     )
 
     @renders(Me)

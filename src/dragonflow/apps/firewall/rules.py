@@ -31,7 +31,7 @@ from dragonflow.model import (
     SecurityRule,
     by_class,
 )
-from dragonflow.pipeline import Clause, Fact, Stage, Table, Trouble, load, match
+from dragonflow.pipeline import Clause, Fact, Stage, Table, Trouble, load, match, port_masks
 from dragonflow.pipeline.registers import ALLOWED, WHOSE
 
 IP = {4: 0x0800, 6: 0x86DD}
@@ -220,13 +220,3 @@ def _traffic(rule: SecurityRule, fields: _Fields) -> Iterator[dict[str, Any]]:
     elif protocol in fields.ports:
         for value, mask in port_masks(max(rule.first, 1), rule.last):
             yield {fields.protocol: protocol, fields.ports[protocol]: (value, mask)}
-
-
-def port_masks(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """The fewest values under masks that make up a range of ports, both ends included; at the most 30."""
-    while first <= last:
-        size = first & -first or 1 << 16
-        while first + size - 1 > last:
-            size >>= 1
-        yield first, 0xFFFF & ~(size - 1)
-        first += size
