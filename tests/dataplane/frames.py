@@ -73,6 +73,13 @@ def udp(source: str, target: str, sport: int, dport: int, data: bytes = b"hello"
     return (ipv6 if ":" in source else ipv4)(source, target, 17, body)
 
 
+def tcp(source: str, target: str, sport: int, dport: int, flags: int, *, seq: int = 0, ack: int = 0) -> bytes:
+    """Whole IP packet, with the flags of RFC 9293 (FIN 1, SYN 2, RST 4, ACK 16) and a window of 64 000."""
+    body = pack(">HHIIHHHH", sport, dport, seq, ack, 5 << 12 | flags, 64000, 0, 0)
+    body = body[:16] + pack(">H", _sum(source, target, 6, body)) + body[18:]
+    return (ipv6 if ":" in source else ipv4)(source, target, 6, body)
+
+
 def icmpv6(source: str, target: str, kind: int, body: bytes, code: int = 0) -> bytes:
     """Whole IPv6 packet."""
     message = pack(">BBH", kind, code, 0) + body

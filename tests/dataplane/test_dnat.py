@@ -201,16 +201,22 @@ async def test_a_gateway_that_is_replaced_is_followed(ground: Ground) -> None:  
 
 async def test_a_tcp_connection_made_again_at_once_from_the_same_port_harms_nobody(ground: Ground) -> None:  # noqa: F811
     """Such a guest can end Open vSwitch 3.1 in user space where ``ct(nat)`` is used wrongly (decision 25)."""
-    serve = "import socket; s = socket.create_server(('', 7)); [s.accept()[0].close() for _ in range(9)]"
+    serve = "import socket; s = socket.create_server(('', 7)); print(flush=True)\nwhile True: s.accept()[0].close()"
     again = (
         "import socket\nfor _ in range(9):\n s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('', 5555));"
         " s.setsockopt(1, 13, b'\\1\\0\\0\\0\\0\\0\\0\\0'); s.connect(('203.0.113.1', 7)); s.close()\nprint('made')"
     )
     async with cloud(ground) as it:
-        serving = asyncio.create_task(it.run(it.gateway, "python3", "-c", serve))
-        await asyncio.sleep(2.0)  # nothing says when it listens
-        assert "made" in await it.run("a", "python3", "-c", again)
-        await serving
+        command = ("ip", "netns", "exec", it.gateway, "python3", "-c", serve)
+        server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        try:
+            assert server.stdout is not None
+            assert await server.stdout.readline() == b"\n", "it listens"
+            done = await asyncio.to_thread(inside, it.vms["a"], "python3", "-c", again, timeout=120)
+            assert done.stdout == "made\n", done.stderr
+        finally:
+            server.kill()
+            await server.wait()
         assert await it.pings("a", "203.0.113.1")
 
 

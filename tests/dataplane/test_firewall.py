@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from chassis import TestChassis, chassis, inside, reaches
-from frames import Flood, FloodCounter, Sender, ethernet, udp
+from frames import Flood, FloodCounter, Listener, Sender, ethernet, tcp, udp
 from msgspec.structs import replace
 
 from dragonflow.lab.vswitch import VSwitch
@@ -257,3 +258,46 @@ async def test_what_ftp_announces_is_let_in(vswitch: VSwitch) -> None:
             with running(vms["b"], FETCH, C.ips[0], B.ips[0]) as client:
                 assert said(client) == "150 here it comes\n"
                 assert not connects(vms["a"], B.ips[0], 2121), "it was announced to the server alone"
+
+
+class Turns:
+    """Who asks and who answers, one after the other, as kernels repeat a question that isn't answered."""
+
+    def __init__(self, *turns: tuple[Sender, bytes]) -> None:
+        self._turns = turns
+        self._left = 40
+
+    def send(self, *_: bytes) -> None:
+        self._left -= 1
+        assert self._left, "the answer doesn't come through"
+        for sender, frame in self._turns:
+            sender.send(frame)
+
+
+async def test_a_straggler_of_the_connection_before_does_not_lock_the_next_one_out(vswitch: VSwitch) -> None:
+    """The FIN of a server whose client has reset the connection, and begun another from the same port."""
+    a, b = (replace(port, security_groups=("open",)) for port in (A, B))
+
+    def says(flags: int, seq: int, *, port: int = 5555) -> bytes:
+        return ethernet(A.mac, B.mac, 0x0800, tcp(A.ips[0], B.ips[0], port, 7, flags, seq=seq))
+
+    def replies(flags: int, seq: int, to: int) -> bytes:
+        return ethernet(B.mac, A.mac, 0x0800, tcp(B.ips[0], A.ips[0], 7, 5555, flags, seq=seq, ack=to))
+
+    fin, syn, rst, ack = 1, 2, 4, 16
+    question, answer = says(syn, 1000), replies(syn | ack, 900_000, 1001)
+    async with chassis(vswitch) as here:
+        await here.now(NET, a, b)
+        vms = [await here.vm(port) for port in (a, b)]  # without addresses: their kernels take no part
+        with Sender(vms[0]) as asks, Sender(vms[1]) as serves, Listener(vms[0]) as client, Listener(vms[1]) as server:
+            list(server.until(question, asks))
+            list(client.until(replies(fin | ack, 5000, 500), serves))
+            list(client.until(answer, Turns((asks, question), (serves, answer))))  # type: ignore[arg-type]
+            serves.send(replies(syn | ack, 3_000_000_000, 77))
+            list(client.until(replies(ack, 900_001, 1001), serves))
+            lonely = says(rst, 1000, port=5556)
+            list(server.until(lonely, asks))
+        known = vswitch.appctl("dpctl/dump-conntrack")
+        assert set(re.findall(r"orig=\(src=([0-9.]+)", known)) == {A.ips[0]}, "no forged answer ends what was answered"
+        assert "sport=5555" in known
+        assert "sport=5556" not in known, "nothing begins with a reset"

@@ -135,20 +135,22 @@ class Track(msgspec.Struct, frozen=True):
     """Find the packet's connection in ``zone`` (1 … 65535) and go on in table number ``table`` (NXAST_CT); None: go on as it is.
 
     The zone may stand in named bits (16 of them). With ``commit`` a connection that isn't known begins; ``mark`` is written into
-    it then (``ct_mark``), known or not. ``helper`` is the port of a protocol whose connections announce others, which are related
-    to them then: 21 (FTP) or 69 (TFTP).
+    it then (``ct_mark``), known or not. With ``force`` one that is known, but began on the other side, is forgotten first.
+    ``helper`` is the port of a protocol whose connections announce others, which are related to them then: 21 (FTP) or 69
+    (TFTP).
     """
 
     zone: int | Bits
     table: int | None
     commit: bool = False
+    force: bool = False
     translate: Translate | None = None
     mark: int | None = None
     helper: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.commit and (self.mark is not None or self.helper is not None):
-            raise ValueError("a connection is marked and gets a helper where it is committed")
+        if not self.commit and (self.force or self.mark is not None or self.helper is not None):
+            raise ValueError("a connection is forced, is marked and gets a helper where it is committed")
         if self.translate is not None and (self.mark is not None or isinstance(self.zone, Bits)):
             raise ValueError("where connections are translated the zone is a number, and none is marked")
 

@@ -103,6 +103,7 @@ def printed(wire: bytes) -> str:
                         Track(7, 65, commit=True, translate=Translate(destination="192.0.2.2", ports=(80, 80))),
                         Track(8, 65, commit=True, translate=Translate(destination="192.0.2.2", ports=(80, 90))),
                         Track(65535, 3),
+                        Track(9, 3, commit=True, force=True),
                     ),
                     None,
                 ),
@@ -110,7 +111,7 @@ def printed(wire: bytes) -> str:
             "OFPT_FLOW_MOD (OF1.5) (xid=0x7): ADD table:7 priority=100,ip actions=ct_clear,"
             "ct(commit,table=71,zone=5,nat(src=192.0.2.1)),ct(table=65,zone=6,nat),"
             "ct(commit,table=65,zone=7,nat(dst=192.0.2.2:80)),ct(commit,table=65,zone=8,nat(dst=192.0.2.2:80-90)),"
-            "ct(table=3,zone=65535)",
+            "ct(table=3,zone=65535),ct(commit,force,table=3,zone=9)",
         ),
         (messages.zone_flush(7), "NXT_CT_FLUSH_ZONE (OF1.5) (xid=0x7): zone_id=7"),
         (

@@ -19,6 +19,13 @@ first ones if the rules allow them, later ones as they are. They get no further 
 wait for comes out as invalid, with the next packet of whomever, and is dropped there: therefore nothing goes on from a ``ct``
 without a look at it.
 
+A TCP connection's answer, its SYN with ACK, is remembered too (``_ANSWERED``), so that one can be helped which never gets it.
+Open vSwitch in user space takes the other side's first packet for the answer, whatever that is (``tcp_conn_update``). If it is a
+straggler of a connection before, between the same ports, the answer itself is out of its window, and so are those to all
+repetitions of the question, for a quarter of an hour. Such an answer ends what is known of the connection; the next repetition
+begins it anew. Once answered none can be ended so: who doesn't see a connection, but forges its addresses, can't cut it. And no
+connection begins with a reset: what follows one would be measured by its numbers.
+
 Two ports of one host don't share a zone: a connection that one may begin but the other may not get is known to the first alone.
 Which zone it is, is known to the packet (``ZONE``).
 
@@ -39,8 +46,8 @@ from dragonflow.pipeline import Bits, Fact, Resubmit, Stage, Table, Trouble, loa
 from dragonflow.pipeline.action import Track, Untrack
 from dragonflow.pipeline.registers import ALLOWED, WHOSE, ZONE
 
-_NEW, _REL = TRK | 0x01, TRK | 0x04
-"""``ct_state`` of what belongs to no connection yet, and of what was announced by another one (or is an error about it)."""
+_NEW, _REL, _ANSWER = TRK | 0x01, TRK | 0x04, TRK | 0x0A
+"""``ct_state`` of what belongs to no connection yet, of what another one announced (or is an error about it), and of answers."""
 
 _FIRST, _LATER = 1, 3
 """``ip_frag`` of a first fragment, and of those that follow."""
@@ -48,12 +55,18 @@ _FIRST, _LATER = 1, 3
 SENT, GOT = 1, 2
 """``ct_mark`` of a connection, and of all that is related to it: whether the port began it or the other side."""
 
+_BEGUN, _ANSWERED = SENT | GOT, 4
+"""Bits of ``ct_mark``: who began it, and that the other side has answered (of TCP alone)."""
+
+_SYN_ACK: dict[str, Any] = {"ip_proto": 6, "tcp_flags": (0x12, 0x12)}
+_RST: dict[str, Any] = {"ip_proto": 6, "tcp_flags": (0x04, 0x04)}
+
 _ASKED: dict[int, Table] = {SENT: Rules.sends, GOT: Rules.gets}
 
 _HELPERS = ((6, "tcp_dst", 21), (17, "udp_dst", 69))
 """Protocols whose connections announce others (FTP, TFTP), which Open vSwitch finds in them (``alg`` in ovs-actions(7))."""
 
-_STATE = ("ct_state", "ct_mark", "eth_type")
+_STATE = ("ct_state", "ct_mark", "eth_type", "ip_proto", "tcp_flags")
 
 
 def chain(
@@ -77,7 +90,7 @@ def chain(
         stage,
         first + 2,
         purpose="Drop what no rule allows; remember a new connection. Fragments wait for all of their packet.",
-        matches=(ALLOWED, *_STATE, "ip_frag", "ip_proto", "tcp_dst", "udp_dst"),
+        matches=(ALLOWED, *_STATE, "ip_frag", "tcp_dst", "udp_dst"),
         next=(passed, onward),
         miss=refused,
     )
@@ -143,10 +156,15 @@ class Filter(App):
         yield self.passed.flow(10, match(ct_state=VALID), goto=self.onward)
 
     def _questions(self, eth_type: int) -> Iterator[Fact]:
-        """Which rules are asked; nothing that belongs to no connection and can't begin one passes."""
+        """Which rules are asked; nothing that belongs to no connection and can't begin one passes.
+
+        That goes for an answer that was ``lost``, too: it is invalid also when what was known is forgotten.
+        """
         for mark, rules in _ASKED.items():
-            known = match(ct_state=VALID, ct_mark=mark, eth_type=eth_type)
+            known = match(ct_state=VALID, ct_mark=(mark, _BEGUN), eth_type=eth_type)
             yield self.state.flow(20, known, Resubmit(rules.number), goto=self.allowed)
+            lost = match(ct_state=(TRK, TRK), ct_mark=mark, eth_type=eth_type, **_SYN_ACK)  # no +inv may be committed
+            yield self.state.flow(10, lost, Track(ZONE, self.passed.number, commit=True, force=True))
         unknown = match(ct_state=(_NEW, _NEW | INV), ct_mark=0, eth_type=eth_type)
         yield self.state.flow(20, unknown, Resubmit(_ASKED[self.begins].number), goto=self.allowed)
 
@@ -160,12 +178,17 @@ class Filter(App):
         known: dict[str, Any] = {"ct_state": (TRK, TRK), "eth_type": eth_type}
         yield self.allowed.flow(20, match((ALLOWED, 1), ip_frag=_FIRST, **known), Track(ZONE, passed))
         yield self.allowed.flow(20, match(ip_frag=_LATER, **known), Track(ZONE, passed))
+        yield self.allowed.flow(40, match((ALLOWED, 1), ct_mark=0, **new, **_RST), goto=self.onward)
         for protocol, field, port in _HELPERS:
             helped = match((ALLOWED, 1), ct_mark=0, **new, ip_proto=protocol, **{field: port})
             yield self.allowed.flow(35, helped, Track(ZONE, passed, commit=True, mark=self.begins, helper=port))
         for mark in _ASKED:
-            announced = match((ALLOWED, 1), ct_state=(_NEW | _REL, _NEW | _REL), ct_mark=mark, eth_type=eth_type)
+            announced = match(
+                (ALLOWED, 1), ct_state=(_NEW | _REL, _NEW | _REL), ct_mark=(mark, _BEGUN), eth_type=eth_type
+            )
             yield self.allowed.flow(30, announced, Track(ZONE, passed, commit=True, mark=mark))
+            answer = match((ALLOWED, 1), ct_state=(_ANSWER, _ANSWER), ct_mark=mark, eth_type=eth_type, **_SYN_ACK)
+            yield self.allowed.flow(25, answer, Track(ZONE, passed, commit=True, mark=mark | _ANSWERED))
 
     @renders(LogicalPort, only=is_here)
     def port(self, port: LogicalPort, view: View) -> Iterator[Fact]:

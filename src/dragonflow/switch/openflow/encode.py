@@ -120,7 +120,7 @@ _CONTROLLER2 = _CLONE = Struct(">HHIH6x")
 _PROPERTY = Struct(">HH")
 
 _CT = Struct(">HHIHHIHB3xH")
-_CT_COMMIT = 1
+_CT_COMMIT, _CT_FORCE = 1, 2
 _NAT = Struct(">HHIH2xHH")
 _NAT_SOURCE, _NAT_DESTINATION = 1, 2
 _NAT_ADDRESS, _NAT_FIRST_PORT, _NAT_LAST_PORT = 1, 16, 32
@@ -204,7 +204,7 @@ def _track(action: Track) -> bytes:
     done = b"" if action.translate is None else _translate(action.translate)
     if action.mark is not None:
         done = _set_field(SetField(FIELDS["ct_mark"], action.mark))
-    flags = _CT_COMMIT if action.commit else 0
+    flags = (_CT_COMMIT if action.commit else 0) | (_CT_FORCE if action.force else 0)
     table = _NX_NO_RECIRCULATION if action.table is None else action.table
     return _CT.pack(0xFFFF, _CT.size + len(done), NICIRA, _NX_CT, flags, source, zone, table, action.helper or 0) + done
 
