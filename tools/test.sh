@@ -11,7 +11,7 @@ record=.pytest_cache/v/cache/lastfailed # what failed, as JSON: {"tests/unit/tes
 
 rm -f "$record"
 rc=0
-$pytest -n 2 "$@" || rc=$?
+$pytest -n 2 --durations=40 --durations-min=5 "$@" || rc=$?
 ((rc == 1)) || exit "$rc" # 1: tests failed; others: pytest itself didn't get to its end
 
 failed=$(.venv/bin/python -c 'import json, sys; print(*json.load(open(sys.argv[1])), sep="\n")' "$record")
