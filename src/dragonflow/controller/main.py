@@ -93,7 +93,7 @@ SHUT_DOWN = "chassis shut down"
 _GIVE_WAY_AFTER = 0.002
 """Seconds that rendering may take before others on the loop have their turn."""
 
-_TURN = 0.01
+_TURN = 0.03
 """Seconds after which no more rows are taken in before what was rendered is sent."""
 
 _GIVE_WAY = 0.0005
