@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -46,3 +47,16 @@ class TestSqlite(StoreConformance):
         ground = SqliteGround(tmp_path / "dfdb.sqlite")
         yield ground
         await ground.close()
+
+
+def test_hints_are_needed_only_where_the_kernel_tells_of_no_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path / "dfdb.sqlite")
+    assert not store.needs_hints
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("dragonflow.store._bell.INotify", none_left)
+    assert store.needs_hints
