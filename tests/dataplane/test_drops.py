@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from chassis import BRIDGE, TestChassis, chassis, inside
 from msgspec.structs import replace
@@ -186,8 +187,7 @@ async def test_no_flood_hides_what_another_port_is_refused_and_all_are_counted(v
 async def test_all_ports_together_are_held_to_what_the_chassis_tells(
     vswitch: VSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drops, "RATE", 1)
-    monkeypatch.setattr(drops, "BURST", 5)
+    monkeypatch.setattr(drops, "ALL", msgspec.structs.replace(drops.ALL, rate=1, burst=5))
     async with chassis(vswitch) as here, alive(here) as vms, following(here) as shown:
         began = time.monotonic()
         for one, other in ((A, B), (B, A)):

@@ -35,7 +35,7 @@ from dragonflow.pipeline import (
     punt_meter,
 )
 
-_ALL = Meter(PuntKind.REFUSED_SENT << 16, rate=200, burst=400)
+ALL = Meter(PuntKind.REFUSED_SENT << 16, rate=200, burst=400)
 """Bounds what the controller is told of all ports together. Its number is that of OpenFlow port 0, which no interface has."""
 
 
@@ -67,11 +67,11 @@ class Drops(App):
         ofport = wired(port, view.me.chassis, view)
         if ofport is None or not is_secured(port):
             return
-        yield _ALL
+        yield ALL
         for table, whose, kind in (
             (self.sent, SOURCE, PuntKind.REFUSED_SENT),
             (self.received, DESTINATION, PuntKind.REFUSED_RECEIVED),
         ):
             yield punt_meter(kind, ofport)
             own, tell = punt(kind, ofport, port.id.encode())
-            yield table.flow(10, match((whose, port.key)), own, ApplyMeter(_ALL.id), tell)
+            yield table.flow(10, match((whose, port.key)), own, ApplyMeter(ALL.id), tell)
