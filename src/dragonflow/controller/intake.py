@@ -66,6 +66,7 @@ class Intake:
         self._trouble: StoreError | None = None
         self._fetched: deque[ScopeReset | Sequence[Record]] = deque()
         self._taken = asyncio.Event()
+        self._taken.set()
         self.arrived: set[str] = set()
         self.refused: dict[Key, str] = {}
 
@@ -97,8 +98,8 @@ class Intake:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to take."""
-        return bool(self._fetched)
+        """Whether ``take`` is due: there is something to take, or nothing more is fetched before."""
+        return bool(self._fetched) or not self._taken.is_set()
 
     @property
     def in_sync(self) -> bool:

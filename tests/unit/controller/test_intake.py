@@ -249,6 +249,17 @@ async def test_changes_that_come_without_end_are_fetched_at_longer_and_longer_in
     assert world.rests == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.032, 0.032]
 
 
+async def test_it_waits_to_be_taken_also_where_nothing_of_the_news_is_to_be_believed(world: World) -> None:
+    await taken_in(world)
+    world.busy = True
+    assert not world.intake.waiting
+    await world.store.commit(Txn((Delete(founding.KEY),)))
+    await world.come_to_rest()
+    assert world.intake.waiting
+    world.intake.take()
+    assert not world.intake.waiting
+
+
 async def test_what_waits_goes_with_its_scope_and_with_its_df_db(world: World) -> None:
     world.busy = True
     await world.put(NET)
