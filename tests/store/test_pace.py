@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dragonflow.store._common import Pace
+from dragonflow.store.pace import Pace
 
 
 def test_what_comes_alone_is_hardly_waited_for_and_what_comes_without_end_longer_and_longer() -> None:

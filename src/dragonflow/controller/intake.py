@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dragonflow.controller.replica import Replica
 from dragonflow.model import KINDS, REGION_SCOPE, CodecError, Region, Row, decode
 from dragonflow.observe import metrics
-from dragonflow.store._common import Pace
 from dragonflow.store.feed import Backoff, Changes, Feed, ScopeReset
+from dragonflow.store.pace import Pace
 from dragonflow.store.protocol import Key, Record, Store, StoreError
 
 LOG = logging.getLogger(__name__)

@@ -12,24 +12,19 @@
                                      Holders ──> DF DB                     who holds shared addresses
                                      DropLog ──> Replica                   what is refused, while anybody looks
 
-One task settles, turn after turn: it takes in some rows, renders what changed, sends the difference, and only after the barrier
-tells anybody. Rows wait for the next turn, and for a port that was plugged here; what OVSDB tells waits for nobody: it ends the
-taking in of rows, and is rendered also while the switch is busy with the turn before. Beside it the prover asks Open vSwitch
+One task does all from the intake to the barrier (``Turns``), and only then is anybody told. Beside it the prover asks vswitchd
 whether ports do work, the limiter has it keep routers to their share of connections, and the answerer answers packets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import logging
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -42,12 +37,12 @@ from dragonflow.apps.door import Door
 from dragonflow.controller.announce import AGAIN, Heralds, announce
 from dragonflow.controller.answer import Answerer
 from dragonflow.controller.drops import DropLog
-from dragonflow.controller.engine import Engine, Settled, Want
-from dragonflow.controller.events import Confirmed, EventLog, Subscriber, Unconfirmed, tell
+from dragonflow.controller.engine import Engine
+from dragonflow.controller.events import Confirmed, EventLog, Subscriber, tell
 from dragonflow.controller.holders import PERIOD as HOLDER_PERIOD
 from dragonflow.controller.holders import Holders
 from dragonflow.controller.instances import instance_of
-from dragonflow.controller.intake import NOT_WHOLE, Intake
+from dragonflow.controller.intake import NOT_WHOLE
 from dragonflow.controller.ipsec import Watch
 from dragonflow.controller.limits import Limiter
 from dragonflow.controller.locality import plain
@@ -56,11 +51,11 @@ from dragonflow.controller.neighbours import Neighbours
 from dragonflow.controller.probe import Planner
 from dragonflow.controller.proof import Prover
 from dragonflow.controller.replica import Replica
-from dragonflow.controller.report import Claim, Liveness, Report, claims, without
+from dragonflow.controller.report import Claim, Liveness, Report
 from dragonflow.controller.sessions import Sessions
 from dragonflow.controller.settings import Settings
-from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.tunnels import Tunnels
+from dragonflow.controller.turns import Turn, Turns
 from dragonflow.controller.view import View
 from dragonflow.metadata import interface
 from dragonflow.metadata.address import INTERFACE
@@ -81,8 +76,7 @@ from dragonflow.pipeline.fields import Field
 from dragonflow.pubsub import open_pubsub
 from dragonflow.pubsub.news import pass_hints
 from dragonflow.store import open_store
-from dragonflow.switch import Disconnected, Switch
-from dragonflow.switch.bundle import Synced
+from dragonflow.switch import Switch
 from dragonflow.switch.unixctl import Unixctl
 
 LOG = logging.getLogger(__name__)
@@ -90,17 +84,8 @@ LOG = logging.getLogger(__name__)
 SHUT_DOWN = "chassis shut down"
 """Why a port is DOWN whose chassis was told to go."""
 
-_GIVE_WAY_AFTER = 0.002
-"""Seconds that rendering may take before others on the loop have their turn."""
-
-_TURN = 0.03
-"""Seconds after which no more rows are taken in before what was rendered is sent."""
-
 _GIVE_WAY = 0.0005
 """Seconds that a thread computes before others get Python's lock. A commit of SQLite's thread takes it some ten times."""
-
-_LOCAL_FIRST = 0.03
-"""Seconds that changed rows wait, at most, while a port that was plugged here becomes ACTIVE; then some of them have a turn."""
 
 _PATIENCE = 4.0
 """Seconds that a shutdown waits for the DF DB."""
@@ -118,8 +103,6 @@ class Controller:
         self._replica = Replica()
         self._sessions = Sessions(self._replica, time.time)
         self._news = asyncio.Event()
-        self._news.set()
-        self._intake = Intake(self._store, self._replica, self._rows_came)
         self._me = settings.me
         self._engine = Engine(APPS, self._replica, self._me)
         self._neighbours = Neighbours(self._replica, self._news.set)
@@ -138,6 +121,9 @@ class Controller:
             on_connect=self._news.set,
             on_packet=self._answerer.take,
             on_read=self._neighbours.recall,
+        )
+        self._turns = Turns(
+            *(self._store, self._replica, self._engine, self._switch), me=self._me, news=self._news, audience=self
         )
         self._ipsec = (
             None
@@ -184,19 +170,8 @@ class Controller:
         )
         self._stop = asyncio.Event()
         self._shutting_down = False
-        self._confirmed = False
-        self._knows = False
-        self._plugging = False
-        """Whether OVSDB told of a guest's interface whose flows aren't confirmed yet."""
-        self._plugged = asyncio.Event()
-        """OVSDB told of one just now."""
-        self._patience: asyncio.TimerHandle | None = None
-        self._impatient = False
-        """Whether rows have waited for a plug long enough."""
-        self._rendering = False
         self._said: dict[str, Claim] = {}
         self._mods = 0
-        self._unconfirmed = Unconfirmed()
         self._heralds = Heralds(self._view, self._switch.send)
         self.subscribers: list[Subscriber] = [_count, self._log.confirmed, self._drops.confirmed, self._heralds]
 
@@ -226,7 +201,7 @@ class Controller:
         secrecy.warn_if_in_clear("[df] pubsub_url", self._settings.pubsub_url)
         async with asyncio.TaskGroup() as group:
             parts = (
-                self._intake.run(),
+                self._turns.intake.run(),
                 *((pass_hints(self._store, self._bus),) if self._store.needs_hints else ()),
                 self._switch.run(),
                 self._answerer.run(self._switch.send),
@@ -235,7 +210,7 @@ class Controller:
                 announce(self._heralds.unasked, self._view, self._switch.send, AGAIN),
                 announce(self._ask_neighbours, self._view, self._switch.send, NEIGHBOUR_PERIOD),
                 announce(self._ask_holders, self._view, self._switch.send, HOLDER_PERIOD),
-                self._drive(),
+                self._turns.run(),
                 self._prover.run(),
                 self._limiter.run(),
                 self._report.run(),
@@ -256,192 +231,46 @@ class Controller:
 
     def _ask_neighbours(self, view: View) -> Iterator[PacketOut]:
         """Not before the switch has all: until then nobody is known to be here, in whose name to ask."""
-        if self._confirmed:
+        if self._turns.confirmed:
             yield from self._neighbours.tick(view)
 
     def _ask_holders(self, view: View) -> Iterator[PacketOut]:
         """Nor these: until then no port is known to be here."""
-        if self._confirmed:
+        if self._turns.confirmed:
             yield from self._holders.tick(view)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
-        for port in present:
-            self._replica.upsert_port(port)
-        for name in gone:
-            self._replica.remove_port(name)
+        self._turns.plugged(present, gone)
         self._sessions.take(present, gone)
-        if any(port.iface_id is not None for port in present):
-            self._plugging = True
-            self._plugged.set()
-        if not self._rendering:
-            self._news.set()
 
-    async def _drive(self) -> None:
-        """Turn news into confirmed flows for ever. Nothing is sent before both halves of the world are known (fail static)."""
-        self._engine.settle(
-            self._switch.want
-        )  # what rests on no row: tunnel and patch ports can be made while rows are read
-        self._switch.ask_for_ports()
-        while not (await self._follow_news() and self._switch.connected):
-            pass
-        LOG.info("in sync with the DF DB and OVSDB; taking over the switch")
-        self._knows = True
+    # How the turns go
+
+    @property
+    def judging(self) -> bool:
+        """See ``Audience``."""
+        return self._prover.awaited
+
+    def complete(self) -> None:
+        """What was known of neighbours before this process began can be taken over now."""
         self._neighbours.begin()
-        gc.disable()  # the first rendering makes much and drops nothing; looking for garbage would cost a third more
-        confirmed = await self._settle()
-        gc.enable()
-        while not confirmed:
-            await self._follow_news()
-            confirmed = await self._settle()
-        _tidy_memory()
-        while True:
-            await self._follow_news()
-            await self._settle()
 
-    async def _follow_news(self) -> bool:
-        """Wait for news, then follow the scopes that are needed. Returns whether all of them, and OVSDB, have arrived."""
-        await self._news.wait()
-        self._news.clear()
-        if not self._rows_wait():
-            self._intake.take()
-        if not self._confirmed:
-            self._report.wake()  # else it is, when the switch has confirmed what was taken in
-        return await self._follow()
-
-    async def _follow(self) -> bool:
-        """Follow the scopes that are needed; returns what ``_follow_news`` does."""
-        needed = needed_scopes(self._name, self._replica)
-        await self._intake.follow(needed)
-        return needed <= self._intake.arrived and self._switch.ovsdb_in_sync
-
-    def _rows_wait(self) -> bool:
-        """Whether a port that was plugged here goes before them: a guest waits for it, and there may be many of them."""
-        return self._knows and not self._impatient and (self._plugging or self._prover.awaited)
-
-    def _may_take(self) -> bool:
-        """Whether there are rows to take in, and nobody goes before them."""
-        return self._intake.waiting and not self._rows_wait()
-
-    def _rows_came(self) -> None:
-        """The intake has news: have it taken in, now or when it has waited long enough."""
-        if not self._rows_wait():
-            self._news.set()
-        elif self._patience is None:
-            self._patience = asyncio.get_running_loop().call_later(_LOCAL_FIRST, self._lose_patience)
-
-    def _go_on(self) -> None:
-        """A port may be done for which rows waited."""
-        if self._intake.waiting:
-            self._rows_came()
-
-    def _lose_patience(self) -> None:
-        self._patience = None
-        self._impatient = self._intake.waiting
-        self._go_on()
-
-    async def _settle(self) -> bool:
-        """Render, send, and after the barrier tell. Returns False if the switch is away; its return is news."""
-        self._confirmed = False
+    def unsettled(self) -> None:
+        """What the prover sees meanwhile is no fault."""
         self._prover.unsettled()
-        with metrics.SETTLE_SECONDS.time():
-            await self._render()
-            said = claims(self._me, self._replica, self._engine.locality, self._engine.serving)
-        with metrics.SYNC_SECONDS.time():
-            synced, ahead = await self._send()
-        self._plugging = bool(ahead) or self._plugged.is_set()
-        if synced is not None:
-            self._confirm(synced, said)
-        if ahead:
-            self._prover.unsettled()
-        for settled in ahead:
-            for owner, facts in settled.facts.items():
-                self._switch.want(owner, facts)
-            self._unconfirmed.add(settled)
-        return synced is not None
 
-    async def _send(self) -> tuple[Synced | None, Sequence[Settled]]:
-        """Send what was rendered, and return what the switch confirmed (None if it is away), and what was rendered meanwhile.
+    def unconfirmed(self) -> None:
+        """Have reported what rests on rows alone."""
+        self._report.wake()
 
-        For just when the switch gets a port it is slow to answer, and what OVSDB tells of it is best rendered then.
-        """
-        sending = asyncio.ensure_future(self._switch.sync())
-        ahead: list[Settled] = []
-        try:
-            while not sending.done():
-                self._plugged.clear()
-                told = asyncio.ensure_future(self._plugged.wait())
-                await asyncio.wait({sending, told}, return_when=asyncio.FIRST_COMPLETED)
-                told.cancel()
-                if not sending.done():
-                    ahead.append(await self._settled())
-            return sending.result(), ahead
-        except Disconnected as error:
-            LOG.info("switch away, flows wait: %s", error)
-            self._report.wake()
-            return None, ahead
-        finally:
-            sending.cancel()
-
-    def _confirm(self, synced: Synced, said: dict[str, Claim]) -> None:
-        """The switch has what was sent: prove it, report it, and tell of it."""
-        at = self._replica.clock()
-        self._confirmed = True
-        self._mods += synced.mods
-        metrics.MODS.inc(synced.mods)
-        broken = self._broken()
-        metrics.OWNERS_DEGRADED.set(len(broken))
-        self._said = without(broken, said)
-        self._prover.settled(self._said, self._switch.connections, changed=synced.mods > 0)
+    def confirmed(self, turn: Turn) -> None:
+        """Prove what the switch has, report it, and tell of it."""
+        self._mods += turn.mods
+        metrics.MODS.inc(turn.mods)
+        self._said = turn.said
+        self._prover.settled(self._said, self._switch.connections, changed=turn.mods > 0)
         self._limiter.want(self._switch.zones, self._switch.connections)
         self._tell()
-        tell(self.subscribers, self._unconfirmed.confirm(at, broken))
-        self._go_on()
-
-    async def _render(self) -> None:
-        """Render what is news, and then more rows, until it is time to send.
-
-        What OVSDB tells meanwhile is rendered too, and then no more rows are taken in, so nobody's plug waits longer. Rows may
-        come faster than they render.
-        """
-        over, more = time.perf_counter() + _TURN, False
-        self._rendering = True
-        while True:
-            self._plugged.clear()
-            self._unconfirmed.add(await self._settled(self._switch.want))
-            await _give_way()
-            if time.perf_counter() > over:
-                break
-            if self._plugged.is_set():
-                continue
-            if not self._may_take():
-                break
-            more = True
-            self._news.clear()  # what it told of is rendered now
-            self._intake.take()
-        self._rendering = self._impatient = False
-        if self._plugged.is_set():
-            self._news.set()
-        if more:
-            await self._follow()
-
-    async def _settled(self, want: Want | None = None) -> Settled:
-        """Settle the engine without keeping others on the loop waiting: leases want renewing while thousands of ports render."""
-        steps, began = self._engine.settling(want), time.perf_counter()
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                settled: Settled = end.value
-                return settled
-            if time.perf_counter() - began > _GIVE_WAY_AFTER:
-                await _give_way()
-                began = time.perf_counter()
-
-    def _broken(self) -> dict[str, str]:
-        """The objects whose flows are left out, and why."""
-        degraded = {**self._engine.degraded, **self._switch.degraded}
-        owners = (*self._switch.degraded, *self._engine.broken)
-        return {owner.id: f"{owner}: {degraded[owner]}" for owner in owners}
+        tell(self.subscribers, turn.confirmed)
 
     def _tell(self) -> None:
         """Have reported what was confirmed and proven."""
@@ -451,7 +280,7 @@ class Controller:
     def _proven(self) -> None:
         """There are verdicts."""
         self._tell()
-        self._go_on()
+        self._turns.judged()
 
     def _doubt(self) -> None:
         """A port doesn't work although its flows should stand: somebody else may have changed the switch."""
@@ -465,14 +294,14 @@ class Controller:
         """
         LOG.info("shutting down: all ports of %s are reported DOWN", self._name)
         self._shutting_down = True
-        said = claims(self._me, self._replica, self._engine.locality, self._engine.serving)
+        said = self._turns.claims()
         down = {
             port: msgspec.structs.replace(claim, status="DOWN", reason=SHUT_DOWN, ofport=None)
             for port, claim in said.items()
         }
         self._report.confirmed(down)
         untold = ""
-        if not {host_scope(self._name), status_scope(self._name)} <= self._intake.arrived:
+        if not {host_scope(self._name), status_scope(self._name)} <= self._turns.intake.arrived:
             untold = "the statuses of this chassis's ports are as they were: the DF DB has not been read yet"
         elif not await self._report.written(_PATIENCE):
             untold = f"the statuses of {len(down)} ports may not all be DOWN: {self._report.trouble or 'no answer'}"
@@ -484,7 +313,9 @@ class Controller:
 
     @property
     def _in_sync(self) -> bool:
-        return self._intake.in_sync and self._confirmed and self._switch.connected and not self._news.is_set()
+        return (
+            self._turns.intake.in_sync and self._turns.confirmed and self._switch.connected and not self._news.is_set()
+        )
 
     async def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
@@ -500,15 +331,15 @@ class Controller:
             "metadata": await self._metadata_proxy(),
             "probe": self._prover.status(),
             "connection_limits": self._limiter.status,
-            "revision": self._intake.revision,
+            "revision": self._turns.intake.revision,
             "mods_since_start": self._mods,
             "places": len(self._engine.places),
-            "scopes": sorted(self._intake.arrived),
+            "scopes": sorted(self._turns.intake.arrived),
             "bfd_sessions": self._sessions.status(),
             "neighbours": {it.id: it.mac for it in self._replica.all(Neighbour)},
             "shared_addresses": {it.place: it.port for it in self._replica.where(Holder, chassis=self._name)},
             "holders": self._holders.trouble or "written",
-            "refused_rows": {str(key): reason for key, reason in self._intake.refused.items()},
+            "refused_rows": {str(key): reason for key, reason in self._turns.intake.refused.items()},
             "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
         }
 
@@ -526,9 +357,9 @@ class Controller:
 
     def _df_db(self) -> str:
         """Whether the DF DB can be read and is whole, and since when it doesn't answer."""
-        trouble, reading = self._liveness.trouble, self._intake.outage
+        trouble, reading = self._liveness.trouble, self._turns.intake.outage
         if trouble is None and reading is None:
-            return f"{self._settings.store_url} {NOT_WHOLE}" if self._intake.not_whole else "answers"
+            return f"{self._settings.store_url} {NOT_WHOLE}" if self._turns.intake.not_whole else "answers"
         since = "" if trouble is None else f" since {time.strftime('%H:%M:%S', time.localtime(trouble[1]))}"
         return f"away{since}: {reading or (trouble[0] if trouble else '')}"
 
@@ -542,13 +373,13 @@ class Controller:
             "said": None if claim is None else msgspec.to_builtins(claim),
             "probe": self._prover.of(port),
             "interfaces": [msgspec.to_builtins(it) for it in self._replica.where(OvsPort, iface_id=port)],
-            "degraded": self._broken().get(port),
+            "degraded": self._turns.broken().get(port),
         }
 
     def _instance(self, asker: Any) -> Any:
         """For the metadata proxy: whose port it is that asks. What is known stays known while the DF DB is away."""
-        instance = instance_of(msgspec.convert(asker, Asker), self._view()) if self._knows else None
-        return Whose(instance, self._knows)
+        instance = instance_of(msgspec.convert(asker, Asker), self._view()) if self._turns.complete else None
+        return Whose(instance, self._turns.complete)
 
     def _name_of(self, port: str) -> str:
         row = self._replica.get(LogicalPort, port)
@@ -561,20 +392,6 @@ class Controller:
     def _ovs_ports(self) -> list[Any]:
         """The interfaces on the integration bridge as OVSDB tells them."""
         return [msgspec.to_builtins(port) for port in self._replica.all(OvsPort)]
-
-
-async def _give_way() -> None:
-    """Let others on the loop have their turn: what a socket has is taken in within three, so OVSDB can tell."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-
-
-def _tidy_memory() -> None:
-    """After the start: give back what it left over, and let later collections pass over what will live on."""
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # a libc without malloc_trim keeps its memory
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _count(confirmed: Confirmed) -> None:

@@ -16,7 +16,7 @@ from typing import Self
 
 from inotify_simple import INotify, flags
 
-from dragonflow.store._common import Pace
+from dragonflow.store.pace import Pace
 
 LOG = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from dragonflow.store._bell import Bell, rings
-from dragonflow.store._common import Pace, PolledWatch, Scopes, Wake, check_txn
+from dragonflow.store._common import PolledWatch, Scopes, Wake, check_txn
 from dragonflow.store._sqlitefile import SqliteFile
+from dragonflow.store.pace import Pace
 from dragonflow.store.protocol import Key, Record, Snapshot, StoreError, Txn, Unavailable, check_key
 
 T = TypeVar("T")
