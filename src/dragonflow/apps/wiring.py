@@ -342,7 +342,7 @@ def remote_server(port: LogicalPort, world: World) -> str | None:
     The best that is alive; all that can be it follow the network, and choose alike. None if nobody here needs the port.
     """
     presence = world.get(Presence, port.network)
-    return None if presence is None else _first_alive(_ranked(port.id, tuple(sorted(presence.chassis))), world)
+    return None if presence is None else _first_alive(_ranked(port.id, _in_order(presence.chassis)), world)
 
 
 def is_remote_server(chassis: str, port: LogicalPort, world: World) -> bool:
@@ -354,10 +354,15 @@ def is_remote_server(chassis: str, port: LogicalPort, world: World) -> bool:
     presence = world.get(Presence, port.network)
     if presence is None or chassis not in presence.chassis:
         return False
-    others, own = sorted(presence.chassis), _rank(port.id, chassis)
+    others, own = _in_order(presence.chassis), _rank(port.id, chassis)
     first = port.key % len(others)
     better = (it for it in (*others[first:], *others[:first]) if _rank(port.id, it) > own)
     return not any(world.get(Alive, it) is not None for it in better) and remote_server(port, world) == chassis
+
+
+@lru_cache(maxsize=1 << 10)
+def _in_order(chassis: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(chassis))
 
 
 def _first_alive(candidates: Sequence[str], world: World) -> str | None:

@@ -12,7 +12,7 @@ rendering that fails costs its own owner its facts (fail closed), never the loop
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -69,13 +69,15 @@ class Engine:
         self._order = {app.name: order for order, app in enumerate(apps)}
         self._renderings: list[dict[str, Render]] = []
         self._models: dict[str, type[Any]] = {}
-        self._kinds: dict[type[Any], list[_Renderer]] = {}
+        self._kinds: dict[type[Any], dict[_Only | None, list[_Renderer]]] = {}
+        """Who renders a kind of object, by of which objects (None: of all)."""
         for order, app in enumerate(apps):
             renderings = app.renderings()
             self._renderings.append({model.__name__: render for model, render in renderings.items()})
             for model, render in renderings.items():
                 self._models[model.__name__] = model
-                self._kinds.setdefault(model, []).append(_Renderer(order, app.name, getattr(render, "only", None)))
+                renderers = self._kinds.setdefault(model, {}).setdefault(getattr(render, "only", None), [])
+                renderers.append(_Renderer(order, app.name))
         self._places = _Places(self._order)
         self._view = View(replica, self._places.winners, me)
         self._reads = _Reads()
@@ -177,11 +179,15 @@ class Engine:
 
     def _mark_object(self, model: type[Any], id: str, since: float, *sides: object) -> None:
         """Have the apps render the object that have something to say of what it was or what it is (``sides``)."""
-        for order, name, only in self._kinds.get(model, ()):
+        for order, app in self._renderers(model, *sides):
+            self._dirty[order].setdefault(Owner(app, model.__name__, id), since)  # changes come in order: the first is oldest
+
+    def _renderers(self, model: type[Any], *sides: object) -> Iterator[_Renderer]:
+        """The apps that have something to say of any of these, which are objects of one kind, or None."""
+        for only, renderers in self._kinds.get(model, {}).items():
             for side in sides:
                 if side is not None and (only is None or only(side, self._me)):
-                    # changes come in order: the first is oldest
-                    self._dirty[order].setdefault(Owner(name, model.__name__, id), since)
+                    yield from renderers
                     break
 
     def _mark_readers(self, read: Read, since: float) -> None:
@@ -190,12 +196,10 @@ class Engine:
 
     def _mark_readers_of_place(self, port: str, since: float) -> None:
         self._mark_readers(locality_read(port), since)
-        row = self._replica.get(LogicalPort, port)
-        for order, name, only in self._kinds.get(LogicalPort, ()) if row is not None else ():
-            if only is None or only(row, self._me):
-                owner = Owner(name, LogicalPort.__name__, port)
-                if OWN_PLACE in self._reads.of(owner):
-                    self._mark(order, owner, since)
+        for order, app in self._renderers(LogicalPort, self._replica.get(LogicalPort, port)):
+            owner = Owner(app, LogicalPort.__name__, port)
+            if OWN_PLACE in self._reads.of(owner):
+                self._mark(order, owner, since)
 
     def _mark(self, order: int, owner: Owner, since: float) -> None:
         dirty = self._dirty[order]
@@ -273,11 +277,14 @@ def _sorted_out(
 
 
 class _Renderer(NamedTuple):
-    """An app that renders a kind of object: its place in the order, its name, and of which objects it does (None: all)."""
+    """An app that renders a kind of object: its place in the order, and its name."""
 
     order: int
     app: str
-    only: Callable[[Any, Me], bool] | None
+
+
+_Only = Callable[[Any, Me], bool]
+"""Of which objects of a kind an app has something to say, see ``renders``."""
 
 
 _Moves = tuple[Locality | None, float]
