@@ -251,7 +251,8 @@ def test_regions_that_are_cut_apart_say_so_and_heal(fleet: Fleet, vms: dict[str,
     fleet.lab.sever(ONE, TWO, "tunnels")
     soon(lambda: "underlay-filtered" in fleet.causes(), "the other cause")
     fleet.lab.rejoin(ONE, TWO)
-    soon(lambda: fleet.known("blue", ONE)[key] == "ACTIVE", "it to be ACTIVE again")
+    heard = {ONE: key, TWO: f"{ONE}/{mine.port_id}"}
+    soon(lambda: all(fleet.known("blue", at)[it] == "ACTIVE" for at, it in heard.items()), "both sides to be heard again")
     assert reach(mine, theirs)
     soon(lambda: not fleet.found(), "nothing to find fault with")
 
