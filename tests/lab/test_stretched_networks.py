@@ -252,7 +252,9 @@ def test_regions_that_are_cut_apart_say_so_and_heal(fleet: Fleet, vms: dict[str,
     soon(lambda: "underlay-filtered" in fleet.causes(), "the other cause")
     fleet.lab.rejoin(ONE, TWO)
     heard = {ONE: key, TWO: f"{ONE}/{mine.port_id}"}
-    soon(lambda: all(fleet.known("blue", at)[it] == "ACTIVE" for at, it in heard.items()), "both sides to be heard again")
+    soon(
+        lambda: all(fleet.known("blue", at)[it] == "ACTIVE" for at, it in heard.items()), "both sides to be heard again"
+    )
     assert reach(mine, theirs)
     soon(lambda: not fleet.found(), "nothing to find fault with")
 
