@@ -13,6 +13,7 @@ from test_qos import DOUBLE, LIMIT, send, share
 
 from dragonflow.apps.wiring import gateway_chassis
 from dragonflow.controller.limits import Limiter
+from dragonflow.lab import system
 from dragonflow.model import Alive, FixedIP, LogicalPort, LogicalSwitch, PortForwarding, RouterGateway
 from dragonflow.switch.unixctl import Unixctl
 from dragonflow.testing import worlds
@@ -176,14 +177,20 @@ async def test_another_chassis_takes_over_and_says_so(ground: Ground) -> None:  
         assert await it.pings_soon(it.gateway, ADDRESS)
         for vm in ("a", "b", "c"):
             assert await it.pings_soon(vm, "192.0.2.9")
-        lost = Alive(id=chassis, since=0.0)
-        survivor = it.two if chassis == "h1" else it.one
-        await survivor.now(gone=(lost,))
-        assert "r-ext" in survivor.engine.serving
+        lives = Alive(id=chassis, since=0.0)
+        lost, survivor = (it.one, it.two) if chassis == "h1" else (it.two, it.one)
+        assert lost.vswitch.netns is not None
+        system.ip(
+            lost.vswitch.netns, "link set underlay down"
+        )  # while its data path is heard, nobody holds it for dead
+        await survivor.now(gone=(lives,))
+        await survivor.until(lambda: "r-ext" in survivor.engine.serving)
         inside = "c" if survivor is it.two else "a"
         assert await it.pings_soon(it.gateway, ADDRESS)
         assert await it.pings_soon(inside, "192.0.2.9")
-        await survivor.now(lost)
+        system.ip(lost.vswitch.netns, "link set underlay up")
+        await survivor.now(lives)
+        await survivor.until(lambda: "r-ext" not in survivor.engine.serving)
         assert served_on(it) == chassis
 
 

@@ -140,16 +140,11 @@ def fleet(regions: Lab) -> Fleet:
 
 
 @pytest.fixture(scope="module")
-def vms() -> dict[str, Vm]:
-    """The VMs that tests leave to those after them."""
-    return {}
-
-
-def test_ports_are_reached_over_one_tunnel_whatever_the_segments(fleet: Fleet, vms: dict[str, Vm]) -> None:
+def vms(fleet: Fleet) -> dict[str, Vm]:
+    """One in each region of either network, stretched as soon as both sides had said so. Tests may put others in their places."""
     fleet.network("blue", BLUE)
     fleet.network("green", GREEN)
-    for region in BLUE:
-        vms[f"blue {region}"] = fleet.boot("blue", region)
+    vms = {f"blue {region}": fleet.boot("blue", region) for region in BLUE}
     for region in GREEN:  # green has blue's addresses
         fixed = [{"ip_address": ip} for ip in vms[f"blue {region}"].ips]
         vms[f"green {region}"] = fleet.boot("green", region, fixed_ips=fixed)
@@ -160,6 +155,10 @@ def test_ports_are_reached_over_one_tunnel_whatever_the_segments(fleet: Fleet, v
     fleet.stretch("join", f"{TWO}:green", "--with", f"{ONE}:green")
     soon(lambda: all(list(fleet.known("blue", it).values()) == ["ACTIVE"] * 2 for it in BLUE), "blue")
     soon(lambda: all(list(fleet.known("green", it).values()) == ["ACTIVE"] for it in GREEN), "green")
+    return vms
+
+
+def test_ports_are_reached_over_one_tunnel_whatever_the_segments(fleet: Fleet, vms: dict[str, Vm]) -> None:
     for name, regions in (("blue", BLUE), ("green", GREEN)):
         for source, target in combinations(regions, 2):  # the answers take the way back
             assert reach(vms[f"{name} {source}"], vms[f"{name} {target}"]), f"{name}: {source} to {target}"
@@ -213,18 +212,18 @@ def _leaves_its_group(fleet: Fleet, leaving: Vm, member: Vm) -> None:
 
 def test_what_is_killed_goes_on_where_it_was(fleet: Fleet, vms: dict[str, Vm]) -> None:
     mine, theirs = vms[f"blue {ONE}"], vms[f"blue {TWO}"]
-    before = fleet.tunnels(ONE, "host2")
-    controller = fleet.lab.process(f"controller-{ONE}-host2")
+    before = fleet.tunnels(ONE, mine.host)
+    controller = fleet.lab.process(f"controller-{ONE}-{mine.host}")
     controller.kill()
     assert reach(theirs, mine)
-    fleet.lab.start(f"controller-{ONE}-host2")
+    fleet.lab.start(f"controller-{ONE}-{mine.host}")
     fleet.lab.process("orchestrator").kill()
     unheard = fleet.boot("blue", TWO, "host2")
     assert f"{TWO}/{unheard.port_id}" not in fleet.known("blue", ONE)
     fleet.lab.start("orchestrator")
     soon(lambda: fleet.known("blue", ONE).get(f"{TWO}/{unheard.port_id}") == "ACTIVE", "what was missed")
     assert reach(mine, unheard)
-    assert fleet.tunnels(ONE, "host2") == before | {fleet.lab.host("host2", TWO).vtep: 1}  # adopted, not doubled
+    assert fleet.tunnels(ONE, mine.host) == before | {fleet.lab.host("host2", TWO).vtep: 1}  # adopted, not doubled
     neutron = fleet.lab.process(f"neutron-{TWO}")
     neutron.kill()
     assert fleet.causes() >= {"region-api-down"}
@@ -273,18 +272,24 @@ def test_forged_packets_are_dropped(fleet: Fleet, vms: dict[str, Vm]) -> None:
     assert _received(target) == before + FORGED
 
 
-def test_an_address_that_both_sides_gave_away_is_reported(fleet: Fleet) -> None:
+@pytest.fixture(scope="module")
+def claimants(fleet: Fleet) -> tuple[Vm, Vm]:
+    """The older and the younger one of two VMs with one address, on either side of a network that was stretched afterwards."""
     fleet.network("red", {ONE: 1011, TWO: 1011}, **{TWO: NARROW})
-    older = fleet.boot("red", ONE, fixed_ips=[{"ip_address": "10.30.0.200"}])
-    younger = fleet.boot("red", TWO, fixed_ips=[{"ip_address": "10.30.0.200"}])
+    older, younger = (fleet.boot("red", region, fixed_ips=[{"ip_address": "10.30.0.200"}]) for region in (ONE, TWO))
     fleet.stretch("create", f"{ONE}:red", f"{TWO}:red")
+    return older, younger
+
+
+def test_an_address_that_both_sides_gave_away_is_reported(fleet: Fleet, claimants: tuple[Vm, Vm]) -> None:
+    older, younger = claimants
     soon(lambda: "address-overlap" in fleet.causes(), "the conflict")
     assert f"{TWO}/{younger.port_id}" not in fleet.known("red", ONE)
     fleet.delete(younger)
     soon(lambda: f"{ONE}/{older.port_id}" in fleet.known("red", TWO), "the older claim")
-    fleet.delete(older)
 
 
+@pytest.mark.usefixtures("claimants")
 def test_guests_of_all_sides_send_no_more_than_the_narrowest_takes(fleet: Fleet) -> None:
     soon(lambda: fleet.mtu("red", ONE) == NARROW, "the MTU to be lowered")
     wide = fleet.boot("red", ONE, address="dhcp")
@@ -296,6 +301,7 @@ def test_guests_of_all_sides_send_no_more_than_the_narrowest_takes(fleet: Fleet)
     fleet.delete(narrow)
 
 
+@pytest.mark.usefixtures("vms", "claimants")
 def test_nothing_is_left_of_what_is_left(fleet: Fleet) -> None:
     for name, region in (("red", ONE), ("green", TWO), ("blue", ONE), ("blue", TWO)):
         fleet.stretch("leave", f"{region}:{name}")
