@@ -244,14 +244,19 @@ async def test_a_refused_flow_names_its_owner_and_the_rest_is_installed(ovs: VSw
         no_meter = [flow(100), flow(101, ApplyMeter(77))]
         rig.switch.want(owner("bad"), no_meter)
         rig.switch.want(owner("worse"), [Flow(10, 5, match(reg1=200), set_field(nd_tll="fa:16:3e:00:00:01"))])
+        rig.switch.want(owner("good meter"), [Meter(78, 100, 10), flow(102, ApplyMeter(78))])
+        rig.switch.want(
+            owner("worst"), [Meter(1 << 24, 100, 10), flow(103, ApplyMeter(1 << 24))]
+        )  # beyond what OVS has
         synced = await rig.switch.sync()
 
-        assert set(synced.refused) == {owner("bad"), owner("worse")} == set(rig.switch.degraded)
+        assert set(synced.refused) == {owner("bad"), owner("worse"), owner("worst")} == set(rig.switch.degraded)
         assert "METER" in synced.refused[owner("bad")]
         assert "OFPBAC_MATCH_INCONSISTENT" in str(rig.switch.degraded[owner("worse")])
         dump = ovs.ofctl("dump-flows", BRIDGE, "table=10")
-        assert dump.count("reg1=") == 20
+        assert dump.count("reg1=") == 21
         assert "reg1=0x64 " not in dump
+        assert "meter=78" in ovs.ofctl("dump-meters", BRIDGE)
 
         rig.switch.want(owner("bad"), no_meter)
         assert (await rig.switch.sync()).mods == 0
@@ -259,7 +264,7 @@ async def test_a_refused_flow_names_its_owner_and_the_rest_is_installed(ovs: VSw
 
         rig.switch.want(owner("bad"), [*no_meter, Meter(77, 100, 10)])
         assert (await rig.switch.sync()).refused == {}
-        assert set(rig.switch.degraded) == {owner("worse")}
+        assert set(rig.switch.degraded) == {owner("worse"), owner("worst")}
         assert "reg1=0x65" in ovs.ofctl("dump-flows", BRIDGE, "table=10")
 
 

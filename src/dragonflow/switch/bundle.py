@@ -71,13 +71,14 @@ def _has_buckets(change: Change) -> bool:
 
 
 async def _send(connection: Connection, ledger: Ledger, difference: Difference) -> int:
-    await _one_by_one(connection, ledger, difference.before)
     if difference.bundle:
         try:
-            await _bundle(connection, ledger, difference.bundle)
+            await _bundle(connection, ledger, difference.bundle, difference.before)
         except Refused as error:
             logger.warning("A bundle was refused without a word why (%s); looking for the reason step by step", error)
             await _halve(connection, ledger, difference.bundle)
+    else:
+        await _one_by_one(connection, ledger, difference.before)
     await _one_by_one(connection, ledger, difference.after)
     return sum(
         len(change.messages) for part in (difference.before, difference.bundle, difference.after) for change in part
@@ -95,21 +96,29 @@ async def _cut(connection: Connection, cuts: tuple[Cut, ...]) -> tuple[Cut, ...]
 async def _one_by_one(connection: Connection, ledger: Ledger, changes: Sequence[Change]) -> None:
     """Send what can't ride in a bundle (meters), and what no message makes."""
     sent = _messages(changes)
-    refusals = {_change_at(changes, it.index or 0): it for it in (await connection.send(sent) if sent else ())}
-    ledger.confirm(change for change in changes if change not in refusals)
-    for change, refused in refusals.items():
-        raise _Refusal(change, str(refused))
+    _judge(ledger, await connection.send(sent) if sent else (), changes)
 
 
-async def _bundle(connection: Connection, ledger: Ledger, changes: Sequence[Change]) -> None:
+async def _bundle(
+    connection: Connection, ledger: Ledger, changes: Sequence[Change], before: Sequence[Change] = ()
+) -> None:
     """:raises _Refusal: the switch names the change; :raises Refused: it names none."""
-    try:
-        await connection.bundle(_messages(changes))
-    except Refused as error:
-        if error.index is None:
-            raise
-        raise _Refusal(_change_at(changes, error.index), str(error)) from error
+    refused = await connection.bundle(_messages(changes), _messages(before))
+    _judge(ledger, refused, before, changes)
     ledger.confirm(changes)
+
+
+def _judge(
+    ledger: Ledger, refused: Sequence[Refused], single: Sequence[Change], bundled: Sequence[Change] = ()
+) -> None:
+    """Confirm what was done one by one. :raises _Refusal: the first that was refused; :raises Refused: it has no name."""
+    changes = (*single, *bundled)
+    refusals = {_change_at(changes, it.index): it for it in refused if it.index is not None}
+    ledger.confirm(change for change in single if change not in refusals)
+    for change, it in refusals.items():
+        raise _Refusal(change, str(it)) from it
+    for it in refused:
+        raise it
 
 
 async def _halve(connection: Connection, ledger: Ledger, changes: Sequence[Change]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from dragonflow.pipeline import Bucket, Flow, Group, Output, match
+from dragonflow.pipeline import ApplyMeter, Bucket, Flow, Group, Meter, Output, match
 from dragonflow.pipeline.facts import Owner
 from dragonflow.switch.bundle import bring_up_to_date
 from dragonflow.switch.ledger import Ledger
@@ -23,11 +23,11 @@ class Stubborn:
         self.done: list[Message] = []
         self.closed = ""
 
-    async def bundle(self, messages: Sequence[Message]) -> None:
-        for index, message in enumerate(messages):
-            if self.bad(message):
-                raise Refused(OpenFlowError(index, "OFPBAC_BAD_ARGUMENT"), index if self.names else None)
-        self.done += messages
+    async def bundle(self, messages: Sequence[Message], before: Sequence[Message]) -> list[Refused]:
+        sent = (*before, *messages)
+        bad = [index for index, message in enumerate(sent) if self.bad(message)]
+        self.done += (it for index, it in enumerate(sent) if index not in bad and (not bad or index < len(before)))
+        return [Refused(OpenFlowError(it, "OFPBAC_BAD_ARGUMENT"), it if self.names else None) for it in bad]
 
     def close(self, reason: str) -> None:
         self.closed = reason
@@ -77,3 +77,15 @@ async def test_of_many_buckets_only_the_bad_one_is_left_out() -> None:
     connection = Stubborn(lambda message: b"\0\0\x0b\xad" in message.body, names=True)
     synced = await bring_up_to_date(connection, ledger, sweep=True)  # type: ignore[arg-type]
     assert set(synced.refused) == {owner(4)}
+
+
+async def test_a_meter_that_is_refused_costs_its_owner_alone_and_the_others_are_made_once() -> None:
+    ledger = filled()
+    for number, rate in ((50, 100), (51, 666), (52, 100)):
+        meter, use = Meter(number, rate, 10), Flow(1, 5, match(reg0=number), (ApplyMeter(number),))
+        ledger.set(owner(number), [meter, use])
+    connection = Stubborn(lambda message: message.type == 29 and b"\0\0\x02\x9a" in message.body, names=True)
+    synced = await bring_up_to_date(connection, ledger, sweep=True)  # type: ignore[arg-type]
+    assert set(synced.refused) == {owner(51)}
+    assert sum(message.type == 29 for message in connection.done) == 2
+    assert not ledger.difference()

@@ -11,6 +11,7 @@ import itertools
 import logging
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from dragonflow.switch.openflow.errors import OpenFlowError, decode_error
 from dragonflow.switch.openflow.messages import (
@@ -129,7 +130,9 @@ class Connection(asyncio.Protocol):
         :raises Refused: the answer was an error.
         :raises Disconnected: the connection went before the answer came.
         """
-        return await self._answer(self._ask(message))
+        asked, data = self._prepare(message)
+        self._write(data)
+        return await self._answer(asked)
 
     async def barrier(self) -> None:
         """Return when the switch has done all that was sent before."""
@@ -157,33 +160,36 @@ class Connection(asyncio.Protocol):
     async def send(self, messages: Sequence[Message]) -> list[Refused]:
         """Send messages one by one, outside any bundle, then wait for a barrier; returns what was refused."""
         async with self._sending:
-            return await self._send_all(messages, lambda xid, message: _frame(message, xid))
+            return await self._send_all(messages)
 
-    async def bundle(self, messages: Sequence[Message]) -> None:
-        """Do all messages at once, in their order, or none of them; a barrier behind the commit confirms it.
+    async def bundle(self, messages: Sequence[Message], before: Sequence[Message] = ()) -> list[Refused]:
+        """Send what must be done ``before``, one by one; then do all messages at once, in their order, or none of them.
 
         Open vSwitch would commit a bundle although it refused one of its messages while taking them in. So the commit is sent
-        only after a barrier has shown that all were taken: two waits for the switch, one with all messages, one with the commit.
+        only after a barrier has shown that all were taken: two waits for the switch, one with all messages, one with the commit,
+        and a barrier behind that.
 
-        :raises Refused: the switch refused; nothing was done.
+        Returns what was refused; the index counts those ``before`` first. If anything was, nothing of the bundle was done.
         """
         async with self._sending:
             bundle = next(self._xids)
-            opened = self._ask(bundle_control(bundle, OPEN))
-            refused = await self._send_all(messages, lambda xid, message: bundle_add(bundle, xid, message))
+            opened, begin = self._prepare(bundle_control(bundle, OPEN))
+            refused = await self._send_all(before, messages, bundle, begin)
             await self._answer(opened)
             if refused:
                 await self.request(bundle_control(bundle, DISCARD))
-                raise refused[0]
-            commit, barrier = self._ask(bundle_control(bundle, COMMIT)), self._ask(_BARRIER)
+                return refused
+            (commit, end), (barrier, last) = self._prepare(bundle_control(bundle, COMMIT)), self._prepare(_BARRIER)
+            self._write(end + last)
             try:
                 await self._answer(commit)
             except Refused as error:
                 # the error that names the failing message comes before the one that ends the commit
-                raise next(iter(self._refused()), Refused(error.error, None)) from error
+                refused = self._refused() or [Refused(error.error, None)]
             finally:
                 self._watched = range(0)
             await self._answer(barrier)
+            return refused
 
     async def _shake_hands(self) -> None:
         self._write(_frame(_HELLO, next(self._xids)))
@@ -191,32 +197,38 @@ class Connection(asyncio.Protocol):
         (reply,) = await self.request(Message(Type.FEATURES_REQUEST, b""))
         (self.datapath_id,) = struct.unpack_from(">Q", reply)
 
-    async def _send_all(self, messages: Sequence[Message], frame: Callable[[int, Message], bytes]) -> list[Refused]:
-        """Write the messages with consecutive xids and a barrier; errors are collected under ``_watched`` from now on."""
+    async def _send_all(
+        self, single: Sequence[Message], bundled: Sequence[Message] = (), bundle: int = 0, begin: bytes = b""
+    ) -> list[Refused]:
+        """Write ``begin``, the messages with consecutive xids, and a barrier: in one piece, so that the switch is woken once.
+
+        Errors are collected under ``_watched`` from now on.
+        """
         first = next(self._xids)
-        self._xids = itertools.count(first + len(messages))
-        self._watched, self._errors = range(first, first + len(messages)), []
-        chunk: list[bytes] = []
-        size = 0
-        for xid, message in zip(self._watched, messages, strict=True):
-            chunk.append(frame(xid, message))
-            size += len(chunk[-1])
+        self._watched, self._errors = range(first, first + len(single) + len(bundled)), []
+        self._xids = itertools.count(self._watched.stop)
+        chunk, size = [begin], 0
+        frames = map(partial(bundle_add, bundle), self._watched[len(single) :], bundled)
+        for frame in itertools.chain(map(_frame, single, self._watched), frames):
+            chunk.append(frame)
+            size += len(frame)
             if size > _WRITE_CHUNK:
                 self._write(b"".join(chunk))
                 await self._writable.wait()
                 chunk, size = [], 0
-        self._write(b"".join(chunk))
-        await self.barrier()
+        barrier, last = self._prepare(_BARRIER)
+        self._write(b"".join((*chunk, last)))
+        await self._answer(barrier)
         return self._refused()
 
     def _refused(self) -> list[Refused]:
         return [Refused(error, error.xid - self._watched.start) for error in self._errors]
 
-    def _ask(self, message: Message) -> _Asked:
+    def _prepare(self, message: Message) -> tuple[_Asked, bytes]:
+        """A request to be written as these bytes, for whose answer one can wait then."""
         asked = _Asked(next(self._xids), self._loop)
-        self._write(_frame(message, asked.xid))
         self._asked[asked.xid] = asked
-        return asked
+        return asked, _frame(message, asked.xid)
 
     async def _answer(self, asked: _Asked) -> list[bytes]:
         try:
