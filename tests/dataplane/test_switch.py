@@ -245,9 +245,7 @@ async def test_a_refused_flow_names_its_owner_and_the_rest_is_installed(ovs: VSw
         rig.switch.want(owner("bad"), no_meter)
         rig.switch.want(owner("worse"), [Flow(10, 5, match(reg1=200), set_field(nd_tll="fa:16:3e:00:00:01"))])
         rig.switch.want(owner("good meter"), [Meter(78, 100, 10), flow(102, ApplyMeter(78))])
-        rig.switch.want(
-            owner("worst"), [Meter(1 << 24, 100, 10), flow(103, ApplyMeter(1 << 24))]
-        )  # beyond what OVS has
+        rig.switch.want(owner("worst"), [Meter(0xFFFF0001, 100, 10), flow(103)])  # beyond what a meter's id may be
         synced = await rig.switch.sync()
 
         assert set(synced.refused) == {owner("bad"), owner("worse"), owner("worst")} == set(rig.switch.degraded)

@@ -106,6 +106,8 @@ class Turns:
         """Whether OVSDB told of a guest's interface whose flows aren't confirmed yet."""
         self._plugged = asyncio.Event()
         """OVSDB told of one just now."""
+        self._making = False
+        """Whether vswitchd is still making that: what it is told meanwhile keeps the interface's flows waiting."""
         self._patience: asyncio.TimerHandle | None = None
         self._impatient = False
         """Whether rows have waited for a plug long enough."""
@@ -126,8 +128,10 @@ class Turns:
             self._replica.upsert_port(port)
         for name in gone:
             self._replica.remove_port(name)
-        if any(port.iface_id is not None for port in present):
+        guests = [port for port in present if port.iface_id is not None]
+        if guests:
             self._plugging = True
+            self._making = all(port.ofport is None and port.error is None for port in guests)
             self._plugged.set()
         if not self._rendering:
             self._news.set()
@@ -224,12 +228,14 @@ class Turns:
         What OVSDB tells meanwhile is rendered too, and then no more rows are taken in, so nobody's plug waits longer. Rows may
         come faster than they render.
         """
-        over, more = time.perf_counter() + _TURN, False
+        over, more, patient = time.perf_counter() + _TURN, False, True
         self._rendering = True
         while True:
             self._plugged.clear()
             self._unconfirmed.add(await self._settled(self._switch.want))
             await _give_way()
+            if self._making and patient and not self._plugged.is_set():
+                over, patient = over + await self._wait_for_vswitchd(), False
             if time.perf_counter() > over:
                 break
             if self._plugged.is_set():
@@ -244,6 +250,15 @@ class Turns:
             self._news.set()
         if more:
             await self._follow()
+
+    async def _wait_for_vswitchd(self) -> float:
+        """Until the interface that it makes has an OpenFlow port, but not for long; returns for how many seconds."""
+        began = time.perf_counter()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOCAL_FIRST):
+                await self._plugged.wait()
+        self._making = self._making and self._plugged.is_set()
+        return time.perf_counter() - began
 
     async def _settled(self, want: Want | None = None) -> Settled:
         """Settle the engine without keeping others on the loop waiting: leases want renewing while thousands of ports render."""
