@@ -180,9 +180,8 @@ class Engine:
     def _mark_object(self, model: type[Any], id: str, since: float, *sides: object) -> None:
         """Have the apps render the object that have something to say of what it was or what it is (``sides``)."""
         for order, app in self._renderers(model, *sides):
-            self._dirty[order].setdefault(
-                Owner(app, model.__name__, id), since
-            )  # changes come in order: the first is oldest
+            # changes come in order: the first is oldest
+            self._dirty[order].setdefault(Owner(app, model.__name__, id), since)
 
     def _renderers(self, model: type[Any], *sides: object) -> Iterator[_Renderer]:
         """The apps that have something to say of any of these, which are objects of one kind, or None."""

@@ -240,7 +240,7 @@ class Controller:
             yield from self._holders.tick(view)
 
     def _ports(self, present: list[OvsPort], gone: list[str]) -> None:
-        self._turns.plugged(present, gone)
+        self._turns.ports_changed(present, gone)
         self._sessions.take(present, gone)
 
     # How the turns go

@@ -2,7 +2,7 @@
 
     DF DB ──> Intake ──┐                                           ┌──> Audience
                        ├──> Replica ──> Engine ──> Switch, barrier ┤
-    OVSDB ──> plugged ─┘                                           └──> the next turn
+    OVSDB ──> ports  ──┘                                           └──> the next turn
 
 A turn takes in some rows, renders what changed and sends the difference. Rows wait for the next turn, and for a port that is
 being plugged here; what OVSDB tells waits for nobody: it ends the taking in of rows, and is rendered also while the switch is
@@ -107,7 +107,7 @@ class Turns:
         self._plugged = asyncio.Event()
         """OVSDB told of one just now."""
         self._making = False
-        """Whether vswitchd is still making that: what it is told meanwhile keeps the interface's flows waiting."""
+        """Whether vswitchd is still making it: what it is sent meanwhile keeps the interface, and then its flows, waiting."""
         self._patience: asyncio.TimerHandle | None = None
         self._impatient = False
         """Whether rows have waited for a plug long enough."""
@@ -122,7 +122,7 @@ class Turns:
         """What to say of this chassis's ports, if the switch has what was rendered last."""
         return claims(self._me, self._replica, self._engine.locality, self._engine.serving)
 
-    def plugged(self, present: Sequence[OvsPort], gone: Sequence[str]) -> None:
+    def ports_changed(self, present: Sequence[OvsPort], gone: Sequence[str]) -> None:
         """OVSDB tells which interfaces are there, or are otherwise than before, and which are not any more."""
         for port in present:
             self._replica.upsert_port(port)
@@ -204,9 +204,10 @@ class Turns:
         """Render, send, and after the barrier tell. Returns False if the switch is away; its return is news."""
         self.confirmed = False
         self._audience.unsettled()
-        with metrics.SETTLE_SECONDS.time():
-            await self._render()
-            said = self.claims()
+        began = time.perf_counter()
+        waited = await self._render()
+        said = self.claims()
+        metrics.SETTLE_SECONDS.observe(time.perf_counter() - began - waited)
         with metrics.SYNC_SECONDS.time():
             synced, ahead = await self._send()
         self._plugging = bool(ahead) or self._plugged.is_set()
@@ -222,21 +223,21 @@ class Turns:
             self._unconfirmed.add(settled)
         return synced is not None
 
-    async def _render(self) -> None:
-        """Render what is news, and then more rows, until it is time to send.
+    async def _render(self) -> float:
+        """Render what is news, and then more rows, until it is time to send. Returns for how many seconds it waited for vswitchd.
 
         What OVSDB tells meanwhile is rendered too, and then no more rows are taken in, so nobody's plug waits longer. Rows may
         come faster than they render.
         """
-        over, more, patient = time.perf_counter() + _TURN, False, True
+        over, waited, more = time.perf_counter() + _TURN, 0.0, False
         self._rendering = True
         while True:
             self._plugged.clear()
             self._unconfirmed.add(await self._settled(self._switch.want))
             await _give_way()
-            if self._making and patient and not self._plugged.is_set():
-                over, patient = over + await self._wait_for_vswitchd(), False
-            if time.perf_counter() > over:
+            if self._making and not waited and not self._plugged.is_set():
+                waited = await self._wait_for_vswitchd()
+            if time.perf_counter() > over + waited:
                 break
             if self._plugged.is_set():
                 continue
@@ -250,6 +251,7 @@ class Turns:
             self._news.set()
         if more:
             await self._follow()
+        return waited
 
     async def _wait_for_vswitchd(self) -> float:
         """Until the interface that it makes has an OpenFlow port, but not for long; returns for how many seconds."""

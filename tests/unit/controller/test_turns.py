@@ -90,7 +90,7 @@ class World:
         await self.store.commit(Txn(tuple(Put(Key(it.scope, type(it).__name__, it.id), encode(it)) for it in rows)))
 
     def told(self, port: OvsPort) -> None:
-        self.turns.plugged((port,), ())
+        self.turns.ports_changed((port,), ())
 
     async def rename(self, name: str) -> None:
         """Change a row that has nothing to do with this host's ports."""
