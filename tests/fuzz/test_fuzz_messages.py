@@ -127,7 +127,7 @@ async def test_what_the_switch_says_is_read_or_the_connection_is_lost() -> None:
         connection, wire = Connection(), Wire()
         connection.connection_made(wire)
         connection._on_packet = heard.append
-        asked = connection._ask(Request(Type.MULTIPART_REQUEST, bytes(8)))
+        asked, _ = connection._prepare(Request(Type.MULTIPART_REQUEST, bytes(8)))
         for piece in pieces:
             connection.data_received(piece)
             assert len(connection._received) <= (1 << 16) + len(piece)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dragonflow.lab import Lab, Vm
+from dragonflow.lab.system import wait_until
 from dragonflow.observe import control
 
 from .conftest import Cloud
@@ -52,7 +53,7 @@ def test_each_guest_gets_its_own_metadata_wherever_it_is(lab: Lab, cloud: Cloud)
         lab.process("store").start()
     assert proxy_of(lab, "host1") == "the proxy listens on df-metadata; 0 connections wait for it"
     lab.process("metadata-host1").kill()
-    assert "nobody listens" in proxy_of(lab, "host1")
+    wait_until(lambda: "nobody listens" in proxy_of(lab, "host1"), "its sockets to be closed", 5)
     lab.process("metadata-host1").start()
     lab.process("ovs-host1").kill()
     lab.process("ovs-host1").start()
