@@ -73,15 +73,18 @@ def test_a_port_is_plugged_again_and_again_while_others_move_without_end_and_no_
     host.write(NET, PORT, BINDING, *elsewhere, *alive)
     stop = threading.Event()
 
-    async def move(store: Store) -> None:
+    async def move(store: Store) -> int:
+        """Returns the last revision."""
+        revision = 0
         for turn in range(10_000):
             if stop.is_set():
-                return
+                break
             moved = [_elsewhere(number, turn) for number in range(10 * (turn % 10), 10 * (turn % 10) + 10)]
-            await store.commit(
+            revision = await store.commit(
                 Txn(tuple(Put(Key(row.scope, type(row).__name__, row.id), encode(row)) for row in moved))
             )
             await asyncio.sleep(0.01)
+        return revision
 
     with host.controller(), ThreadPoolExecutor(1) as pool:
         until(lambda: host.status()["in_sync"], "the controller to be in sync")
@@ -95,7 +98,8 @@ def test_a_port_is_plugged_again_and_again_while_others_move_without_end_and_no_
             host.plug()
         finally:
             stop.set()
-            moving.result()
+            last = moving.result()
+        until(lambda: host.status()["revision"] >= last, "the last of them to be fetched")
         until(lambda: status_of(host)[0] == "ACTIVE" and host.status()["in_sync"], "ACTIVE, and all taken in")
     with host.controller():
         until(lambda: host.status()["in_sync"], "the second controller to be in sync")
