@@ -319,7 +319,6 @@ class Controller:
 
     async def _status(self) -> dict[str, Any]:
         """For operators: is it in sync, and what had to be left out."""
-        degraded = {**self._engine.degraded, **self._switch.degraded}
         return {
             "chassis": self._name,
             "in_sync": self._in_sync,
@@ -340,7 +339,7 @@ class Controller:
             "shared_addresses": {it.place: it.port for it in self._replica.where(Holder, chassis=self._name)},
             "holders": self._holders.trouble or "written",
             "refused_rows": {str(key): reason for key, reason in self._turns.intake.refused.items()},
-            "degraded": {str(owner): str(reason) for owner, reason in degraded.items()},
+            "degraded": {str(owner): reason for owner, reason in self._turns.degraded.items()},
         }
 
     async def _metadata_proxy(self) -> str:

@@ -29,6 +29,7 @@ from dragonflow.controller.topology import needed_scopes
 from dragonflow.controller.view import Me
 from dragonflow.model import OvsPort
 from dragonflow.observe import metrics
+from dragonflow.pipeline.facts import Owner
 from dragonflow.store.protocol import Store
 from dragonflow.switch import Disconnected, Switch
 from dragonflow.switch.bundle import Synced
@@ -112,9 +113,14 @@ class Turns:
         self._impatient = False
         """Whether rows have waited for a plug long enough."""
 
+    @property
+    def degraded(self) -> dict[Owner, str]:
+        """The owners that are not, or not wholly, as they should be, and why."""
+        return {**self._engine.degraded, **{owner: str(why) for owner, why in self._switch.degraded.items()}}
+
     def broken(self) -> dict[str, str]:
         """The objects whose flows are left out, and why."""
-        degraded = {**self._engine.degraded, **self._switch.degraded}
+        degraded = self.degraded
         owners = (*self._switch.degraded, *self._engine.broken)
         return {owner.id: f"{owner}: {degraded[owner]}" for owner in owners}
 
@@ -256,10 +262,11 @@ class Turns:
     async def _wait_for_vswitchd(self) -> float:
         """Until the interface that it makes has an OpenFlow port, but not for long; returns for how many seconds."""
         began = time.perf_counter()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_LOCAL_FIRST):
                 await self._plugged.wait()
-        self._making = self._making and self._plugged.is_set()
+        except TimeoutError:
+            self._making = False
         return time.perf_counter() - began
 
     async def _settled(self, want: Want | None = None) -> Settled:
